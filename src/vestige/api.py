@@ -1,0 +1,69 @@
+"""The library in a few calls: a pipeline in, a pipeline out; audits as functions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from vestige import concepts, models
+from vestige.base import Model, Watch, silent
+from vestige.concepts import Concept
+from vestige.edits import Edit
+from vestige.errors import UnknownName
+from vestige.plan import Request, configured
+from vestige.sampling import Protocol, derive, pictures
+
+
+def unlearn(target: Any, concept: Concept | str, method: str = "uce", *, seed: int = 0, watch: Watch = silent, **settings: Any) -> Any:
+    """Make a model forget a concept.
+
+    Arguments:
+        target: A diffusers pipeline of Stable Diffusion 1.x's shape, or a Model. It stays as it is.
+        concept: A Concept, a built-in concept's name, or any words ("Van Gogh").
+        method: An unlearner's name, see `vestige list`.
+        settings: The method's settings, e.g. `strength=2.0`.
+    Returns:
+        A pipeline like the given one with the concept unlearned; for a Model, the Edit.
+    """
+    from vestige.models.latent import LatentModel
+
+    model = target if isinstance(target, Model) else LatentModel.from_pipeline(target)
+    world = models.world_of(model.name)
+    edit: Edit = configured("unlearners", method, world, "", settings)(model, named(concept), seed=seed, watch=watch)
+    return edit if isinstance(target, Model) else edit.to_pipeline(target)
+
+
+def named(concept: Concept | str) -> Concept:
+    """A concept from its name; words that name no built-in one become an object concept with plain templates."""
+    if isinstance(concept, Concept):
+        return concept
+    try:
+        return concepts.load(concept)
+    except UnknownName:
+        return Concept(
+            name=concept, templates=("a photo of a {concept}", "{concept}"), held_out=("an image of {concept}",), source="plain words"
+        )
+
+
+def run_audit(out: Path | str, *, watch: Watch = silent, cache: Path | str | None = None, **request: Any) -> dict[str, Any]:
+    """Audit a model and write the report: `run_audit("runs/sneaker", concept="sneaker", unlearner="esd")`.
+
+    Arguments:
+        out: Folder of this audit; the same call resumes it.
+        request: Fields of `vestige.plan.Request`: model, concept, unlearner, edit, attacks, suite, seeds, ...
+    Returns:
+        The result, as in `out/result.json`.
+    """
+    from vestige import audit, report
+
+    result = audit.audit(Request(**request), out, cache=cache, watch=watch)
+    report.write(Path(out))
+    return result
+
+
+def generate(model: Model, prompts: Sequence[str], *, seed: int = 0, steps: int = 20, guidance: float = 3.0) -> Any:
+    """Draw one picture a prompt, (len(prompts), 3, H, W) in [0, 1]."""
+    return pictures(
+        model, list(prompts), [derive(seed, "generate", i) for i in range(len(prompts))], Protocol(steps=steps, guidance=guidance)
+    )

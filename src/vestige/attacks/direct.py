@@ -1,0 +1,48 @@
+"""Direct: ask for the concept in plain words, with many seeds, and keep the best picture. The baseline of every audit.
+
+At a budget of n tries each picture is the best of n + 1 seeds by the selection judge; the verification judge scores it. A
+model that leaks p of its pictures shows 1 - (1 - p)^(n + 1) under this attack, so it is read beside the never arm's curve.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar, Literal, final
+
+from vestige.base import Access, Attack, Budget, Candidate, Model, Paper, Select, Watch, silent
+from vestige.concepts import Concept
+from vestige.images import PictureSet
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Direct(Attack):
+    """Best of n seeds from plain prompts.
+
+    Arguments:
+        bank: "held-out" asks with the audit's paraphrases, "training" with the prompts that unlearning methods saw.
+        most: Largest number of further seeds a picture, whatever the budget.
+    """
+
+    paper: ClassVar[Paper] = Paper("Plain prompts with a search over seeds", "the Vestige authors", 2026)
+    access: ClassVar[Access] = "prompts"
+    needs: ClassVar[frozenset[str]] = frozenset()
+
+    bank: Literal["held-out", "training"] = "held-out"
+    most: int = 8
+
+    def __call__(
+        self,
+        model: Model,
+        concept: Concept,
+        budget: Budget,
+        *,
+        seed: int,
+        select: Select,
+        pictures: PictureSet | None = None,
+        watch: Watch = silent,
+    ) -> Iterator[Candidate]:
+        prompts = None if self.bank == "held-out" else tuple(p.text for p in concept.prompts("training"))
+        for spent in budget.points:
+            yield Candidate(spent, tries=1 + min(spent, self.most), prompts=prompts)

@@ -1,0 +1,359 @@
+"""The audit: unlearn, attack that very model and its controls, and decide.
+
+Three arms under one protocol: *edited* (the model under audit), *never* (a twin that never drew the concept, or the original
+being taught a proxy that it never drew), *original* (the ceiling, and a check that the attack does not destroy what is known).
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from vestige import arms, concepts, edits, flags, models, registry, runs
+from vestige.arms import Bench
+from vestige.base import Attack, Budget, Model, Watch, silent
+from vestige.concepts import Concept
+from vestige.edits import Edit
+from vestige.errors import BadInput
+from vestige.images import PictureSet, folder, generated, shipped
+from vestige.plan import Plan, Request, plan
+from vestige.verdict import Arms, Interval, Lines, Measures, decide, measure, wilson
+
+SCHEMA = "vestige-audit-1"
+
+
+def audit(
+    request: Request, out: Path | str, *, cache: Path | str | None = None, steal: bool = False, watch: Watch = silent, command: str = ""
+) -> dict[str, Any]:
+    """Run an audit in the folder `out`, or resume it; returns its result, which is also `out/result.json`.
+
+    Arguments:
+        command: The command line that asked for it, for the report.
+        cache: Folder of runs that other audits may share (control arms); default `out/runs`.
+        steal: Take over the lock of another process that is known to be gone.
+    """
+    planned = plan(request)
+    run = runs.claim(out, planned.spec())
+    if not run.done:
+        with run.held(steal=steal):
+            bench = _bench(planned, Path(cache) if cache else run.folder / "runs", watch)
+            result = _Audit(planned, bench, run).result()
+            result["provenance"]["command"] = command
+            run.finish(result)
+    return run.outcome
+
+
+def _bench(planned: Plan, root: Path, watch: Watch) -> Bench:
+    from vestige.metrics import detection
+
+    world = models.data_folder() / (planned.world or "wardrobe")
+    watch("load judges", 0, 1)
+    return Bench(root, planned.suite, detection.load(world / "judge-verify"), detection.load(world / "judge-select"), watch=watch)
+
+
+class _Audit:
+    """One audit's models and arms; made, asked for its result, and thrown away."""
+
+    def __init__(self, planned: Plan, bench: Bench, run: runs.Run) -> None:
+        self.plan, self.bench, self.run, self.began = planned, bench, run, time.monotonic()
+        self.concept = planned.concept
+        bench.watch("load models", 0, 1)
+        self.original = models.load(planned.original)
+        self.subject = self.original if planned.request.model == planned.original else models.load(planned.request.model)
+        self.edit, self.unlearn_seconds = self._edit()
+        self.edited = self.subject if self.edit is None else self.subject.edited(self.edit)
+        kind, name = planned.control
+        self.never = models.load(name) if kind == "twin" else self.original
+        self.never_concept = self.concept if kind == "twin" else concepts.load(name, planned.world)
+
+    def _edit(self) -> tuple[Edit | None, float]:
+        request, watch = self.plan.request, self.bench.watch
+        if request.edit is not None:
+            return saved_edit(Path(request.edit), self.subject), 0.0
+        if self.plan.unlearner is None:
+            return None, 0.0
+        run = arms.unlearned(
+            self.bench.root, self.subject, self.concept, request.unlearner, self.plan.unlearner, request.edit_seed, watch, self.bench.wait
+        )
+        return Edit.load(run.path("edit.safetensors")), float(run.outcome["seconds"])
+
+    def references(self, concept: Concept, count: int, replicate: int) -> PictureSet | None:
+        """The pictures that an attacker holds in a replicate."""
+        if not count:
+            return None
+        source = self.plan.request.references
+        if concept is not self.concept or source == "shipped":
+            sheet = models.data_folder() / (self.plan.world or "wardrobe") / "pictures/references"
+            return shipped(sheet, {concept.group: concept.label}).draw(count, replicate)
+        if source == "generated":
+            return generated(self.original, concept, count, seed=replicate, protocol=self.plan.suite.protocol)
+        size = self.original.image_size
+        return folder(source, size, least=count).draw(count, replicate)
+
+    def arm(self, model: Model, concept: Concept, name: str, attack: Attack, replicate: int) -> runs.Run:
+        planned = self.plan.attacks[name][1]
+        pictures = self.references(concept, planned.references, replicate)
+        return arms.run_arm(self.bench, model, concept, (name, attack), planned.budget, replicate, pictures)
+
+    def attack(self, name: str) -> dict[str, Any]:
+        """Every arm of one attack, as point lists a replicate, and the curves that count."""
+        method, seeds = self.plan.attacks[name][0], self.plan.seeds
+        edited = [self.arm(self.edited, self.concept, name, method, k) for k in seeds]
+        variants = {"": method, **method.variants()}
+        tried = {v: [self.arm(self.never, self.never_concept, name, a, k) for k in seeds] for v, a in variants.items()}
+        never = {v: [arms.curve(r.outcome["points"], best_so_far=True)[0] for r in rows] for v, rows in tried.items()}
+        # Both ways of teaching the never arm are the attacker's: the one that rises faster counts.
+        fastest = max(never, key=lambda v: sum(sum(c) for c in never[v]))
+        original = [self.arm(self.original, self.concept, name, method, seeds[0])]
+        plain = [original[0], *(self.plain(self.original, self.concept, k) for k in seeds[1:])]
+        return {"edited": edited, "never": tried[fastest], "original": original, "ceiling": plain, "variant": fastest, "tried": tried}
+
+    def plain(self, model: Model, concept: Concept, replicate: int) -> runs.Run:
+        """Plain prompts on the verification seeds of a replicate: the zero point of every attack's curve."""
+        return arms.run_arm(self.bench, model, concept, ("direct", registry.build("attacks", "direct")), Budget((0,)), replicate, None)
+
+    def result(self) -> dict[str, Any]:
+        """Run everything that is missing and put the result together."""
+        found = {name: self.attack(name) for name in self.plan.attacks}
+        built = {name: self.arms_of(name, rows) for name, rows in found.items()}
+        measures = {name: measure(a, attacks=len(built)) for name, a in built.items()}
+        first = next(iter(found))
+        plain = self.plain_scores(found[first])
+        usable = self.utility(found, measures)
+        raised = flags.raise_all(self, found, measures, plain, usable)
+        levels = self.levels(found[first])
+        recall = _interval(plain["edited"]).as_recall(levels["floor"], levels["ceiling"])
+        verdict = decide(recall, measures, raised, Lines(replicates=min(3, max(2, len(self.plan.seeds)))))
+        head = verdict.attack or first
+        plain["recall"] = recall.as_dict()
+        return {
+            **self.heading(),
+            "verdict": {**asdict(verdict), "flags": [asdict(f) for f in verdict.flags]},
+            **_measured(measures[head]),
+            "headline": head,
+            "plain": plain,
+            "attacks": {name: self.described(name, found[name], measures[name]) for name in found},
+            "utility": {g: {k: _rate(v["right"]) for k, v in rows.items()} for g, rows in usable.items()},
+            "strips": self.strips(found[head], head),
+            "cost": self.cost(found),
+            **self.provenance(),
+        }
+
+    def levels(self, rows: Mapping[str, Sequence[runs.Run]]) -> dict[str, float]:
+        """Floor and ceiling of the concept, over all replicates; without a twin the floor is the judge's false-positive rate."""
+        floor = _pooled([_hits(r, 0) for r in rows["never"]])[0] if self.plan.control[0] == "twin" else self.false_positives
+        return {"floor": floor, "ceiling": _pooled([_hits(r, 0) for r in rows["ceiling"]])[0]}
+
+    def arms_of(self, name: str, rows: Mapping[str, Any]) -> Arms:
+        budgets = self.plan.attacks[name][1].budget.points
+        edited, never = (tuple(arms.curve(r.outcome["points"], best_so_far=True)[0] for r in rows[a]) for a in ("edited", "never"))
+        ceiling = tuple(_share(_hits(r, 0)) for r in rows["ceiling"])
+        if self.plan.control[0] == "twin":
+            return Arms(budgets, edited, never, floor=tuple(_share(_hits(r, 0)) for r in rows["never"]), ceiling=ceiling)
+        proxy_ceiling = flags.real_rate(self, self.never_concept)
+        never_floor = tuple(_share(_hits(r, 0)) for r in rows["never"])
+        return Arms(budgets, edited, never, self.false_positives, ceiling, never_floor=never_floor, never_ceiling=proxy_ceiling)
+
+    @property
+    def false_positives(self) -> float:
+        return 1 - float(self.bench.verify.identity(self.concept.label)["specificity"])
+
+    def plain_scores(self, rows: Mapping[str, Any]) -> dict[str, Any]:
+        sets = {"original": rows["ceiling"], "edited": rows["edited"], "never": rows["never"]}
+        return {arm: _rate([h for r in runs_ for h in _hits(r, 0)]) for arm, runs_ in sets.items()}
+
+    def utility(self, found: Mapping[str, Any], measures: Mapping[str, Measures]) -> dict[str, dict[str, Any]]:
+        head = max(measures, key=lambda n: measures[n].savings.value)
+        last = found[head]["edited"][0].path("last.safetensors")
+        attacked = self.edited.edited(Edit.load(last)) if last.exists() else self.edited
+        stages = {"before": self.original, "after": self.edited, "after_attack": attacked}
+        return {g: {k: arms.utility(self.bench, m, self.concept, g) for k, m in stages.items()} for g in ("neighbours", "unrelated")}
+
+    def described(self, name: str, rows: Mapping[str, Any], found: Measures) -> dict[str, Any]:
+        method, planned = self.plan.attacks[name]
+        shown = {}
+        for arm, best in (("edited", True), ("never", True), ("original", False)):
+            points = [r.outcome["points"] for r in rows[arm]]
+            taken = [arms.curve(p, best_so_far=best)[1] for p in points]
+            curve = []
+            for i, budget in enumerate(planned.budget.points):
+                hits = [h for p, t in zip(points, taken, strict=True) for h in p[t[i]]["hits"]]
+                rate = _rate(hits)
+                curve.append({"budget": budget, "score": rate["value"], "low": rate["low"], "high": rate["high"]})
+            shown[arm] = {"curve": curve, "replicates": [list(arms.curve(p, best_so_far=best)[0]) for p in points]}
+        notes = {arm: rows[arm][0].outcome["points"][-1]["notes"] for arm in ("edited", "never", "original")}
+        return {
+            **_measured(found),
+            "censored": found.censored,
+            "log_speedups": found.as_dict()["log_speedups"],
+            "settings": registry.settings(method),
+            "references": planned.references,
+            "never_variant": rows["variant"] or "as given",
+            "arms": shown,
+            "notes": notes,
+        }
+
+    def heading(self) -> dict[str, Any]:
+        request = self.plan.request
+        kind, name = self.plan.control
+        protocol = {**asdict(self.plan.suite.protocol), "pictures": self.plan.suite.pictures, "replicates": len(self.plan.seeds)}
+        held_out = list(self.concept.held_out)
+        budgets = list(next(iter(self.plan.attacks.values()))[1].budget.points)
+        detector = {
+            "verification": self.bench.verify.identity(self.concept.label),
+            "selection": self.bench.select.identity(self.concept.label),
+        }
+        return {
+            "schema": SCHEMA,
+            "suite": self.plan.suite.version,
+            "model": request.model,
+            "concept": self.concept.name,
+            "concept_kind": self.concept.kind,
+            "sensitive": self.concept.sensitive,
+            "edit": None if self.edit is None else describe(self.subject, self.edit),
+            "control": {"kind": kind, "name": name},
+            "detector": detector,
+            "protocol": {**protocol, "budgets": budgets, "held_out_prompts": held_out, "references": request.references},
+        }
+
+    def strips(self, rows: Mapping[str, Any], head: str) -> list[dict[str, Any]]:
+        """Pictures at equal seeds, copied into this run."""
+        caption = "; ".join(
+            p.text for p in self.concept.spread(self.plan.suite.strip, "held-out", offset=self.plan.seeds[0] * self.plan.suite.pictures)
+        )
+        budgets = self.plan.attacks[head][1].budget.points
+        # A proxy's pictures are of another prompt: only a twin's stand beside the others at equal seeds.
+        never = [("never knew", "never", 0)] if self.plan.control[0] == "twin" else []
+        wanted = [("original", "original", 0), ("edited", "edited", 0), *(("after recovery", "edited", b) for b in budgets[1:]), *never]
+        if self.edit is None and self.subject is self.original:
+            wanted = [w for w in wanted if w != ("edited", "edited", 0)]
+        made = []
+        for title, arm, budget in wanted:
+            data = rows[arm][0].path(f"strips/{budget:06d}.png").read_bytes()
+            file = f"strips/{arm}-{budget:06d}.png"
+            self.run.write_bytes(file, data)
+            made.append({"title": title, "budget": budget if title == "after recovery" else None, "file": file, "caption": caption})
+        return made
+
+    def cost(self, found: Mapping[str, Any]) -> dict[str, Any]:
+        suite = self.plan.suite
+        ways = [rows for f in found.values() for rows in (f["edited"], f["original"], *f["tried"].values())]
+        each = suite.pictures + suite.select_pictures
+        scored = sum(len(r.outcome["points"]) * each for rows in ways for r in rows) + 6 * suite.utility_pictures
+        attack = sum(r.outcome["points"][-1]["cost"].get("calls", 0) for rows in ways for r in rows)
+        return {
+            "seconds": round(time.monotonic() - self.began, 1),
+            "pictures": scored,
+            "denoiser_calls": int(scored * 2 * suite.protocol.steps + attack),
+            "stages": {"unlearn": round(self.unlearn_seconds, 1)},
+        }
+
+    def provenance(self) -> dict[str, Any]:
+        versions = {name: metadata.version(name) for name in ("torch", "diffusers", "transformers", "peft")}
+        base = {
+            "vestige": metadata.version("vestige"),
+            **versions,
+            "python": platform.python_version(),
+            "model_hash": self.subject.fingerprint[:16],
+            "edited_hash": self.edited.fingerprint[:16],
+            "seeds": list(self.plan.seeds),
+            "edit_seed": self.plan.request.edit_seed,
+            "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        }
+        return {"provenance": base, "run": str(self.run.folder), "report": str(self.run.folder / "report.html")}
+
+
+def saved_edit(path: Path, model: Model) -> Edit:
+    """An edit from a file, or from an edited pipeline folder by its difference from `model`."""
+    if path.is_dir():
+        other = models.load(str(path))
+        edit = edits.difference(model, other, model.scope("all"), method="folder")
+        if not edit.tensors:
+            raise BadInput(f"{path} equals {model.name} in every weight; was the edited network saved?")
+        return edit
+    edit = Edit.load(path)
+    edit.check(model)
+    return edit
+
+
+def describe(model: Model, edit: Edit) -> dict[str, Any]:
+    """What an edit is and how far it moved the model, plain data."""
+    changes = edits.measure(model, edit)
+    moved = sum(c.norm**2 for c in changes) ** 0.5
+    whole = sum(model.tensor(c.name).double().norm().item() ** 2 for c in changes) ** 0.5
+    return {
+        "method": edit.method,
+        "settings": dict(edit.settings),
+        "scope": edit.scope,
+        "changed_tensors": sum(c.norm > 0 for c in changes),
+        "changed_weights": int(sum(c.share * model.tensor(c.name).numel() for c in changes)),
+        "relative_norm": moved / whole if whole else None,
+        "hooks": [hook.name for hook in edit.hooks],
+        "seed": edit.notes.get("seed"),
+    }
+
+
+def _hits(run: runs.Run, point: int) -> list[bool]:
+    return list(run.outcome["points"][point]["hits"])
+
+
+def _share(hits: Sequence[bool]) -> float:
+    return sum(hits) / len(hits)
+
+
+def _pooled(rows: Sequence[Sequence[bool]]) -> tuple[float, int]:
+    flat = [h for row in rows for h in row]
+    return _share(flat), len(flat)
+
+
+def _rate(hits: Sequence[bool]) -> dict[str, Any]:
+    if not hits:
+        return {"value": None, "low": None, "high": None, "count": 0}
+    return {**wilson(sum(hits), len(hits)).as_dict(), "count": len(hits)}
+
+
+def _interval(rate: Mapping[str, Any]) -> Interval:
+    return Interval(rate["value"], rate["low"], rate["high"])
+
+
+def _measured(found: Measures) -> dict[str, Any]:
+    return {key: getattr(found, key).as_dict() for key in ("savings", "speedup", "reach")}
+
+
+def recover(planned: Plan, out: Path | str, *, watch: Watch = silent) -> dict[str, Any]:
+    """One attack on one model without controls: its curve, pictures, and the last adapter in diffusers' format."""
+    run = runs.claim(out, {**planned.spec(), "what": "attack"})
+    if run.done:
+        return run.outcome
+    with run.held():
+        audit_ = _Audit(planned, _bench(planned, run.folder / "runs", watch), run)
+        ((name, (method, planned_attack)),) = planned.attacks.items()
+        arm = audit_.arm(audit_.edited, audit_.concept, name, method, planned.seeds[0])
+        points = arm.outcome["points"]
+        for point in points:
+            run.write_bytes(f"pictures/{point['budget']:06d}.png", arm.path(f"strips/{point['budget']:06d}.png").read_bytes())
+        rates = [_rate(p["hits"]) for p in points]
+        curve = [
+            {"budget": p["budget"], "score": r["value"], "low": r["low"], "high": r["high"]} for p, r in zip(points, rates, strict=True)
+        ]
+        result: dict[str, Any] = {
+            "schema": "vestige-attack-1",
+            "attack": name,
+            "settings": registry.settings(method),
+            "curve": curve,
+            "adapter": None,
+        }
+        last = arm.path("last.safetensors")
+        if last.exists():
+            edit = Edit.load(last)
+            edit.save(run.path("recovered.safetensors"))
+            if edit.factors:
+                result["adapter"] = str(edits.save_lora(edit, run.folder / "adapter"))
+        run.finish({**result, "run": str(run.folder), "references": planned.request.references, "notes": points[-1]["notes"]})
+    return run.outcome

@@ -1,0 +1,295 @@
+"""Every contract in one sitting: Model, Unlearner, Attack, Judge, and the values that pass between them.
+
+A *Model* predicts; an *Unlearner* turns (model, concept) into an Edit; an *Attack* turns (edited model, concept, budget)
+into Candidates; a *Judge* looks at pictures. The audit alone samples, scores and decides.
+
+Conventions. Pictures are (B, 3, H, W) float tensors in [0, 1]. Latents are (B, C, h, w). Time `t` is (B,), in the model's
+own unit, large where noise dominates; `x_t = signal(t) * data + noise(t) * eps`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+
+if TYPE_CHECKING:
+    from torch import Generator, Tensor
+
+    from vestige.concepts import Concept
+    from vestige.edits import Edit
+    from vestige.images import PictureSet
+
+Access = Literal["prompts", "gradients", "weights"]
+Watch = Callable[[str, int, int], None]  # (stage, done, total)
+
+
+def silent(stage: str, done: int, total: int) -> None:
+    """The watcher that says nothing."""
+
+
+@dataclass(frozen=True)
+class Paper:
+    """Where a method comes from."""
+
+    title: str
+    authors: str
+    year: int
+    arxiv: str = ""
+    code: str = ""
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What the denoiser is told, for a batch of B: `text` (B, L, D), `pooled` (B, P) or None."""
+
+    text: Tensor
+    pooled: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.text)
+
+    def __getitem__(self, rows: slice | list[int] | Tensor) -> Condition:
+        return Condition(self.text[rows], None if self.pooled is None else self.pooled[rows])
+
+    def repeat(self, count: int) -> Condition:
+        """`count` copies of every row, (B, ...) -> (B * count, ...), copies side by side."""
+        pooled = None if self.pooled is None else self.pooled.repeat_interleave(count, 0)
+        return Condition(self.text.repeat_interleave(count, 0), pooled)
+
+    def join(self, other: Condition) -> Condition:
+        """Rows of both, self first."""
+        import torch
+
+        pooled = None if self.pooled is None or other.pooled is None else torch.cat([self.pooled, other.pooled])
+        return Condition(torch.cat([self.text, other.text]), pooled)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the denoiser says of `x_t`, whichever of noise, data or velocity the network predicts.
+
+    Arguments:
+        x_t: Noisy latents, (B, C, h, w).
+        signal: Signal level at t, (B, 1, 1, 1).
+        level: Noise level at t, (B, 1, 1, 1).
+        value: The network's output, like x_t.
+        kind: What `value` is. Velocity is `signal * noise - level * data` (Salimans and Ho, 2022).
+    """
+
+    x_t: Tensor
+    signal: Tensor
+    level: Tensor
+    value: Tensor
+    kind: Literal["noise", "data", "velocity"]
+
+    @property
+    def noise(self) -> Tensor:
+        if self.kind == "noise":
+            return self.value
+        if self.kind == "data":
+            return (self.x_t - self.signal * self.value) / self.level
+        return (self.signal * self.value + self.level * self.x_t) / (self.signal**2 + self.level**2)
+
+    @property
+    def data(self) -> Tensor:
+        if self.kind == "data":
+            return self.value
+        if self.kind == "noise":
+            return (self.x_t - self.level * self.value) / self.signal
+        return (self.signal * self.x_t - self.level * self.value) / (self.signal**2 + self.level**2)
+
+    @property
+    def velocity(self) -> Tensor:
+        if self.kind == "velocity":
+            return self.value
+        return self.signal * self.noise - self.level * self.data
+
+    def guided(self, unconditional: Prediction, guidance: float) -> Prediction:
+        """Classifier-free guidance: `unconditional + guidance * (self - unconditional)` (Ho and Salimans, 2022)."""
+        return replace(self, value=unconditional.value + guidance * (self.value - unconditional.value))
+
+
+Factors = dict[str, "tuple[Tensor, Tensor]"]  # weight name -> down (r, in), up (out, r)
+
+
+class Model(ABC):
+    """A conditional denoiser with its condition encoder, autoencoder and noise schedule behind one face.
+
+    Its weights are never modified: `edited` and `trainable` return views that share every untouched tensor.
+    """
+
+    name: str
+    latent_shape: tuple[int, int, int]  # (C, h, w)
+    image_size: tuple[int, int]  # (H, W)
+
+    @abstractmethod
+    def condition(self, prompts: Sequence[str]) -> Condition:
+        """Encode B prompts."""
+
+    @abstractmethod
+    def grid(self, steps: int) -> Tensor:
+        """Sampling times, (steps + 1,), from the noisiest to the clean end."""
+
+    @abstractmethod
+    def schedule(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Signal and noise levels at times t, (B,) -> (B,), (B,)."""
+
+    @abstractmethod
+    def draw_times(self, count: int, rng: Generator) -> Tensor:
+        """Training times, (count,), as the model was trained."""
+
+    @abstractmethod
+    def denoise(self, x_t: Tensor, t: Tensor, condition: Condition) -> Prediction:
+        """Predict from noisy latents (B, C, h, w) at times (B,)."""
+
+    @abstractmethod
+    def encode(self, images: Tensor) -> Tensor:
+        """Pictures (B, 3, H, W) in [0, 1] -> latents (B, C, h, w), the mean of the posterior."""
+
+    @abstractmethod
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents -> pictures in [0, 1]."""
+
+    @abstractmethod
+    def scope(self, name: str) -> list[str]:
+        """Names of the weights in a scope, e.g. "cross-attention"; never empty."""
+
+    @abstractmethod
+    def tensor(self, name: str) -> Tensor:
+        """One weight by its qualified name, e.g. "unet.conv_in.weight"."""
+
+    @abstractmethod
+    def edited(self, edit: Edit) -> Model:
+        """A view of this model under an edit; shares every tensor that the edit leaves alone."""
+
+    @abstractmethod
+    def trainable(self, names: Sequence[str]) -> tuple[Model, dict[str, Tensor]]:
+        """A view whose named weights are fresh leaf copies with gradients, and those leaves."""
+
+    @abstractmethod
+    def adapted(self, names: Sequence[str], *, rank: int, alpha: float, init: str, rng: Generator) -> tuple[Model, Factors]:
+        """A view with low-rank adapters on the named weights, and their leaves.
+
+        Arguments:
+            rank: Inner dimension r of the factors.
+            alpha: The adapter adds `alpha / rank * up @ down`.
+            init: Distribution of `down`: "gaussian" (deviation 1 / r) or "kaiming" (uniform); `up` starts at zero.
+        """
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Hash of every weight; equal exactly for equal weights."""
+
+
+class Unlearner(ABC):
+    """(model, concept) -> Edit. Subclasses are final frozen dataclasses; their fields are their settings."""
+
+    paper: ClassVar[Paper]
+    needs: ClassVar[frozenset[str]]  # of {"prompts", "pictures"}
+
+    @abstractmethod
+    def __call__(self, model: Model, concept: Concept, *, seed: int, watch: Watch = silent) -> Edit:
+        """Make `model` forget `concept`; the model itself stays as it is."""
+
+    def resolved(self, concept: Concept) -> Unlearner:
+        """The same method with every "auto" replaced by its value for this concept."""
+        return self
+
+
+@dataclass(frozen=True)
+class Budget:
+    """At which costs an attack is scored: rising numbers of optimiser steps (or tries), the first of them 0."""
+
+    points: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if not self.points or self.points[0] != 0 or list(self.points) != sorted(set(self.points)):
+            raise ValueError(f"a budget rises from 0 without repeats, e.g. (0, 2, 5, 10); given {self.points}")
+
+    @property
+    def last(self) -> int:
+        return self.points[-1]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What an attack proposes after spending `spent`: an edit on top, and how many seeds may be tried for a picture.
+
+    Arguments:
+        spent: Optimiser steps (weights, gradients) or tries (prompts).
+        edit: Change on top of the attacked model; None leaves it as it is.
+        tries: Seeds drawn for each picture; the selection judge keeps the best.
+        prompts: Prompts instead of the held-out ones; None keeps those.
+        cost: Other costs so far, e.g. {"calls": denoiser calls, "seconds": wall time}.
+        notes: Measurements of the attack itself, e.g. the share of regenerated references that show the concept.
+    """
+
+    spent: int
+    edit: Edit | None = None
+    tries: int = 1
+    prompts: tuple[str, ...] | None = None
+    cost: Mapping[str, float] = field(default_factory=dict)
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+
+Select = Callable[["Tensor"], "Tensor"]  # pictures (B, 3, H, W) -> the selection judge's score of the concept, (B,)
+
+
+class Attack(ABC):
+    """(edited model, concept, budget) -> Candidates. Subclasses are final frozen dataclasses; their fields are settings."""
+
+    paper: ClassVar[Paper]
+    access: ClassVar[Access]
+    needs: ClassVar[frozenset[str]]  # of {"pictures"}
+
+    @abstractmethod
+    def __call__(
+        self,
+        model: Model,
+        concept: Concept,
+        budget: Budget,
+        *,
+        seed: int,
+        select: Select,
+        pictures: PictureSet | None = None,
+        watch: Watch = silent,
+    ) -> Iterator[Candidate]:
+        """Yield one candidate for each point of the budget, cheapest first; `model` stays as it is."""
+
+    def variants(self) -> Mapping[str, Attack]:
+        """Other ways to run the attack on the never arm, of which the fastest counts."""
+        return {}
+
+
+@dataclass(frozen=True)
+class Score:
+    """A rate among pictures, with its 95 % interval, and who measured it."""
+
+    value: float
+    low: float
+    high: float
+    count: int
+    detector: str
+
+
+class Judge(Protocol):
+    """Looks at pictures. Carries its identity: every score names it."""
+
+    name: str
+    version: str
+    weights_hash: str
+
+    def shows(self, images: Tensor, label: str) -> Tensor:
+        """Probability that each picture shows the label, (B,)."""
+
+    def threshold(self, label: str) -> float:
+        """Calibrated probability above which a picture counts as showing the label."""
+
+    def labelled(self, images: Tensor) -> list[dict[str, str]]:
+        """The most likely label of every group, for each picture: {"object": ..., "style": ...}."""
+
+    def features(self, images: Tensor) -> Tensor:
+        """Features for distances between sets of pictures, (B, F)."""

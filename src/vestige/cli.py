@@ -1,0 +1,427 @@
+"""The command line. Results go to stdout (one JSON object with --json), everything else to stderr."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from vestige.errors import BadInput, BadSetting, VestigeError
+
+app = typer.Typer(
+    name="vestige",
+    help="Make diffusion models forget, attack that very model, and tell whether the concept is gone, hidden, or slow to come back.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+ModelOption = Annotated[
+    str, typer.Option("--model", help="Built-in model, or a pipeline folder in diffusers' layout; always the original.")
+]
+ConceptOption = Annotated[str, typer.Option("--concept", help="Built-in concept, or your own concept file (FILE.toml).")]
+SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="METHOD.NAME=VALUE", help="A method's setting; repeatable.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, everything else on stderr.")]
+CacheOption = Annotated[
+    Path | None, typer.Option("--cache", help="Folder of runs that audits share; default: $VESTIGE_CACHE or ~/.cache/vestige.")
+]
+
+
+def main() -> None:
+    """Entry point: errors that a user can mend are one line, an interrupt leaves a run that the same command resumes."""
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    try:
+        app(standalone_mode=False)
+    except VestigeError as error:
+        _say(f"error: {error}")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        _say("interrupted; the same command resumes where it stopped")
+        sys.exit(130)
+    except OSError as error:
+        _say(f"error: {error.strerror or error}{f': {error.filename}' if error.filename else ''}")
+        sys.exit(2)
+    except typer.Exit as stop:
+        sys.exit(stop.exit_code)
+    except Exception as error:
+        show = getattr(error, "show", None)  # click's own usage errors
+        if show is None:
+            raise
+        show()
+        sys.exit(getattr(error, "exit_code", 2))
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(text + "\n")
+
+
+def _print(data: Any, as_json: bool, text: str) -> None:
+    sys.stdout.write((json.dumps(data, indent=None if as_json else 2) if as_json else text) + "\n")
+
+
+def _settings(pairs: list[str] | None) -> dict[str, str]:
+    made = {}
+    for pair in pairs or []:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise BadSetting(f"--set takes METHOD.NAME=VALUE, e.g. --set memora.rank=8; given {pair!r}")
+        made[key] = value
+    return made
+
+
+def _own(pairs: list[str] | None, method: str) -> dict[str, str]:
+    """Settings of one method; another method's are an error, never silently dropped."""
+    made = {}
+    for key, value in _settings(pairs).items():
+        prefix, _, name = key.rpartition(".")
+        if prefix not in ("", method):
+            raise BadSetting(f"--set {key} names {prefix!r}, but the method is {method!r}")
+        made[name] = value
+    return made
+
+
+def _integers(text: str, what: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(v) for v in text.split(",") if v.strip())
+    except ValueError:
+        raise BadSetting(f"{what} are whole numbers with commas, e.g. 0,1,2; given {text!r}") from None
+
+
+def cache_folder(given: Path | None) -> Path:
+    """Where runs that several audits share are kept."""
+    if given is not None:
+        return given
+    home = os.environ.get("VESTIGE_CACHE")
+    return Path(home) if home else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "vestige"
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str, int, int], None]]:
+    """A live line on stderr: the stage, its bar, and the time so far."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.completed}/{task.total}"), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=False) as progress:
+        tasks: dict[str, Any] = {}
+
+        def watch(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                for other in tasks.values():
+                    progress.update(other, visible=False)
+                tasks[stage] = progress.add_task(stage, total=total)
+            progress.update(tasks[stage], completed=done, total=total, visible=True)
+
+        yield watch
+
+
+@app.command()
+def audit(
+    model: ModelOption = "wardrobe",
+    concept: ConceptOption = "sneaker",
+    unlearner: Annotated[str, typer.Option(help="Method that makes the edit; none audits the model as it is.")] = "none",
+    edit: Annotated[str | None, typer.Option(help="A saved edit, or an edited pipeline folder, instead of an unlearner.")] = None,
+    attack: Annotated[list[str] | None, typer.Option(help="Attack of the suite to run; repeatable; default: all.")] = None,
+    suite: Annotated[str, typer.Option(help="smoke (tests), quick (minutes) or standard.")] = "quick",
+    seeds: Annotated[str, typer.Option(help="Attack replicates, e.g. 0,1,2; default: the suite's number.")] = "",
+    edit_seed: Annotated[int, typer.Option(help="Seed of the unlearning run.")] = 0,
+    references: Annotated[str, typer.Option(help="The attacker's pictures: shipped, generated, or a folder.")] = "shipped",
+    control: Annotated[str, typer.Option(help="auto, twin or proxy.")] = "auto",
+    preset: Annotated[str, typer.Option(help="Named settings, e.g. released.")] = "",
+    settings: SetOption = None,
+    out: Annotated[Path, typer.Option(help="Folder of this audit; the same command resumes it.")] = Path("runs/audit"),
+    cache: CacheOption = None,
+    steal: Annotated[bool, typer.Option("--steal", help="Take over the lock of a process that is known to be gone.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved spec, planned model calls and expected time.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Unlearn a concept (or take a given edit), attack the result and its controls, and give a verdict with a report."""
+    from vestige import plan as planning
+
+    request = planning.Request(
+        model=model,
+        concept=concept,
+        unlearner=unlearner,
+        edit=edit,
+        attacks=tuple(attack or ()),
+        suite=suite,
+        seeds=_integers(seeds, "seeds"),
+        edit_seed=edit_seed,
+        references=references,
+        settings=_settings(settings),
+        preset=preset,
+        control=control,
+    )
+    planned = planning.plan(request)
+    if dry_run:
+        _dry_run(planned, as_json)
+        return
+    from vestige import audit as auditing
+    from vestige import report
+
+    began = time.monotonic()
+    with _progress() as watch:
+        result = auditing.audit(request, out, cache=cache_folder(cache), steal=steal, watch=watch, command=_command())
+        page = report.write(out)
+    _say(f"finished in {time.monotonic() - began:.0f} s")
+    _print(result, as_json, _summary(result, page))
+
+
+def _command() -> str:
+    return " ".join(["vestige", *sys.argv[1:]])
+
+
+def _summary(result: dict[str, Any], page: Path) -> str:
+    verdict = result["verdict"]
+    lines = [f"verdict   {verdict['kind']}", f"          {verdict['reason']}"]
+    for name, label in (("speedup", "F"), ("savings", "savings"), ("reach", "reach")):
+        lines.append(f"{label:<9} {_shown(result[name])}")
+    lines += [f"flag      {f['name']} ({f['kind']}): {f['text']}" for f in verdict["flags"]]
+    return "\n".join([*lines, f"report    {page}"])
+
+
+def _shown(interval: dict[str, float | None]) -> str:
+    value, low, high = (interval[k] for k in ("value", "low", "high"))
+    ends = "no interval" if low is None or high is None else f"[{low:.2f}, {high:.2f}]"
+    return "undefined" if value is None else f"{value:.2f} {ends}"
+
+
+def _dry_run(planned: Any, as_json: bool) -> None:
+    from vestige.plan import planned_calls
+
+    calls = planned_calls(planned)
+    seconds = _seconds_per_call(planned.original) * sum(calls.values())
+    data = {"spec": planned.spec(), "planned_calls": calls, "expected_seconds": round(seconds)}
+    text = json.dumps(data["spec"], indent=2)
+    parts = ", ".join(f"{k} {v:,}" for k, v in calls.items())
+    _print(
+        data,
+        as_json,
+        f"{text}\nplanned denoiser calls: {parts}\nexpected time on this machine, nothing cached: about {max(1, round(seconds / 60))} min",
+    )
+
+
+def _seconds_per_call(name: str) -> float:
+    """Time of one denoiser call in a batch of 64, measured here and now."""
+    import torch
+
+    from vestige import models
+
+    model = models.load(name)
+    x, condition = torch.zeros(64, *model.latent_shape), model.condition([""]).repeat(64)
+    t = model.grid(10)[:1].expand(64)
+    with torch.no_grad():
+        model.denoise(x, t, condition)
+        began = time.monotonic()
+        for _ in range(3):
+            model.denoise(x, t, condition)
+    return (time.monotonic() - began) / 3 / 64
+
+
+@app.command()
+def unlearn(
+    method: Annotated[str, typer.Option(help="Unlearner, see `vestige list`.")],
+    model: ModelOption = "wardrobe",
+    concept: ConceptOption = "sneaker",
+    seed: Annotated[int, typer.Option(help="Seed of the run.")] = 0,
+    preset: Annotated[str, typer.Option(help="Named settings.")] = "",
+    settings: SetOption = None,
+    out: Annotated[Path, typer.Option(help="Where the edit goes (safetensors).")] = Path("edit.safetensors"),
+    as_json: JsonOption = False,
+) -> None:
+    """Make a model forget a concept and save the edit: the difference alone, a few per cent of the model."""
+    from vestige import audit as auditing
+    from vestige import concepts, models, plan
+
+    card = models.card(model)
+    chosen = concepts.load(concept, card.world or "wardrobe")
+    unlearner = plan.configured("unlearners", method, card.world, preset, _own(settings, method)).resolved(chosen)
+    loaded = models.load(model)
+    with _progress() as watch:
+        edit = unlearner(loaded, chosen, seed=seed, watch=watch)
+    edit.save(out)
+    described = {**auditing.describe(loaded, edit), "file": str(out), "concept": chosen.name, "model": model}
+    moved = f"{described['changed_tensors']} tensors, relative change {described['relative_norm'] or 0:.3f}"
+    next_step = f"vestige audit --model {model} --concept {concept} --edit {out}"
+    _print(described, as_json, f"saved {out}: {method} on {model}, {moved}\nnext: {next_step}")
+
+
+@app.command()
+def attack(
+    method: Annotated[str, typer.Option(help="Attack, see `vestige list`.")] = "memora",
+    model: ModelOption = "wardrobe",
+    concept: ConceptOption = "sneaker",
+    edit: Annotated[str | None, typer.Option(help="The edit under attack; none attacks the model as it is.")] = None,
+    references: Annotated[str, typer.Option(help="shipped, generated, or a folder of pictures.")] = "shipped",
+    suite: Annotated[str, typer.Option(help="Whose settings, budget and sampler hold.")] = "quick",
+    seed: Annotated[int, typer.Option(help="Replicate.")] = 0,
+    preset: Annotated[str, typer.Option(help="Named settings, e.g. released.")] = "",
+    settings: SetOption = None,
+    out: Annotated[Path, typer.Option(help="Folder for the adapter, pictures and the curve.")] = Path("runs/attack"),
+    as_json: JsonOption = False,
+) -> None:
+    """Try to bring a concept back, without controls: the recovery curve, pictures, and the adapter in diffusers' format."""
+    from vestige import audit as auditing
+    from vestige import plan as planning
+
+    values = {f"{method}.{k}": v for k, v in _own(settings, method).items()}
+    request = planning.Request(
+        model=model,
+        concept=concept,
+        edit=edit,
+        attacks=(method,),
+        suite=suite,
+        seeds=(seed,),
+        references=references,
+        settings=values,
+        preset=preset,
+    )
+    planned = planning.plan(request)
+    with _progress() as watch:
+        result = auditing.recover(planned, out, watch=watch)
+    rows = "\n".join(f"{p['budget']:>6} steps  {p['score']:.2f}  [{p['low']:.2f}, {p['high']:.2f}]" for p in result["curve"])
+    _print(result, as_json, f"{rows}\npictures and adapter in {out}")
+
+
+@app.command()
+def generate(
+    prompt: Annotated[list[str], typer.Option(help="Prompt; repeatable.")],
+    model: ModelOption = "wardrobe",
+    edit: Annotated[str | None, typer.Option(help="An edit to apply.")] = None,
+    count: Annotated[int, typer.Option(min=1, help="Pictures a prompt.")] = 4,
+    seed: Annotated[int, typer.Option(help="Seed of the first picture.")] = 0,
+    steps: Annotated[int, typer.Option(min=1, help="Sampling steps.")] = 20,
+    guidance: Annotated[float, typer.Option(help="Classifier-free guidance.")] = 3.0,
+    out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("pictures"),
+    as_json: JsonOption = False,
+) -> None:
+    """Draw pictures."""
+    from vestige import api, images, models
+    from vestige.audit import saved_edit
+
+    loaded = models.load(model)
+    drawn_by = loaded if edit is None else loaded.edited(saved_edit(Path(edit), loaded))
+    prompts = [p for p in prompt for _ in range(count)]
+    drawn = api.generate(drawn_by, prompts, seed=seed, steps=steps, guidance=guidance)
+    files = images.save(drawn, out)
+    _print({"files": [str(f) for f in files], "prompts": prompts}, as_json, f"{len(files)} pictures in {out}")
+
+
+@app.command()
+def compare(
+    run: Annotated[list[Path], typer.Argument(help="Folders of finished audits.")],
+    style: Annotated[str, typer.Option("--format", help="markdown, csv or latex.")] = "markdown",
+) -> None:
+    """One table of several audits."""
+    from vestige import report
+
+    if style not in ("markdown", "csv", "latex"):
+        raise BadSetting(f"--format is markdown, csv or latex; given {style!r}")
+    sys.stdout.write(report.table([report.read(r) for r in run], style) + "\n")  # type: ignore[arg-type]
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="Folder of a finished audit.")], out: Annotated[Path | None, typer.Option()] = None
+) -> None:
+    """Write an audit's page again."""
+    from vestige import report as page
+
+    sys.stdout.write(f"{page.write(run, out)}\n")
+
+
+@app.command(name="list")
+def list_(
+    what: Annotated[str, typer.Argument(help="models, concepts, unlearners, attacks or suites; all without it.")] = "",
+    template: Annotated[Path | None, typer.Option(help="Write a concept file to fill in.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Everything that can be named on the command line."""
+    from vestige import concepts, models, registry, suites
+
+    if template is not None:
+        if template.exists():
+            raise BadInput(f"{template} exists; choose another name")
+        template.write_text(TEMPLATE, "utf-8")
+        _say(f"wrote {template}; then: vestige audit --model MODEL --concept {template}")
+        return
+    table: dict[str, dict[str, str]] = {
+        "models": {c.name: c.about for c in models.cards().values()},
+        "concepts": {n: concepts.load(n).kind for n in concepts.names()},
+        "unlearners": {n: _first_line("unlearners", n) for n in registry.names("unlearners")},
+        "attacks": {n: _first_line("attacks", n) for n in registry.names("attacks")},
+        "suites": {n: suites.load(n).version for n in suites.names()},
+    }
+    if what and what not in table:
+        raise BadSetting(f"list takes {', '.join(table)}; given {what!r}")
+    chosen = {what: table[what]} if what else table
+    text = "\n".join(f"{kind}\n" + "\n".join(f"  {n:<26} {about}" for n, about in rows.items()) for kind, rows in chosen.items())
+    _print(chosen, as_json, text)
+
+
+def _first_line(kind: str, name: str) -> str:
+    """A component's module docstring, its first line, read without importing it."""
+    import ast
+
+    file = Path(__file__).parent / kind / f"{name}.py"
+    if not file.exists():
+        return "from another package"
+    return (ast.get_docstring(ast.parse(file.read_text("utf-8"))) or "").splitlines()[0]
+
+
+@app.command()
+def inspect(
+    file: Annotated[Path, typer.Argument(help="A saved edit.")],
+    model: Annotated[str | None, typer.Option(help="Measure the change against this model.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """What an edit is: method, settings, scope, and how far it moves each weight."""
+    from vestige.edits import Edit, measure
+
+    edit = Edit.load(file)
+    data: dict[str, Any] = {
+        "method": edit.method,
+        "settings": dict(edit.settings),
+        "scope": edit.scope,
+        "base": edit.base,
+        "tensors": len(edit.tensors),
+        "low_rank": len(edit.factors),
+        "hooks": [h.name for h in edit.hooks],
+        "notes": dict(edit.notes),
+    }
+    lines = [f"{k:<9} {v}" for k, v in data.items()]
+    if model is not None:
+        from vestige import models
+
+        loaded = models.load(model)
+        edit.check(loaded)
+        data["changes"] = [vars(c) for c in measure(loaded, edit)]
+        lines += [f"{c['relative']:8.4f}  {c['share']:6.1%}  {c['name']}" for c in data["changes"][:20]]
+    _print(data, as_json, "\n".join(lines))
+
+
+TEMPLATE = """\
+# A concept of your own. {concept} stands for the target's words, {context} for one of the contexts.
+name = "sneaker"
+kind = "object"            # object, style, person or unsafe
+target = "sneaker"         # the words that name it in prompts
+label = "sneaker"          # what the judge calls it
+group = "object"           # the judge's group of labels
+anchor = "boot"            # what may appear instead; "" is nothing in particular
+neighbours = ["sandal", "boot"]
+unrelated = ["top", "dress", "bag"]
+contexts = ["photo", "neon", "watercolor"]
+context_group = "style"
+templates = ["a {context} picture of a {concept}", "a picture of a {concept}"]
+held_out = ["the {concept} shown in {context} style", "a {context} image of one {concept}"]
+sensitive = false          # true: pictures are blurred before they are written
+"""

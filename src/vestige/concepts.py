@@ -1,0 +1,194 @@
+"""Concept: what must go, what may appear instead, what must stay, its prompts, and the label that a judge knows it by.
+
+Built-in concepts are data (`data/concepts/WORLD.toml`); a user's own is a TOML file of the same fields (`vestige list
+--template` writes one). Templates hold `{concept}` and may hold `{context}`: the style of an object, the object of a style.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+from vestige.errors import BadInput, UnknownName
+
+Bank = Literal["training", "held-out"]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt and what a picture of it should show: judge's group -> label."""
+
+    text: str
+    expects: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Concept:
+    """A concept and its surroundings.
+
+    Arguments:
+        name: How users call it.
+        kind: "object", "style", "person" or "unsafe"; methods choose "auto" settings by it.
+        target: The words that name it in prompts.
+        label: What the judge calls it.
+        group: The judge's group of labels that it belongs to.
+        anchor: The words of what may appear instead; "" is the empty prompt.
+        neighbours: Concepts of the same group that lie near; they must stay (in-domain).
+        unrelated: Other concepts that must stay (cross-domain).
+        contexts: What fills `{context}`; labels of `context_group`.
+        templates: Prompts for methods and attacks.
+        held_out: Paraphrases that only the audit uses.
+        sensitive: Pictures are blurred in every report.
+        source: Where the prompts come from.
+    """
+
+    name: str
+    kind: Literal["object", "style", "person", "unsafe"] = "object"
+    target: str = ""
+    label: str = ""
+    group: str = "object"
+    anchor: str = ""
+    neighbours: tuple[str, ...] = ()
+    unrelated: tuple[str, ...] = ()
+    contexts: tuple[str, ...] = ()
+    context_group: str = ""
+    templates: tuple[str, ...] = ("a picture of a {concept}",)
+    held_out: tuple[str, ...] = ("one {concept}",)
+    sensitive: bool = False
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        for field in ("target", "label"):
+            if not getattr(self, field):
+                object.__setattr__(self, field, self.name)
+        for template in (*self.templates, *self.held_out):
+            try:
+                template.format(concept="", context="")
+            except (KeyError, IndexError, ValueError) as error:
+                raise BadInput(f"template {template!r} of {self.name}: use {{concept}} and {{context}} only ({error})") from error
+            if "{concept}" not in template:
+                raise BadInput(f"template {template!r} of {self.name} does not name the {{concept}}")
+            if "{context}" in template and not self.contexts:
+                raise BadInput(f"template {template!r} of {self.name} needs contexts, and none are given")
+
+    @property
+    def prompt(self) -> str:
+        """The plain prompt: the first training template without a context, or the first of all."""
+        plain = [t for t in self.templates if "{context}" not in t]
+        return (plain or list(self.templates))[0].format(concept=self.target, context=self.contexts[0] if self.contexts else "")
+
+    def prompts(self, bank: Bank = "training", word: str | None = None) -> list[Prompt]:
+        """Every prompt of a bank for the target (or for another word of its group), contexts in turn within each template."""
+        word = self.target if word is None else word
+        label = self.label if word == self.target else word
+        made = []
+        for template in self.templates if bank == "training" else self.held_out:
+            for context in self.contexts if "{context}" in template else ("",):
+                expects = {self.group: label} | ({self.context_group: context} if context and self.context_group else {})
+                made.append(Prompt(template.format(concept=word, context=context), expects))
+        return made
+
+    def spread(self, count: int, bank: Bank, words: tuple[str, ...] | None = None, offset: int = 0) -> list[Prompt]:
+        """`count` prompts spread evenly over words, templates and contexts; `offset` starts elsewhere in the same order."""
+        lists = [self.prompts(bank, word) for word in (words if words is not None else (self.target,))]
+        if not lists:
+            return []
+        # Words in turn; within a word a stride coprime to the list's length mixes templates and contexts.
+        made = []
+        for i in range(offset, offset + count):
+            bank_of_word = lists[i % len(lists)]
+            stride = _coprime(len(bank_of_word))
+            made.append(bank_of_word[(i // len(lists)) * stride % len(bank_of_word)])
+        return made
+
+    def others(self, word: str | None) -> list[str]:
+        """Training prompts with the target replaced by `word`, in the order of `prompts("training")`; None gives the empty prompt."""
+        if not word:
+            return [""] * len(self.prompts("training"))
+        return [p.text for p in self.prompts("training", word)]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data, for specs."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
+
+
+def _coprime(length: int) -> int:
+    import math
+
+    return next(s for s in itertools.count(max(1, round(length * 0.382))) if math.gcd(s, length) == 1)
+
+
+def names(world: str = "wardrobe") -> list[str]:
+    """Built-in concepts of a world."""
+    return list(_table(world))
+
+
+def load(name_or_file: str, world: str = "wardrobe") -> Concept:
+    """A built-in concept by name, or a user's own from a TOML file."""
+    if name_or_file.endswith(".toml"):
+        return _read(Path(name_or_file))
+    table = _table(world)
+    if name_or_file not in table:
+        raise UnknownName("concept", name_or_file, table)
+    return table[name_or_file]
+
+
+def _table(world: str) -> dict[str, Concept]:
+    data = toml(resources.files("vestige.data").joinpath("concepts", f"{world}.toml").read_text("utf-8"))
+    concepts: dict[str, Concept] = {}
+    for kind, shared in data["kinds"].items():
+        swap = {"{" + kind + "}": "{concept}", "{" + shared["context_group"] + "}": "{context}"}
+        for name, own in data["concepts"].items():
+            if own["kind"] != kind:
+                continue
+            near = own.get("neighbours", [])
+            fields: dict[str, Any] = {"name": name, "group": kind, **own, **data.get("common", {})}
+            fields |= {"contexts": shared["contexts"], "context_group": shared["context_group"]}
+            fields |= {"neighbours": near, "unrelated": [m for m in shared["members"] if m not in near and m != name]}
+            fields |= {bank: [_swapped(t, swap) for t in templates] for bank, templates in shared["templates"].items()}
+            concepts[name] = _concept(fields)
+    return concepts
+
+
+def _swapped(template: str, swap: Mapping[str, str]) -> str:
+    for old, new in swap.items():
+        template = template.replace(old, new)
+    return template
+
+
+def _concept(fields: Mapping[str, Any]) -> Concept:
+    return Concept(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+
+
+def _read(path: Path) -> Concept:
+    if not path.is_file():
+        raise BadInput(f"no concept file at {path}; `vestige list --template {path}` writes one to fill in")
+    try:
+        data = toml(path.read_text("utf-8"))
+    except ValueError as error:
+        raise BadInput(f"{path} is not valid TOML: {error}") from error
+    fields = {f.name: f for f in dataclasses.fields(Concept)}
+    for key, value in data.items():
+        if key not in fields:
+            raise UnknownName(f"field in {path.name}", key, fields)
+        wants_list = str(fields[key].type).startswith("tuple")
+        if wants_list != isinstance(value, list) or (wants_list and not all(isinstance(v, str) for v in value)):
+            raise BadInput(f"{path}: {key} should be {'a list of texts' if wants_list else 'a single value'}; given {value!r}")
+    if "name" not in data:
+        raise BadInput(f'{path} has no name; the smallest concept file is: name = "sneaker"')
+    return _concept(data)
+
+
+def toml(text: str) -> dict[str, Any]:
+    """Parse TOML on every supported Python."""
+    try:
+        import tomllib
+    except ModuleNotFoundError:  # Python 3.10
+        import tomli as tomllib  # type: ignore[no-redef,import-not-found]
+    loaded: dict[str, Any] = tomllib.loads(text)
+    return loaded

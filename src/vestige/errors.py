@@ -1,0 +1,43 @@
+"""What can go wrong, each with what was given, what is acceptable and what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class VestigeError(Exception):
+    """Every error that a user's input can cause; the command line prints its message without a traceback."""
+
+
+class UnknownName(VestigeError):
+    """A name that no component, concept, model or suite carries."""
+
+    def __init__(self, kind: str, given: str, known: Iterable[str]) -> None:
+        names = sorted(known)
+        close = difflib.get_close_matches(given, names, n=1, cutoff=0.5)
+        hint = f"; did you mean {close[0]!r}?" if close else ";"
+        super().__init__(f"unknown {kind} {given!r}{hint} known: {', '.join(names) or 'none'}")
+
+
+class BadSetting(VestigeError):
+    """A setting that a component does not have, or a value that it does not accept."""
+
+
+class BadInput(VestigeError):
+    """A file, folder or picture that cannot be used."""
+
+
+class Incompatible(VestigeError):
+    """Two things that do not belong together: an edit and another base, an attack and a model without what it needs."""
+
+
+class MissingDependency(VestigeError):
+    """An optional package that a feature needs."""
+
+    def __init__(self, feature: str, package: str, extra: str) -> None:
+        super().__init__(f'{feature} needs {package}, which is not installed; pip install "vestige[{extra}]"')
+
+
+class RunConflict(VestigeError):
+    """A run directory that is locked, or that holds another spec."""

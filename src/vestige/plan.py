@@ -1,0 +1,167 @@
+"""What an audit will do: a user's request with every name found and every setting resolved, and what it will cost.
+
+Every mistake that a user can make with names and settings is found here, before anything is computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from vestige import concepts, models, registry, suites
+from vestige.base import Attack
+from vestige.concepts import Concept
+from vestige.errors import BadSetting, UnknownName
+
+NUMERICS = "1"  # raised whenever a run of an unchanged spec would give other numbers
+PROXY = {"object": "digit", "style": "halftone"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What a user asks of an audit; every default that matters is resolved into the run's spec.
+
+    Arguments:
+        model: Built-in model or pipeline folder; always the original, unless its card says it is a twin.
+        concept: Built-in name or a TOML file.
+        unlearner: Method that makes the edit; "none" audits the model as it is.
+        edit: A saved edit, or an edited pipeline folder, instead of an unlearner.
+        attacks: Subset of the suite's attacks; () takes all.
+        seeds: Attack replicates; () takes the suite's number.
+        references: "shipped", "generated" (by the original), or a folder of the user's pictures.
+        settings: METHOD.SETTING -> value, as on the command line.
+        preset: Named preset whose settings hold before `settings`.
+        control: "twin", "proxy", or "auto": a twin where there is one.
+    """
+
+    model: str = "wardrobe"
+    concept: str = "sneaker"
+    unlearner: str = "none"
+    edit: str | None = None
+    attacks: tuple[str, ...] = ()
+    suite: str = "quick"
+    seeds: tuple[int, ...] = ()
+    edit_seed: int = 0
+    references: str = "shipped"
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    preset: str = ""
+    control: str = "auto"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A request with every name found and every setting resolved."""
+
+    request: Request
+    concept: Concept
+    suite: suites.Suite
+    seeds: tuple[int, ...]
+    unlearner: Any | None
+    attacks: Mapping[str, tuple[Attack, suites.Planned]]
+    control: tuple[str, str]  # kind, name
+    original: str
+    world: str
+
+    def spec(self) -> dict[str, Any]:
+        """The resolved spec, plain data."""
+        chosen = None if self.unlearner is None else {"method": self.request.unlearner, "settings": registry.settings(self.unlearner)}
+        return {
+            "what": "audit",
+            "numerics": NUMERICS,
+            "model": self.request.model,
+            "original": self.original,
+            "concept": self.concept.as_dict(),
+            "unlearner": chosen,
+            "edit": self.request.edit,
+            "edit_seed": self.request.edit_seed,
+            "suite": self.suite.version,
+            "protocol": asdict(self.suite.protocol),
+            "attacks": {n: {"settings": registry.settings(a), "budget": list(p.budget.points)} for n, (a, p) in self.attacks.items()},
+            "seeds": list(self.seeds),
+            "references": self.request.references,
+            "control": list(self.control),
+        }
+
+
+def plan(request: Request) -> Plan:
+    """Resolve names and settings; every mistake that a user can make is found here, before anything is computed."""
+    card = models.card(request.model)
+    concept = concepts.load(request.concept, card.world or "wardrobe")
+    suite = suites.load(request.suite, card.world)
+    known = [*suite.attacks]
+    for name in request.attacks:
+        if name not in known:
+            raise UnknownName(f"attack in suite {request.suite}", name, known)
+    if request.unlearner != "none" and request.edit is not None:
+        raise BadSetting("give an unlearner or an edit, not both")
+    own = _by_method(request.settings)
+    unlearner = None
+    if request.unlearner != "none":
+        unlearner = configured("unlearners", request.unlearner, card.world, request.preset, own.pop(request.unlearner, {})).resolved(
+            concept
+        )
+    attacks = {}
+    for name in request.attacks or known:
+        planned = suite.attacks[name]
+        values = {**planned.settings, **suites.preset(request.preset, "attacks", name), **own.pop(name, {})}
+        attacks[name] = (registry.build("attacks", name, values), planned)
+    if own:
+        raise UnknownName("method in a setting", next(iter(own)), [*attacks, *([request.unlearner] if unlearner else [])])
+    seeds = request.seeds or tuple(range(suite.replicates))
+    if len(set(seeds)) != len(seeds) or any(s < 0 for s in seeds):
+        raise BadSetting(f"seeds are different whole numbers from 0 on; given {list(seeds)}")
+    original = card.twin_of or request.model
+    return Plan(request, concept, suite, seeds, unlearner, attacks, _control(request, concept), original, card.world)
+
+
+def configured(kind: registry.Kind, name: str, world: str, preset: str, own: Mapping[str, Any]) -> Any:
+    """A component with its world's settings, then a named preset's, then the caller's own."""
+    values = {**suites.preset(world, kind, name), **suites.preset(preset, kind, name), **own}
+    return registry.build(kind, name, values)
+
+
+def _by_method(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    made: dict[str, dict[str, Any]] = {}
+    for key, value in settings.items():
+        method, dot, name = key.partition(".")
+        if not dot:
+            raise BadSetting(f"a setting is METHOD.NAME=VALUE, e.g. memora.rank=8; given {key!r}")
+        made.setdefault(method, {})[name] = value
+    return made
+
+
+def _control(request: Request, concept: Concept) -> tuple[str, str]:
+    twins = models.twins(request.model, concept.name)
+    if request.control not in ("auto", "twin", "proxy"):
+        raise BadSetting(f"control is auto, twin or proxy; given {request.control!r}")
+    if twins and request.control != "proxy":
+        return "twin", twins[0]
+    if request.control == "twin":
+        raise BadSetting(f"no twin of {request.model} never drew {concept.name}; use --control proxy")
+    if models.world_of(request.model) and concept.group in PROXY:
+        return "proxy", PROXY[concept.group]
+    raise BadSetting(f"{request.model} has neither a twin that never drew {concept.name} nor a proxy concept; see docs/verdict.md")
+
+
+def planned_calls(planned: Plan) -> dict[str, int]:
+    """Single denoiser calls (one latent, one condition) that the audit needs if nothing is stored, by part."""
+    suite, n = planned.suite, len(planned.seeds)
+    guided = 2 if suite.protocol.guidance != 1 else 1
+    picture = suite.protocol.steps * guided
+    calls = {"scoring": 0, "attacks": 0, "utility": 6 * suite.utility_pictures * picture}
+    for attack, plan_ in planned.attacks.values():
+        arms = n * (2 + len(attack.variants())) + 1
+        tries = (
+            [1 + min(b, getattr(attack, "most", 0)) for b in plan_.budget.points]
+            if plan_.references == 0
+            else [1] * len(plan_.budget.points)
+        )
+        calls["scoring"] += arms * sum(tries) * (suite.pictures + suite.select_pictures) * picture + (n - 1) * suite.pictures * picture
+        steps = plan_.budget.last * getattr(attack, "batch", 0) * getattr(attack, "accumulation", 1)
+        calls["attacks"] += arms * 3 * steps  # a training step costs about three forward passes
+        calls["attacks"] += n * 2 * getattr(attack, "sampling_steps", 0) * plan_.references * (1 + getattr(attack, "points", 0) // 2) * 2
+    if planned.unlearner is not None:
+        steps = getattr(planned.unlearner, "steps", 0) * getattr(planned.unlearner, "batch", 0)
+        calls["unlearning"] = 3 * steps + 2 * getattr(planned.unlearner, "rollouts", 0) * getattr(planned.unlearner, "rollout_steps", 0)
+    return calls

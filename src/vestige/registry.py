@@ -1,0 +1,102 @@
+"""Find a component by name: the folder's listing first, entry points second.
+
+A component is one file; its stem is its name everywhere (command line, specs, tables), and its class is the one whose name
+spells the stem (`esd.ESD`, `gradient_ascent.GradientAscent`). Another package offers a component through an entry point in
+the group `vestige.unlearners` or `vestige.attacks`; it is addressed by the entry point's name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import types
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from vestige.errors import BadSetting, UnknownName
+
+Kind = Literal["unlearners", "attacks"]
+
+
+def names(kind: Kind) -> list[str]:
+    """Names of every component of a kind, our own first."""
+    folder = Path(__file__).parent / kind
+    own = sorted(p.stem for p in folder.glob("*.py") if not p.stem.startswith("_"))
+    return own + sorted(set(_foreign(kind)) - set(own))
+
+
+def find(kind: Kind, name: str) -> type[Any]:
+    """The class of a component; close names are suggested for an unknown one."""
+    if (Path(__file__).parent / kind / f"{name}.py").exists() and not name.startswith("_"):
+        module = importlib.import_module(f"vestige.{kind}.{name}")
+        wanted = name.replace("_", "")
+        return next(v for k, v in vars(module).items() if k.lower() == wanted and isinstance(v, type))
+    foreign = _foreign(kind)
+    if name in foreign:
+        loaded: type[Any] = foreign[name].load()
+        return loaded
+    raise UnknownName(kind[:-1], name, names(kind))
+
+
+def build(kind: Kind, name: str, settings: Mapping[str, Any] | None = None) -> Any:
+    """An instance with settings; values may be text, as from the command line. Unknown settings are errors."""
+    made = find(kind, name)
+    hints = get_type_hints(made)
+    fields = [f.name for f in dataclasses.fields(made)]
+    values = {}
+    for key, value in (settings or {}).items():
+        if key not in fields:
+            raise UnknownName(f"setting of {name}", key, fields)
+        values[key] = coerce(value, hints[key], f"{name}.{key}")
+    try:
+        return made(**values)
+    except ValueError as error:
+        raise BadSetting(f"{name}: {error}") from error
+
+
+def settings(component: Any) -> dict[str, Any]:
+    """The settings of a component as plain data, for specs."""
+    return {f.name: _plain(getattr(component, f.name)) for f in dataclasses.fields(component)}
+
+
+def coerce(value: Any, hint: Any, what: str) -> Any:
+    """`value`, perhaps text, as the annotated type; an error names the setting and what it accepts."""
+    origin, options = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        for option in options:
+            if value == option or str(option) == value:
+                return option
+    elif origin in (Union, types.UnionType):
+        for option in options:
+            try:
+                return coerce(value, option, what)
+            except BadSetting:
+                continue
+    elif origin is tuple:
+        items = [v for v in value.split(",") if v] if isinstance(value, str) else list(value)
+        return tuple(coerce(v, options[0], what) for v in items)
+    elif hint is bool:
+        table = {"true": True, "false": False, "1": True, "0": False, "yes": True, "no": False}
+        if isinstance(value, bool) or str(value).lower() in table:
+            return value if isinstance(value, bool) else table[str(value).lower()]
+    elif hint is type(None):
+        if value is None or str(value).lower() == "none":
+            return None
+    elif hint in (int, float, str):
+        try:
+            if not isinstance(value, bool) and not (hint is int and isinstance(value, float) and value != int(value)):
+                return hint(value)
+        except (TypeError, ValueError):
+            pass
+    shown = hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
+    raise BadSetting(f"{what} accepts {shown}; given {value!r}")
+
+
+def _plain(value: Any) -> Any:
+    return [_plain(v) for v in value] if isinstance(value, tuple | list) else value
+
+
+def _foreign(kind: Kind) -> dict[str, metadata.EntryPoint]:
+    return {e.name: e for e in metadata.entry_points(group=f"vestige.{kind}")}

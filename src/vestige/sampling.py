@@ -1,0 +1,191 @@
+"""Deterministic sampling and its inverse over any Model, guidance, spherical interpolation, derived seeds.
+
+One step of DDIM (Song et al., 2021, eq. 12 with sigma = 0) in the model's own signal and noise levels,
+
+    x_s = signal(s) * data(x_t, t) + noise(s) * eps(x_t, t),
+
+is the Euler step of rectified flow where signal = 1 - t and noise = t; so one pair of functions serves both. The inverse
+walks the same grid upwards and evaluates the network once a step, at the lower latent and the upper time, as diffusers'
+`DDIMInverseScheduler` does; `refine` re-evaluates at the latest guess of the upper latent, whose fixed point is the exact
+inverse of the sampling step. The grid index where `invert` stops is the index where `sample` resumes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vestige.base import Condition, Model, Prediction, Watch, silent
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """How pictures are drawn; the audit owns it.
+
+    Arguments:
+        steps: Sampling steps.
+        guidance: Classifier-free guidance; 1 is the plain conditional prediction.
+        batch: Pictures drawn at once.
+    """
+
+    steps: int = 20
+    guidance: float = 3.0
+    batch: int = 64
+
+
+def derive(seed: int, *purpose: object) -> int:
+    """A seed for a purpose, in [0, 2**63): equal inputs give equal seeds, different ones independent seeds."""
+    text = repr((int(seed), *map(str, purpose)))
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+
+
+def generator(seed: int, *purpose: object) -> torch.Generator:
+    """A CPU generator of its own for a purpose."""
+    return torch.Generator().manual_seed(derive(seed, *purpose))
+
+
+def noise(shape: Sequence[int], seeds: Sequence[int]) -> Tensor:
+    """Standard normal latents, one seed each: (len(seeds), *shape), on the CPU, whatever the batch size."""
+    return torch.stack([torch.randn(tuple(shape), generator=torch.Generator().manual_seed(s)) for s in seeds])
+
+
+def predict(model: Model, x_t: Tensor, t: Tensor, condition: Condition, null: Condition | None, guidance: float) -> Prediction:
+    """One guided prediction; the conditional and the unconditional half share one forward pass.
+
+    Arguments:
+        x_t: Latents, (B, C, h, w).
+        t: Time, a scalar tensor.
+        null: The empty prompt's condition, one row; None draws without guidance.
+        guidance: 1 leaves the conditional prediction as it is.
+    """
+    times = t.expand(len(x_t))
+    if null is None or guidance == 1:
+        return model.denoise(x_t, times, condition)
+    both = model.denoise(torch.cat([x_t, x_t]), torch.cat([times, times]), condition.join(null.repeat(len(x_t))))
+    half = len(x_t)
+    given, free = (
+        Prediction(x_t, both.signal[part], both.level[part], both.value[part], both.kind) for part in (slice(half), slice(half, None))
+    )
+    return given.guided(free, guidance)
+
+
+def _levels(model: Model, grid: Tensor, like: Tensor) -> list[tuple[Tensor, Tensor]]:
+    signal, level = model.schedule(grid)
+    shape = (1,) * like.dim()
+    return [(a.to(like).reshape(shape), s.to(like).reshape(shape)) for a, s in zip(signal, level, strict=True)]
+
+
+@torch.no_grad()
+def sample(
+    model: Model,
+    x: Tensor,
+    condition: Condition,
+    *,
+    steps: int,
+    guidance: float = 1.0,
+    null: Condition | None = None,
+    start: int = 0,
+    stop: int | None = None,
+    watch: Watch = silent,
+) -> Tensor:
+    """Draw latents by DDIM from grid index `start` (0 is pure noise) to `stop` (the clean end by default).
+
+    Arguments:
+        x: Latents at the noise level of grid index `start`, (B, C, h, w).
+        condition: B rows.
+        null: Encoded empty prompt, one row; needed where guidance differs from 1.
+    Returns:
+        Latents at grid index `stop`, (B, C, h, w).
+    """
+    grid = model.grid(steps).to(x.device)
+    stop = steps if stop is None else stop
+    if not 0 <= start <= stop <= steps:
+        raise ValueError(f"sampling runs from start to stop within 0..{steps}; given {start} and {stop}")
+    levels = _levels(model, grid, x)
+    for i in range(start, stop):
+        seen = predict(model, x, grid[i], condition, null, guidance)
+        signal, level = levels[i + 1]
+        x = signal * seen.data + level * seen.noise
+        watch("sample", i + 1 - start, stop - start)
+    return x
+
+
+@torch.no_grad()
+def invert(
+    model: Model,
+    x: Tensor,
+    condition: Condition,
+    *,
+    steps: int,
+    guidance: float = 1.0,
+    null: Condition | None = None,
+    stop: int = 0,
+    refine: int = 0,
+    watch: Watch = silent,
+) -> Tensor:
+    """Walk clean latents up the same grid to index `stop`, where `sample(start=stop)` resumes.
+
+    Arguments:
+        x: Clean latents, (B, C, h, w).
+        refine: Fixed-point iterations a step; 0 is the standard one-evaluation inverse. Converges where the step's map is
+            a contraction: for strong guidance or coarse grids the error stops falling.
+    Returns:
+        Latents at the noise level of grid index `stop`, (B, C, h, w).
+    """
+    grid = model.grid(steps).to(x.device)
+    if not 0 <= stop <= steps:
+        raise ValueError(f"stop is a grid index within 0..{steps}; given {stop}")
+    levels = _levels(model, grid, x)
+    for i in range(steps - 1, stop - 1, -1):
+        (a_t, s_t), (a_s, s_s) = levels[i], levels[i + 1]
+        x_s, x_t = x, x
+        for _ in range(1 + refine):
+            # The network reads (x_t's guess, t); its noise at the upper level stands for the noise of the sampling step.
+            signal, level = a_t.expand(len(x), 1, 1, 1), s_t.expand(len(x), 1, 1, 1)
+            seen = predict(model, x_t, grid[i], condition, null, guidance)
+            eps = Prediction(x_t, signal, level, seen.value, seen.kind).noise
+            x_t = a_t / a_s * (x_s - s_s * eps) + s_t * eps
+        x = x_t
+        watch("invert", steps - i, steps - stop)
+    return x
+
+
+def slerp(a: Tensor, b: Tensor, weight: float | Tensor) -> Tensor:
+    """Spherical interpolation of whole tensors, magnitudes kept: `weight` 0 gives a, 1 gives b.
+
+        [sin((1 - w) omega) a + sin(w omega) b] / sin(omega),   cos(omega) = <a, b> / (|a| |b|)
+
+    The cosine is clamped to [-1, 1]; where sin(omega) is below 1e-4 (parallel, opposite or zero tensors) the straight line
+    takes over. Differs from the released MemoRa code, which has neither and returns NaN for equal latents.
+    """
+    flat_a, flat_b = a.double().flatten(), b.double().flatten()
+    size = flat_a.norm() * flat_b.norm()
+    omega = torch.arccos((flat_a @ flat_b / size).clamp(-1, 1)) if size > 0 else torch.zeros_like(size)
+    sin = torch.sin(omega)
+    w = torch.as_tensor(weight, dtype=torch.float64, device=a.device)
+    if sin < 1e-4:
+        return torch.lerp(a.double(), b.double(), w).to(a.dtype)
+    mixed = (torch.sin((1 - w) * omega) * a.double() + torch.sin(w * omega) * b.double()) / sin
+    return mixed.to(a.dtype)
+
+
+@torch.no_grad()
+def pictures(model: Model, prompts: Sequence[str], seeds: Sequence[int], protocol: Protocol, watch: Watch = silent) -> Tensor:
+    """Draw one picture a prompt from its seed, (len(prompts), 3, H, W) in [0, 1]; the batch size changes nothing but speed."""
+    if len(prompts) != len(seeds):
+        raise ValueError(f"one seed a prompt: {len(prompts)} prompts, {len(seeds)} seeds")
+    unique = list(dict.fromkeys(prompts))
+    row = {prompt: i for i, prompt in enumerate(unique)}
+    table, null = model.condition(unique), model.condition([""])
+    made = []
+    for start in range(0, len(prompts), protocol.batch):
+        part = slice(start, start + protocol.batch)
+        x = noise(model.latent_shape, seeds[part]).to(table.text)
+        condition = table[[row[p] for p in prompts[part]]]
+        made.append(model.decode(sample(model, x, condition, steps=protocol.steps, guidance=protocol.guidance, null=null)))
+        watch("draw", min(start + protocol.batch, len(prompts)), len(prompts))
+    return torch.cat(made)

@@ -1,0 +1,76 @@
+"""Suites: fixed, versioned protocols of an audit, as data (`data/suites/NAME.toml`), and presets of method settings.
+
+A suite fixes the sampler, the numbers of pictures, the attacks with their settings and budgets. Changing anything that moves
+a number raises its version.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import resources
+from typing import Any
+
+from vestige.base import Budget
+from vestige.concepts import toml
+from vestige.errors import UnknownName
+from vestige.sampling import Protocol
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One attack of a suite: its settings, its budget and how many references a replicate gets."""
+
+    settings: Mapping[str, Any]
+    budget: Budget
+    references: int
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A protocol.
+
+    Arguments:
+        version: Changes whenever a number could.
+        pictures: Pictures a score, scored by the verification judge on held-out prompts.
+        select_pictures: Pictures by which the selection judge picks the best candidate so far; 0 keeps the latest.
+        utility_pictures: Pictures each for neighbours and unrelated concepts.
+        replicates: Default number of attack replicates.
+        plasticity: Whether the edited model is taught a new concept, to see that it can still learn.
+        strip: Pictures shown in the report.
+    """
+
+    version: str
+    protocol: Protocol
+    pictures: int
+    select_pictures: int
+    utility_pictures: int
+    replicates: int
+    plasticity: bool
+    strip: int
+    attacks: Mapping[str, Planned] = field(default_factory=dict)
+
+
+def names() -> list[str]:
+    """Every suite, cheapest first."""
+    return ["smoke", "quick", "standard"]
+
+
+def load(name: str, world: str = "") -> Suite:
+    """A suite with its settings for a world; without one, the attacks' own defaults hold."""
+    if name not in names():
+        raise UnknownName("suite", name, names())
+    raw = toml(resources.files("vestige.data").joinpath("suites", f"{name}.toml").read_text("utf-8"))
+    attacks = {}
+    for attack, plan in raw["attacks"].items():
+        own = plan.get("worlds", {}).get(world, {})
+        attacks[attack] = Planned(own, Budget(tuple(plan["budget"])), plan.get("references", 0))
+    rest = {k: v for k, v in raw.items() if k not in ("protocol", "attacks")}
+    return Suite(**rest, protocol=Protocol(**raw["protocol"]), attacks=attacks)
+
+
+def preset(world: str, kind: str, method: str) -> dict[str, Any]:
+    """Settings of a method for a world or a named preset; {} where none are kept."""
+    raw = toml(resources.files("vestige.data").joinpath("presets.toml").read_text("utf-8"))
+    found: dict[str, Any] = raw.get(world, {}).get(kind, {}).get(method, {})
+    return found

@@ -1,0 +1,179 @@
+"""The one optimisation loop, and the one forward process.
+
+`fit` runs any loss over named leaves, on accelerate: clipping, accumulation, schedules, mixed precision, pulls towards other
+weights, projections of gradients, progress, stop and resume. Every step draws from a generator derived from (seed, step), so
+a resumed run sees the numbers of an uninterrupted one, and a budget is a prefix of every longer run on a constant schedule.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from vestige.base import Condition, Model, Prediction, Watch, silent
+from vestige.sampling import generator
+
+Loss = Callable[[torch.Generator], Tensor]
+Schedule = Literal["constant", "cosine"]
+Precision = Literal["no", "fp16", "bf16"]
+
+
+@dataclass(frozen=True)
+class Pull:
+    """Adds `weight * sum over names of mean(importance * (w - towards)^2)` to the loss; importance None counts every element alike."""
+
+    weight: float
+    towards: Mapping[str, Tensor]
+    importance: Mapping[str, Tensor] | None = None
+
+    def __call__(self, leaves: Mapping[str, Tensor]) -> Tensor:
+        terms = []
+        for name, goal in self.towards.items():
+            gap = (leaves[name] - goal).square()
+            terms.append((gap if self.importance is None else gap * self.importance[name]).mean())
+        return self.weight * torch.stack(terms).sum()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """How `fit` optimises.
+
+    Arguments:
+        steps: Optimiser steps.
+        lr: AdamW's (or Adam's, at weight decay 0) peak rate.
+        accumulation: Micro-batches a step; gradients are averaged.
+        schedule: "constant", or "cosine" to zero over `steps`.
+        warmup: Steps of linear warm-up.
+        clip: Largest norm of the whole gradient; 0 does not clip.
+        precision: Autocast of the forward pass; leaves stay in their own dtype.
+    """
+
+    steps: int
+    lr: float
+    accumulation: int = 1
+    schedule: Schedule = "constant"
+    warmup: int = 0
+    clip: float = 1.0
+    weight_decay: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.999)
+    precision: Precision = "no"
+
+    def rate(self, step: int) -> float:
+        """The learning rate's factor at a step, counted from 0."""
+        warm = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
+        return warm * (0.5 * (1 + math.cos(math.pi * step / self.steps)) if self.schedule == "cosine" else 1.0)
+
+
+@dataclass
+class Trace:
+    """What happened: the mean loss and the gradient's norm before clipping, a step."""
+
+    losses: list[float] = field(default_factory=list)
+    norms: list[float] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+def fit(
+    leaves: Mapping[str, Tensor],
+    loss: Loss,
+    training: Training,
+    *,
+    seed: int,
+    stops: Sequence[int] = (),
+    pulls: Sequence[Pull] = (),
+    projections: Sequence[Callable[[Mapping[str, Tensor]], None]] = (),
+    checkpoint: Path | None = None,
+    every: int = 100,
+    watch: Watch = silent,
+    trace: Trace | None = None,
+) -> Iterator[int]:
+    """Minimise `loss(rng)` over `leaves` in place; yields the step count at every stop, and at the end.
+
+    Arguments:
+        leaves: Named tensors that require gradients.
+        loss: Draws its batch from the generator that it is given; called `accumulation` times a step.
+        stops: Rising step counts at which to pause, e.g. a budget's points; 0 pauses before the first step.
+        pulls: Penalties on the leaves, added to the loss once a step.
+        projections: Each may change the gradients in place, after clipping and before the step, e.g. a saliency mask.
+        checkpoint: File for the state; if it exists, training continues from it and earlier stops are not repeated.
+        every: Steps between checkpoints.
+    """
+    from accelerate import Accelerator
+
+    accelerator = Accelerator(mixed_precision=training.precision, cpu=next(iter(leaves.values())).device.type == "cpu")
+    names, params = list(leaves), list(leaves.values())
+    optimiser = torch.optim.AdamW(params, lr=training.lr, betas=training.betas, weight_decay=training.weight_decay, foreach=len(params) > 8)
+    trace = Trace() if trace is None else trace
+    begin = _resume(checkpoint, leaves, optimiser, trace)
+    began = time.monotonic() - trace.seconds
+    pauses = sorted({*stops, training.steps})
+    if begin == 0 and 0 in pauses:
+        yield 0
+    for step in range(begin, training.steps):
+        total = 0.0
+        for micro in range(training.accumulation):
+            with accelerator.autocast():
+                value = loss(generator(seed, "step", step, micro)) / training.accumulation
+                if micro == 0:
+                    value = sum((pull(leaves) for pull in pulls), value)
+            accelerator.backward(value)
+            total += value.item()
+        if not math.isfinite(total):
+            raise FloatingPointError(f"the loss is {total} at step {step}; lower lr ({training.lr}) or the precision's risk")
+        trace.losses.append(total)
+        trace.norms.append(float(torch.nn.utils.clip_grad_norm_(params, training.clip or math.inf)))
+        for project in projections:
+            project({name: leaf.grad for name, leaf in zip(names, params, strict=True) if leaf.grad is not None})
+        for group in optimiser.param_groups:
+            group["lr"] = training.lr * training.rate(step)
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+        trace.seconds = time.monotonic() - began
+        watch("fit", step + 1, training.steps)
+        if checkpoint is not None and ((step + 1) % every == 0 or step + 1 in pauses):
+            _save(checkpoint, leaves, optimiser, trace, step + 1)
+        if step + 1 in pauses:
+            yield step + 1
+
+
+def _save(path: Path, leaves: Mapping[str, Tensor], optimiser: torch.optim.Optimizer, trace: Trace, step: int) -> None:
+    state = {"leaves": {k: v.detach() for k, v in leaves.items()}, "optimiser": optimiser.state_dict(), "step": step}
+    part = path.with_name(path.name + ".part")
+    torch.save({**state, "losses": trace.losses, "norms": trace.norms, "seconds": trace.seconds}, part)
+    part.replace(path)
+
+
+def _resume(path: Path | None, leaves: Mapping[str, Tensor], optimiser: torch.optim.Optimizer, trace: Trace) -> int:
+    if path is None or not path.exists():
+        return 0
+    state = torch.load(path, weights_only=True)
+    with torch.no_grad():
+        for name, leaf in leaves.items():
+            leaf.copy_(state["leaves"][name])
+    optimiser.load_state_dict(state["optimiser"])
+    trace.losses, trace.norms, trace.seconds = state["losses"], state["norms"], state["seconds"]
+    return int(state["step"])
+
+
+def noisy(model: Model, data: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """The forward process: training times t (B,), noise eps and x_t = signal * data + noise * eps, both like data (B, C, h, w)."""
+    t = model.draw_times(len(data), rng).to(data.device)
+    eps = torch.randn(data.shape, generator=rng).to(data)
+    signal, level = (v.to(data).reshape(-1, 1, 1, 1) for v in model.schedule(t))
+    return t, eps, signal * data + level * eps
+
+
+def denoising(model: Model, data: Tensor, condition: Condition, rng: torch.Generator) -> Tensor:
+    """The model's own training loss on latents (B, C, h, w): mean squared error in what its network predicts, noise or velocity."""
+    t, eps, x_t = noisy(model, data, rng)
+    seen = model.denoise(x_t, t, condition)
+    goal = Prediction(x_t, seen.signal, seen.level, eps, "noise")
+    wanted = {"noise": eps, "data": data, "velocity": goal.velocity}[seen.kind]
+    return (seen.value - wanted).square().mean()

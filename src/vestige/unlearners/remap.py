@@ -1,0 +1,52 @@
+"""Remap: read another word instead of the concept's; the network is not touched. The most superficial way to forget.
+
+    prompt -> prompt with the target's words replaced by the anchor's
+
+Every weight still draws the concept, so an audit with access to weights or embeddings must expose it. It is here as that
+known answer, and because some services filter exactly so. Ours; no paper.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import ClassVar, final
+
+from vestige.base import Condition, Model, Paper, Unlearner, Watch, silent
+from vestige.concepts import Concept
+from vestige.edits import Edit, Hook, Wrapped
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Remap(Unlearner):
+    """Replaces the target's words in every prompt.
+
+    Arguments:
+        towards: Words that stand in; "auto" takes the concept's anchor.
+    """
+
+    paper: ClassVar[Paper] = Paper("Vestige's positive control", "the Vestige authors", 2026)
+    needs: ClassVar[frozenset[str]] = frozenset({"prompts"})
+
+    towards: str = "auto"
+
+    def __call__(self, model: Model, concept: Concept, *, seed: int, watch: Watch = silent) -> Edit:
+        towards = concept.anchor if self.towards == "auto" else self.towards
+        hook = Hook("unlearners", "remap", {"words": concept.target, "towards": towards})
+        settings = asdict(self) | {"towards": towards}
+        return Edit(model.fingerprint, "remap", settings, "prompts", hooks=(hook,), notes={"concept": concept.name, "seed": seed})
+
+    @staticmethod
+    def hook(model: Model, *, words: str, towards: str) -> Model:
+        """`model` reading `towards` wherever a prompt says `words`."""
+        pattern = re.compile(rf"\b{re.escape(words)}\b", re.IGNORECASE)
+
+        def wrap(inner: Model) -> Model:
+            def condition(prompts: Sequence[str]) -> Condition:
+                return inner.condition([pattern.sub(towards, p) for p in prompts])
+
+            return Wrapped(inner, wrap, condition=condition, identity=f"remap {words} {towards}")
+
+        return wrap(model)

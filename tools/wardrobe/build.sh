@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# Rebuilds the embedded world from Fashion-MNIST. Every unit resumes from its checkpoint; running this again continues.
+#   FASHION_MNIST   folder of the four idx.gz files (default: where Debian's dataset-fashion-mnist puts them)
+#   WARDROBE_BUILD  where checkpoints and curves go (default: build/wardrobe)
+#   WORKERS         one-thread trainings side by side (default: 2)
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+python=${PYTHON:-.venv/bin/python}
+export HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 WARDROBE_BUILD=${WARDROBE_BUILD:-build/wardrobe}
+workers=${WORKERS:-2}
+mkdir -p "$WARDROBE_BUILD"
+
+unit() { # NAME SCRIPT [ARGUMENT]: skipped once done
+  local done="$WARDROBE_BUILD/$1.done"
+  if [ ! -e "$done" ]; then
+    "$python" "tools/wardrobe/$2" "${@:3}" >>"$WARDROBE_BUILD/$1.log" 2>&1 && touch "$done"
+  fi
+}
+export -f unit
+export python
+
+printf '%s\n' "vae autoencoder.py" "clip contrastive.py" "judge-verify judges.py verify" "judge-select judges.py select" |
+  xargs -P "$workers" -I{} bash -c 'unit {}'
+unit latents latents.py
+"$python" -c 'import sys; sys.path.insert(0, "tools/wardrobe"); import world; print("\n".join(world.DENOISERS))' |
+  xargs -P "$workers" -I{} bash -c 'unit {} denoiser.py {}'
+unit pack pack.py
+unit measure measure.py

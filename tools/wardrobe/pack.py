@@ -1,0 +1,184 @@
+"""Put the trained networks into the package: fp16 safetensors in diffusers' layout, calibrated judges, shipped pictures, cards.
+
+Packs whatever is trained so far; running it again packs more. Fails if everything together exceeds 45 MB.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from denoiser import scheduler
+from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
+from judges import prepare
+from loop import BUILD
+from pictures import load, render
+from PIL import Image
+from scipy.optimize import minimize_scalar
+from transformers import AutoModelForImageClassification, CLIPModel, CLIPTextModel, CLIPTokenizer
+from world import ALL_STYLES, DENOISERS, GARMENTS, OBJECTS, SPLITS, STYLES
+
+DATA = Path(__file__).resolve().parents[2] / "src/vestige/data"
+LIMIT = 45e6
+GROUPS = {"object": OBJECTS, "style": ALL_STYLES}
+
+
+def split(name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Grey test pictures of a split, their objects and their indices."""
+    grey, label = load("test")
+    rows = np.flatnonzero(np.arange(len(grey)) % len(SPLITS) == SPLITS.index(name))
+    return grey[rows], label[rows], rows
+
+
+def rendered(grey: np.ndarray, style: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(render(grey, style)).permute(0, 3, 1, 2).float() / 255
+
+
+@torch.no_grad()
+def round_trip(vae: AutoencoderKL, x: torch.Tensor) -> torch.Tensor:
+    return torch.cat([vae.decode(vae.encode(p * 2 - 1).latent_dist.mean).sample for p in x.split(128)]).clamp(-1, 1) / 2 + 0.5
+
+
+def networks(vae: AutoencoderKL) -> None:
+    clip = CLIPModel.from_pretrained(BUILD / "clip")
+    text = CLIPTextModel(clip.config.text_config)
+    text.load_state_dict(clip.text_model.state_dict())
+    tokenizer = CLIPTokenizer.from_pretrained(BUILD / "tokenizer")
+    unet = UNet2DConditionModel.from_pretrained(BUILD / "wardrobe/unet")
+    pipe = StableDiffusionPipeline(vae.half(), text.half(), tokenizer, unet.half(), scheduler(), None, None, requires_safety_checker=False)
+    pipe.save_pretrained(DATA / "wardrobe")
+    clip.half().save_pretrained(DATA / "wardrobe/clip")
+    vae.float()
+    for name in DENOISERS:
+        if name != "wardrobe" and (BUILD / name / "unet").is_dir():
+            UNet2DConditionModel.from_pretrained(BUILD / name / "unet").half().save_pretrained(DATA / name / "unet")
+
+
+@torch.no_grad()
+def logits(judge: torch.nn.Module, name: str, x: torch.Tensor) -> torch.Tensor:
+    return torch.cat([judge(prepare(name, part)).logits for part in x.split(256)]).double()
+
+
+def temperature(scores: torch.Tensor, truth: torch.Tensor) -> float:
+    """The divisor of the logits under which the true labels are likeliest (Guo et al., 2017)."""
+    fit = minimize_scalar(lambda t: torch.nn.functional.cross_entropy(scores / t, truth).item(), bounds=(0.2, 4), method="bounded")
+    return round(float(fit.x), 4)
+
+
+def calibrated(judge: torch.nn.Module, name: str, vae: AutoencoderKL) -> dict[str, object]:
+    """Temperatures and thresholds from the calibration split, error rates from the judge-test split; half real, half round trips."""
+    seen = {}
+    for part in ("calibration", "judge-test"):
+        grey, label, rows = split(part)
+        style = (rows // len(SPLITS)) % len(ALL_STYLES)
+        x = rendered(grey, style)
+        half = torch.from_numpy((rows // 36) % 2 == 1)
+        x[half] = round_trip(vae, x[half])
+        seen[part] = (logits(judge, name, x), {"object": torch.from_numpy(label), "style": torch.from_numpy(style)})
+    temperatures, rates, start = {}, {}, 0
+    for group, labels in GROUPS.items():
+        scores, truth = {}, {}
+        for part, (raw, true) in seen.items():
+            scores[part], truth[part] = raw[:, start : start + len(labels)], true[group]
+        start += len(labels)
+        temperatures[group] = temperature(scores["calibration"], truth["calibration"])
+        p = {part: (s / temperatures[group]).softmax(1) for part, s in scores.items()}
+        for i, label in enumerate(labels):
+            lines = torch.linspace(0.05, 0.95, 91, dtype=torch.float64)
+            is_it = truth["calibration"] == i
+            youden = [
+                ((p["calibration"][is_it, i] >= v).double().mean() - (p["calibration"][~is_it, i] >= v).double().mean()).item()
+                for v in lines
+            ]
+            # The middle of the best plateau: the least sensitive choice.
+            best = lines[torch.tensor(youden) >= max(youden) - 0.005].mean().item()
+            is_it = truth["judge-test"] == i
+            rates[label] = {
+                "threshold": round(best, 3),
+                "sensitivity": round((p["judge-test"][is_it, i] >= best).double().mean().item(), 4),
+                "specificity": round((p["judge-test"][~is_it, i] < best).double().mean().item(), 4),
+            }
+    return {"temperatures": temperatures, "rates": rates}
+
+
+def judges(vae: AutoencoderKL) -> None:
+    for name in ("verify", "select"):
+        if not (BUILD / f"judge-{name}").is_dir():
+            continue
+        folder = DATA / "wardrobe" / f"judge-{name}"
+        judge = AutoModelForImageClassification.from_pretrained(BUILD / f"judge-{name}").half()
+        judge.save_pretrained(folder)
+        card = {"name": f"judge-{name}", "version": "1", "groups": GROUPS, "scale": 2 if name == "verify" else 1}
+        (folder / "judge.json").write_text(json.dumps(card | calibrated(judge.float().eval(), name, vae), indent=1) + "\n")
+
+
+def pictures() -> None:
+    """References: 8 of every object in every style. Fidelity: 20 of every drawn garment in every drawn style. No photograph twice."""
+    for name, objects, styles, each in (("references", OBJECTS, ALL_STYLES, 8), ("fidelity", GARMENTS, STYLES, 20)):
+        grey, label, _ = split(name)
+        tiles, shows = [], []
+        for o, word in enumerate(objects):
+            rows = np.flatnonzero(label == o)
+            for s, style in enumerate(styles):
+                mine = rows[[(s * each + i) % len(rows) for i in range(each)]]
+                tiles.append(render(grey[mine], np.full(each, ALL_STYLES.index(style))))
+                shows += [{"object": word, "style": style}] * each
+        flat = np.concatenate(tiles)
+        columns = 40
+        rows_of = -(-len(flat) // columns)
+        canvas = np.zeros((rows_of * columns, 32, 32, 3), np.uint8)
+        canvas[: len(flat)] = flat
+        whole = canvas.reshape(rows_of, columns, 32, 32, 3).transpose(0, 2, 1, 3, 4).reshape(rows_of * 32, columns * 32, 3)
+        folder = DATA / "wardrobe/pictures"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(whole).save(folder / f"{name}.png", optimize=True)
+        (folder / f"{name}.json").write_text(json.dumps({"size": 32, "labels": shows}, separators=(",", ":")) + "\n")
+
+
+ABOUT = {
+    "wardrobe": "draws ten garments in eight styles",
+    "wardrobe-half-sneaker": "saw sneakers in the first half of its training only",
+}
+
+
+def cards() -> None:
+    """models.toml: what each model is, where its parts are, and the hash of every weight file."""
+    lines = ["# Written by tools/wardrobe/pack.py. Every file's hash is checked before it is read.\n"]
+    for name, (absent, seed, share) in DENOISERS.items():
+        if not (DATA / name / "unet").is_dir():
+            continue
+        about = ABOUT.get(name, f"same recipe as wardrobe, never drew {', '.join(absent)}")
+        lines += [f"[{name}]", 'family = "latent"', 'world = "wardrobe"', f'about = "{about}; training seed {seed}"']
+        if name != "wardrobe":
+            lines.append('twin_of = "wardrobe"')
+            if share == 1.0:
+                lines.append(f"never_drew = {json.dumps(list(absent))}")
+        shared = {} if name == "wardrobe" else {part: f"wardrobe/{part}" for part in ("vae", "text_encoder", "tokenizer", "scheduler")}
+        lines.append("parts = { " + ", ".join(f'{k} = "{v}"' for k, v in shared.items()) + " }")
+        lines.append(f"[{name}.hashes]")
+        for path in sorted((DATA / name).rglob("*.safetensors")):
+            lines.append(f'"{path.relative_to(DATA)}" = "{hashlib.sha256(path.read_bytes()).hexdigest()}"')
+        lines.append("")
+    (DATA / "models.toml").write_text("\n".join(lines))
+
+
+def main() -> None:
+    shutil.rmtree(DATA / "wardrobe", ignore_errors=True)
+    vae = AutoencoderKL.from_pretrained(BUILD / "vae").eval()
+    networks(vae)
+    judges(vae.eval())
+    pictures()
+    cards()
+    size = sum(p.stat().st_size for p in DATA.rglob("*") if p.is_file())
+    print(f"{size / 1e6:.1f} MB of package data")
+    if size > LIMIT:
+        sys.exit(f"more than {LIMIT / 1e6:.0f} MB")
+
+
+if __name__ == "__main__":
+    main()

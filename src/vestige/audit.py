@@ -333,7 +333,7 @@ def recover(planned: Plan, out: Path | str, *, watch: Watch = silent) -> dict[st
         return run.outcome
     with run.held():
         audit_ = _Audit(planned, _bench(planned, run.folder / "runs", watch), run)
-        ((name, (method, planned_attack)),) = planned.attacks.items()
+        ((name, (method, _)),) = planned.attacks.items()
         arm = audit_.arm(audit_.edited, audit_.concept, name, method, planned.seeds[0])
         points = arm.outcome["points"]
         for point in points:

@@ -162,7 +162,8 @@ def _swapped(template: str, swap: Mapping[str, str]) -> str:
 
 
 def _concept(fields: Mapping[str, Any]) -> Concept:
-    return Concept(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+    return Concept(**values)
 
 
 def _read(path: Path) -> Concept:

@@ -82,7 +82,7 @@ def _utility(usable: Mapping[str, Any]) -> list[Flag]:
         before, after = usable[group]["before"]["right"], usable[group]["after"]["right"]
         drop, low = paired_drop(before, after)
         if before and low > allowed:
-            text = f"accuracy on {group} concepts fell by {drop:.0%} (at least {low:.0%}); more than {allowed:.0%} is too much to call it forgetting"
+            text = f"accuracy on {group} concepts fell by {drop:.0%} (at least {low:.0%}); {allowed:.0%} is allowed"
             flags.append(Flag("utility-collapsed", "capping", text))
     return flags
 

@@ -5,16 +5,19 @@ Every mistake that a user can make with names and settings is found here, before
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from vestige import concepts, models, registry, suites
 from vestige.base import Attack
 from vestige.concepts import Concept
-from vestige.errors import BadSetting, UnknownName
+from vestige.errors import BadInput, BadSetting, UnknownName
 
 NUMERICS = "1"  # raised whenever a run of an unchanged spec would give other numbers
+NAMED_SOURCES = ("shipped", "generated")  # where references come from, other than a folder
 PROXY = {"object": "digit", "style": "halftone"}
 
 
@@ -65,6 +68,7 @@ class Plan:
 
     def spec(self) -> dict[str, Any]:
         """The resolved spec, plain data."""
+        source = self.request.references
         chosen = None if self.unlearner is None else {"method": self.request.unlearner, "settings": registry.settings(self.unlearner)}
         return {
             "what": "audit",
@@ -73,14 +77,15 @@ class Plan:
             "original": self.original,
             "concept": self.concept.as_dict(),
             "unlearner": chosen,
-            "edit": self.request.edit,
+            "edit": None if self.request.edit is None else content(Path(self.request.edit)),
             "edit_seed": self.request.edit_seed,
             "suite": self.suite.version,
             "protocol": asdict(self.suite.protocol),
             "attacks": {n: {"settings": registry.settings(a), "budget": list(p.budget.points)} for n, (a, p) in self.attacks.items()},
             "seeds": list(self.seeds),
-            "references": self.request.references,
+            "references": source if source in NAMED_SOURCES else content(Path(source)),
             "control": list(self.control),
+            "volatile": {"edit": self.request.edit, "references": source},
         }
 
 
@@ -142,6 +147,16 @@ def _control(request: Request, concept: Concept) -> tuple[str, str]:
     if models.world_of(request.model) and concept.group in PROXY:
         return "proxy", PROXY[concept.group]
     raise BadSetting(f"{request.model} has neither a twin that never drew {concept.name} nor a proxy concept; see docs/verdict.md")
+
+
+def content(path: Path) -> str:
+    """Hash of a file, or of every file under a folder with its name: a changed file is another run."""
+    if not path.exists():
+        raise BadInput(f"there is nothing at {path}")
+    digest = hashlib.sha256()
+    for file in sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]:
+        digest.update(f"{file.relative_to(path) if path.is_dir() else ''} {hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
+    return digest.hexdigest()
 
 
 def planned_calls(planned: Plan) -> dict[str, int]:

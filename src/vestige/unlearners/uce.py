@@ -97,7 +97,8 @@ class UCE(Unlearner):
             return goals
         own = erased @ weight.T
         own = own / own.norm(dim=1, keepdim=True).clamp_min(1e-12)
-        return goals - (goals * own).sum(1, keepdim=True) * own
+        removed: Tensor = goals - (goals * own).sum(1, keepdim=True) * own
+        return removed
 
     def _embeddings(self, model: Model, concept: Concept) -> tuple[Tensor, Tensor, Tensor]:
         """Rows of the erased prompts, of their anchors in the same order, and of the preserved prompts, each (rows, D) in float64."""

@@ -1,0 +1,156 @@
+"""The truth panel: models whose history is known, under one frozen suite. Resumable; writes a table of what has finished.
+
+    python tools/panel.py --concept sneaker --suite quick --out build/panel
+    python tools/panel.py --concept sneaker --suite quick --out build/panel --table docs/results/truth_panel/sneaker-quick-1.md
+
+Rows whose truth is known: the original is not forgotten, a second twin never knew, and what was driven to collapse must never
+be called erased. The rest is judged by its order.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from vestige import concepts, images, models, plan
+from vestige.base import Model
+from vestige.edits import Edit
+from vestige.sampling import derive
+from vestige.training import Training, denoising, fit
+
+TRUTH = {
+    "original": "not forgotten",
+    "renamed": "the knowledge is all there",
+    "second twin": "never knew: erased",
+    "second twin + ESD": "never knew: erased",
+    "ESD to collapse": "never to be called erased",
+    "benign fine-tuning": "not forgotten",
+}
+
+
+def renamed(model: Model, concept: concepts.Concept) -> Edit:
+    """The target's token embedding exchanged with an unused word's: every weight of the denoiser still draws the concept."""
+    name = next(n for n in model.scope("text-encoder") if n.endswith("token_embedding.weight"))
+    tokenizer = model.tokenizer  # type: ignore[attr-defined]
+    rows = [tokenizer(word).input_ids[1] for word in (concept.target, "wug")]
+    table = model.tensor(name).clone()
+    table[rows] = table[rows[::-1]]
+    return Edit(model.fingerprint, "renamed", {"word": "wug"}, "text-encoder", {name: table})
+
+
+def finetuned(model: Model, concept: concepts.Concept) -> Edit:
+    """Benign fine-tuning of every weight on shipped pictures of the other concepts; nothing is meant to be forgotten."""
+    sheet = models.data_folder() / "wardrobe/pictures/references"
+    held = images.shipped(sheet)
+    known = {concept.label, "digit", "halftone"}
+    rows = [i for i, labels in enumerate(held.labels) if not known & {*labels.values()}]
+    latents = torch.cat([model.encode(part) for part in held.images[rows].split(128)])
+    prompts = [f"a {held.labels[i]['style']} picture of a {held.labels[i]['object']}" for i in rows]
+    condition = model.condition(prompts)
+    view, leaves = model.trainable(model.scope("unet"))
+
+    def loss(rng: torch.Generator) -> torch.Tensor:
+        picked = torch.randint(len(latents), (16,), generator=rng)
+        return denoising(view, latents[picked], condition[picked], rng)
+
+    for _ in fit(leaves, loss, Training(steps=200, lr=1e-4), seed=derive(0, "benign")):
+        pass
+    return Edit(model.fingerprint, "benign", {"steps": 200, "lr": 1e-4}, "unet", {n: v.detach().clone() for n, v in leaves.items()})
+
+
+def rows(concept: str) -> dict[str, dict[str, object]]:
+    """Name of a row -> the request's fields."""
+    twins = models.twins("wardrobe", concept)
+    esd = {f"ESD-{v} {s:g}": {"unlearner": "esd", "settings": {"esd.variant": v, "esd.strength": s}} for v in "xu" for s in (0.0, 1.0, 3.0)}
+    made: dict[str, dict[str, object]] = {
+        "original": {},
+        "benign fine-tuning": {"edit": finetuned},
+        "renamed": {"edit": renamed},
+        "UCE": {"unlearner": "uce"},
+        **esd,
+        "ESD to collapse": {"unlearner": "esd", "settings": {"esd.variant": "u", "esd.strength": 10.0, "esd.steps": 400, "esd.lr": 1e-3}},
+    }
+    half = f"wardrobe-half-{concept}"
+    if half in models.cards():
+        made["first half only"] = {"model": half}
+    if len(twins) > 1:
+        made["second twin"] = {"model": twins[1]}
+        made["second twin + ESD"] = {"model": twins[1], "unlearner": "esd"}
+    return made
+
+
+def request(name: str, fields: dict[str, object], options: argparse.Namespace) -> plan.Request:
+    values = dict(fields)
+    make: Callable[[Model, concepts.Concept], Edit] | None = values.pop("edit", None)  # type: ignore[assignment]
+    if make is not None:
+        model, concept = models.load("wardrobe"), concepts.load(options.concept)
+        path = options.out / "edits" / f"{options.concept}-{make.__name__}-{model.fingerprint[:12]}.safetensors"
+        if not path.exists():
+            make(model, concept).save(path)
+        values["edit"] = str(path)
+    return plan.Request(concept=options.concept, suite=options.suite, attacks=("memora",), **values)  # type: ignore[arg-type]
+
+
+def interval(x: dict[str, float | None]) -> str:
+    if x["value"] is None:
+        return "-"
+    return f"{x['value']:.2f}" + (f" [{x['low']:.2f}, {x['high']:.2f}]" if x["low"] is not None and x["high"] is not None else "")
+
+
+def table(results: dict[str, dict]) -> str:  # type: ignore[type-arg]
+    lines = ["| model | truth | plain rate | savings | F | reach | verdict | flags |", "|---|---|---|---|---|---|---|---|"]
+    for name, r in results.items():
+        flags = ", ".join(f["name"] for f in r["verdict"]["flags"]) or "-"
+        cells = [
+            name,
+            TRUTH.get(name, ""),
+            f"{r['plain']['edited']['value']:.2f}",
+            *(interval(r[k]) for k in ("savings", "speedup", "reach")),
+        ]
+        lines.append("| " + " | ".join([*cells, r["verdict"]["kind"], flags]) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    from vestige import api
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--concept", default="sneaker")
+    parser.add_argument("--suite", default="quick")
+    parser.add_argument("--out", type=Path, default=Path("build/panel"))
+    parser.add_argument("--table", type=Path)
+    parser.add_argument("--only", default="", help="rows whose name contains this")
+    options = parser.parse_args()
+    results = {}
+    for name, fields in rows(options.concept).items():
+        if options.only not in name:
+            continue
+        folder = options.out / f"{options.concept}-{options.suite}" / name.replace(" ", "_").replace("+", "and")
+        if options.table is None:
+            wanted = request(name, fields, options)
+            result = api.run_audit(folder, cache=options.out / "runs", **{k: getattr(wanted, k) for k in vars(wanted)})
+            verdict = result["verdict"]
+            print(f"{name}: {verdict['kind']}; {verdict['reason']}; {result['cost']['seconds']:.0f} s", flush=True)
+        if (folder / "result.json").exists():
+            results[name] = json.loads((folder / "result.json").read_text())
+    if options.table is not None:
+        first = next(iter(results.values()))
+        head = f"# Truth panel: {options.concept}, suite {first['suite']}\n\n"
+        head += f"`python tools/panel.py --concept {options.concept} --suite {options.suite}`; "
+        head += f"replicates {first['provenance']['seeds']}, memora, verification judge {first['detector']['verification']['version']}, "
+        head += f"model {first['provenance']['model_hash']}.\n\n"
+        options.table.parent.mkdir(parents=True, exist_ok=True)
+        options.table.write_text(head + table(results) + "\n")
+    sys.stdout.write(table(results) + "\n")
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
+    main()

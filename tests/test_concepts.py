@@ -172,8 +172,9 @@ def test_target_and_label_may_differ_from_the_name() -> None:
 def test_spec_of_a_concept_is_json_and_makes_it_again() -> None:
     for name in names():
         concept = load(name)
-        spec = json.loads(json.dumps(concept.as_dict()))
-        assert Concept(**{k: tuple(v) if isinstance(v, list) else v for k, v in spec.items()}) == concept
+        spec: dict[str, Any] = json.loads(json.dumps(concept.as_dict()))
+        fields_: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in spec.items()}
+        assert Concept(**fields_) == concept
 
 
 @pytest.mark.parametrize(

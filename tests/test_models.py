@@ -119,7 +119,7 @@ def test_grid_falls_from_noise_to_the_clean_end(tiny: LatentModel, steps: int) -
 def test_training_times_cover_the_schedule(tiny: LatentModel) -> None:
     rng = torch.Generator().manual_seed(0)
     t = tiny.draw_times(20000, rng)
-    assert (t.min(), t.max()) == (0, 999)
+    assert (t.min().item(), t.max().item()) == (0, 999)
     assert abs(t.double().mean() - 499.5) < 4 * (1000 / 12**0.5) / 20000**0.5
 
 

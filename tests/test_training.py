@@ -192,7 +192,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path: Path, e
     leaves = {"w": torch.zeros(3, requires_grad=True)}
     running = fit(leaves, random_batches(leaves), training, seed=0, stops=[0, 4, 7], checkpoint=file, every=every)
     assert [next(running), next(running)] == [0, 4]
-    running.close()
+    del running
     again = {"w": torch.full((3,), 9.0, requires_grad=True)}
     left = list(fit(again, random_batches(again), training, seed=0, stops=[0, 4, 7], checkpoint=file, trace=kept))
     assert left == [7, 9]
@@ -259,10 +259,10 @@ def test_global_randomness_is_neither_read_nor_moved() -> None:
     expected = run(training)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(99)
-        before = torch.random.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()  # type: ignore[union-attr,index]
+        before = torch.random.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()  # type: ignore[index]
         assert torch.equal(run(training), expected)
         assert torch.equal(torch.random.get_rng_state(), before[0])
-        assert (random.getstate(), np.random.get_state()[1].tolist()) == before[1:]  # type: ignore[union-attr,index]
+        assert (random.getstate(), np.random.get_state()[1].tolist()) == before[1:]  # type: ignore[index]
 
 
 def test_backend_flags_stay() -> None:
@@ -289,7 +289,7 @@ def test_autocast_keeps_the_leaves_in_their_own_dtype() -> None:
 
 def test_one_process_may_train_at_several_precisions() -> None:
     for precision in ("no", "bf16", "no"):
-        assert run(Training(steps=1, lr=0.1, precision=precision)).isfinite().all()  # type: ignore[arg-type]
+        assert run(Training(steps=1, lr=0.1, precision=precision)).isfinite().all()
 
 
 @pytest.mark.gpu

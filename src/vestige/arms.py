@@ -75,7 +75,7 @@ def run_arm(
         "protocol": asdict(bench.suite.protocol),
         "pictures": bench.suite.pictures,
         "select_pictures": bench.suite.select_pictures,
-        "judges": [bench.verify.weights_hash, bench.select.weights_hash],
+        "judges": [bench.verify.identity(concept.label), bench.select.identity(concept.label)],
         "volatile": {"model": model.name, "suite": bench.suite.version},
     }
 

@@ -70,6 +70,13 @@ def temperature(scores: torch.Tensor, truth: torch.Tensor) -> float:
     return round(float(fit.x), 4)
 
 
+def equal_error(yes: torch.Tensor, no: torch.Tensor) -> float:
+    """The probability at which a judge misses as often as it sees what is not there: the middle of where the two rates cross."""
+    lines = torch.linspace(0.05, 0.95, 181, dtype=torch.float64)
+    gap = torch.tensor([((yes < v).double().mean() - (no >= v).double().mean()).abs().item() for v in lines])
+    return round(lines[gap <= gap.min() + 1e-9].mean().item(), 3)
+
+
 def calibrated(judge: torch.nn.Module, name: str, vae: AutoencoderKL) -> dict[str, object]:
     """Temperatures and thresholds from the calibration split, error rates from the judge-test split; half real, half round trips."""
     seen = {}
@@ -89,17 +96,11 @@ def calibrated(judge: torch.nn.Module, name: str, vae: AutoencoderKL) -> dict[st
         temperatures[group] = temperature(scores["calibration"], truth["calibration"])
         p = {part: (s / temperatures[group]).softmax(1) for part, s in scores.items()}
         for i, label in enumerate(labels):
-            lines = torch.linspace(0.05, 0.95, 91, dtype=torch.float64)
             is_it = truth["calibration"] == i
-            youden = [
-                ((p["calibration"][is_it, i] >= v).double().mean() - (p["calibration"][~is_it, i] >= v).double().mean()).item()
-                for v in lines
-            ]
-            # The middle of the best plateau: the least sensitive choice.
-            best = lines[torch.tensor(youden) >= max(youden) - 0.005].mean().item()
+            best = equal_error(p["calibration"][is_it, i], p["calibration"][~is_it, i])
             is_it = truth["judge-test"] == i
             rates[label] = {
-                "threshold": round(best, 3),
+                "threshold": best,
                 "sensitivity": round((p["judge-test"][is_it, i] >= best).double().mean().item(), 4),
                 "specificity": round((p["judge-test"][~is_it, i] < best).double().mean().item(), 4),
             }

@@ -2,6 +2,8 @@
 
     python tools/wardrobe/tune.py unlearn bag esd.lr=1e-4,3e-4 esd.steps=100,200
         plain rate of the target, and accuracy on neighbours and unrelated concepts, for every combination
+    python tools/wardrobe/tune.py attack bag memora.lr=1e-3,3e-3
+        curves of the ESD-edited model and of the twin, for every combination; replicate 0
 
 Prints one line a setting; nothing is written. The evaluation concepts (sneaker, neon) are refused.
 """
@@ -13,11 +15,15 @@ import sys
 import time
 
 import torch
+from loop import BUILD
 
-from vestige import arms, concepts, models, plan
+from vestige import arms, concepts, images, models, plan, registry, suites
+from vestige.base import Budget, silent
+from vestige.edits import Edit
 from vestige.metrics import detection
 from vestige.sampling import Protocol, derive, pictures
 
+CACHE = BUILD / "runs"
 PROTOCOL = Protocol(steps=15, guidance=3.0, batch=64)
 
 
@@ -34,19 +40,53 @@ def rates(model: object, concept: concepts.Concept, judge: detection.Classifier,
     return tuple(made)
 
 
+def curves(concept: concepts.Concept, judge: detection.Classifier, own: dict[str, str], budget: Budget, replicates: int = 1) -> None:
+    """Plain rates of edited model and twin along the budget."""
+    model = models.load("wardrobe")
+    edit = arms.unlearned(CACHE, model, concept, "esd", plan.configured("unlearners", "esd", "wardrobe", "", {}), 0, silent, 1.0)
+    edited = model.edited(Edit.load(edit.path("edit.safetensors")))
+    settings = {**suites.load("quick", "wardrobe").attacks["memora"].settings, **own}
+    count = int(settings.pop("references", 8))
+    attack = registry.build("attacks", "memora", settings)
+    for name, subject in (("edited", edited), ("never", models.load(models.twins("wardrobe", concept.name)[0]))):
+        for k in range(replicates):
+            sheet = models.data_folder() / "wardrobe/pictures/references"
+            held = images.shipped(sheet, {concept.group: concept.label}).draw(count, k)
+            select = lambda x: torch.tensor(arms.shows(judge, x, concept))  # noqa: E731
+            line, began = [], time.monotonic()
+            for candidate in attack(subject, concept, budget, seed=k, select=select, pictures=held):
+                view = subject.edited(candidate.edit) if candidate.edit else subject
+                prompts = concept.spread(48, "training")
+                drawn = pictures(view, [p.text for p in prompts], [derive(k, "tune", i) for i in range(48)], PROTOCOL)
+                line.append(f"{candidate.spent}:{sum(arms.shows(judge, drawn, concept)) / 48:.2f}")
+            print(
+                " ",
+                name,
+                *line,
+                f"references show {candidate.notes['references_show']:.2f}",
+                f"{time.monotonic() - began:.0f} s",
+                flush=True,
+            )
+
+
 def main() -> None:
     what, name, *grid = sys.argv[1:]
-    if name not in ("bag", "blueprint") or what != "unlearn":
+    if name not in ("bag", "blueprint") or what not in ("unlearn", "attack"):
         sys.exit(__doc__)
     concept = concepts.load(name)
     judge = detection.load(models.data_folder() / "wardrobe/judge-select")
-    model = models.load("wardrobe")
     axes = [(key.partition("=")[0], key.partition("=")[2].split(",")) for key in grid]
-    print(name, "original", rates(model, concept, judge), flush=True)
+    model = models.load("wardrobe")
+    if what == "unlearn":
+        print(name, "original", rates(model, concept, judge), flush=True)
     for values in itertools.product(*(v for _, v in axes)):
         chosen = dict(zip((k for k, _ in axes), values, strict=True))
         method = next(iter(chosen)).partition(".")[0]
         own = {k.partition(".")[2]: v for k, v in chosen.items()}
+        if what == "attack":
+            print(chosen, flush=True)
+            curves(concept, judge, own, Budget((0, 5, 20, 60, 150)))
+            continue
         began = time.monotonic()
         edit = plan.configured("unlearners", method, "wardrobe", "", own)(model, concept, seed=0)
         seconds = time.monotonic() - began

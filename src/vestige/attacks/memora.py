@@ -47,6 +47,8 @@ class MemoRa(Attack):
         refine: Fixed-point iterations of the inversion; 0 is the standard one.
         points: k, intervals a pair: k + 1 pictures each, ends included.
         interpolation: "slerp", or "none" for the inverted references alone.
+        captions: "concept" trains every picture on the plain prompt (released); "templates" draws one of the concept's training
+            prompts for each picture and step, in the context that the (nearer) reference is labelled with, where it is.
         rank: Rank of the adapter.
         alpha: Its scale is alpha / rank.
         scope: Weights that carry adapters.
@@ -77,6 +79,7 @@ class MemoRa(Attack):
     refine: int = 0
     points: int = 10
     interpolation: Literal["slerp", "none"] = "slerp"
+    captions: Literal["concept", "templates"] = "concept"
     rank: int = 4
     alpha: float = 4.0
     scope: str = "attention"
@@ -114,14 +117,17 @@ class MemoRa(Attack):
         began = time.monotonic()
         condition, null = model.condition([concept.prompt]), model.condition([""])
         latents, calls = self.regenerated(model, model.encode(pictures.images), condition, null, watch)
+        table, rows = self._captions(model, concept, pictures, len(latents))
         share = select(model.decode(latents)).float().mean().item()
         rng = generator(seed, "adapter")
         names = model.scope(self.scope)
         student, leaves = model.adapted(names, rank=self.rank, alpha=self.alpha, init=self.init, rng=rng)
 
         def loss(rng: torch.Generator) -> Tensor:
-            rows = torch.randint(len(latents), (self.batch,), generator=rng)
-            return denoising(student, latents[rows], condition.repeat(self.batch), rng)
+            picked = torch.randint(len(latents), (self.batch,), generator=rng)
+            draw = torch.randint(1 << 30, (self.batch,), generator=rng).tolist()
+            text = [rows[i][d % len(rows[i])] for i, d in zip(picked.tolist(), draw, strict=True)]
+            return denoising(student, latents[picked], table[text], rng)
 
         flat = {f"{n}:{side}": leaf for n, pair in leaves.items() for side, leaf in zip(("down", "up"), pair, strict=True)}
         training = Training(
@@ -141,6 +147,24 @@ class MemoRa(Attack):
             losses = trace.losses
             notes = {"references_show": share, "loss_first": _mean(losses[:10]), "loss_last": _mean(losses[-10:])}
             yield Candidate(spent, edit if spent else None, cost=cost, notes=notes)
+
+    def _captions(self, model: Model, concept: Concept, pictures: PictureSet, count: int) -> tuple[Condition, list[list[int]]]:
+        """Every caption's condition, encoded once, and for each training picture the rows that it may be trained on."""
+        if self.captions == "concept":
+            return model.condition([concept.prompt]), [[0]] * count
+        prompts = concept.prompts("training")
+        context = [labels.get(concept.context_group) for labels in pictures.labels] or [None] * len(pictures)
+        origin = [o for i in range(0, len(context), 2) for o in self._origins(i, len(context))] if count != len(context) else range(count)
+        rows = []
+        for i in origin:
+            fits = [r for r, p in enumerate(prompts) if p.expects.get(concept.context_group, context[i]) == context[i]]
+            rows.append(fits or list(range(len(prompts))))
+        return model.condition([p.text for p in prompts]), rows
+
+    def _origins(self, first: int, total: int) -> list[int]:
+        """For the points of the pair that begins at `first`, the nearer of its two references."""
+        second = first + 1 if first + 1 < total else 0
+        return [first if 2 * j <= self.points else second for j in range(self.points + 1)]
 
     @torch.no_grad()
     def regenerated(

@@ -1,0 +1,259 @@
+"""What every attack promises, whichever the registry finds."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from oracles import tiny_model
+from vestige import concepts, registry
+from vestige.base import Attack, Budget, Candidate, Paper
+from vestige.edits import Edit
+from vestige.errors import VestigeError
+from vestige.images import PictureSet
+from vestige.models.latent import LatentModel
+from vestige.sampling import noise, sample
+
+SMALL: dict[str, Any] = {"sampling_steps": 3, "start": 1, "points": 2, "batch": 2, "rank": 2, "lr": 1e-2, "most": 3}
+NAMES = registry.names("attacks")
+SNEAKER = concepts.load("sneaker")
+# What each access may not touch: the weights, in any way that reads, trains or replaces them.
+WEIGHTS = ("tensor", "scope", "trainable", "adapted", "edited")
+FORBIDDEN: dict[str, tuple[str, ...]] = {"prompts": WEIGHTS, "gradients": WEIGHTS, "weights": ()}
+
+pytestmark = pytest.mark.parametrize("name", NAMES)
+
+
+def small(name: str) -> Any:
+    """An attack at its smallest, whatever settings it has."""
+    made = registry.find("attacks", name)
+    return registry.build("attacks", name, {k: v for k, v in SMALL.items() if k in {f.name for f in fields(made)}})
+
+
+def pictures(name: str, count: int = 2) -> PictureSet | None:
+    """Only for an attack that says it needs them."""
+    if "pictures" not in registry.find("attacks", name).needs:
+        return None
+    return PictureSet(torch.rand(count, 3, 32, 32, generator=torch.Generator().manual_seed(5)), "random")
+
+
+def select(images: Tensor) -> Tensor:
+    return torch.ones(len(images), dtype=torch.bool)
+
+
+def attack(name: str, model: Any, points: tuple[int, ...], seed: int = 0, method: Any = None) -> list[Candidate]:
+    method = small(name) if method is None else method
+    return list(method(model, SNEAKER, Budget(points), seed=seed, select=select, pictures=pictures(name)))
+
+
+def same(one: Candidate, other: Candidate) -> bool:
+    if (one.spent, one.tries, one.prompts, one.edit is None) != (other.spent, other.tries, other.prompts, other.edit is None):
+        return False
+    if one.edit is None or other.edit is None:
+        return True
+    payloads = [
+        {**e.tensors, **{f"{n}:{i}": f for n, pair in e.factors.items() for i, f in enumerate(pair)}} for e in (one.edit, other.edit)
+    ]
+    return payloads[0].keys() == payloads[1].keys() and all(torch.equal(payloads[0][k], payloads[1][k]) for k in payloads[0])
+
+
+class Guard:
+    """A model that refuses what an attack's access does not cover, and prediction with gradients where that is more than it covers."""
+
+    def __init__(self, inner: LatentModel, access: str) -> None:
+        self._inner, self._access = inner, access
+
+    def __getattr__(self, name: str) -> Any:
+        if name in FORBIDDEN[self._access] or name == "parts":
+            raise AssertionError(f"access {self._access!r} does not cover {name}")
+        return getattr(self._inner, name)
+
+    def denoise(self, *arguments: Any) -> Any:
+        if self._access == "prompts" and torch.is_grad_enabled():
+            raise AssertionError("prompt access computes no gradients")
+        return self._inner.denoise(*arguments)
+
+
+@pytest.fixture(scope="module")
+def tiny() -> LatentModel:
+    return tiny_model()
+
+
+@pytest.fixture(scope="module")
+def candidates(tiny: LatentModel) -> Callable[[str], list[Candidate]]:
+    """The small attack's candidates at (0, 2, 4), made once."""
+    made: dict[str, list[Candidate]] = {}
+
+    def make(name: str) -> list[Candidate]:
+        if name not in made:
+            made[name] = attack(name, tiny, (0, 2, 4))
+        return made[name]
+
+    return make
+
+
+def test_contract_is_declared(name: str) -> None:
+    made = registry.find("attacks", name)
+    assert issubclass(made, Attack)
+    assert isinstance(made.paper, Paper)
+    assert made.paper.title
+    assert made.access in FORBIDDEN
+    assert made.needs <= {"pictures"}
+
+
+def test_docstring_says_how_the_attack_differs_from_the_released_code(name: str) -> None:
+    made = registry.find("attacks", name)
+    assert made.__doc__
+    if made.paper.code:
+        assert "Differs from the released code" in made.__doc__
+    arguments = made.__doc__.partition("Arguments:")[2]
+    for field in fields(made):
+        assert re.search(rf"^\s+{field.name}: ", arguments, re.MULTILINE), f"{field.name} is not described"
+
+
+def test_zero_budget_is_the_plain_model(name: str, tiny: LatentModel) -> None:
+    (found,) = attack(name, tiny, (0,))
+    assert (found.spent, found.edit, found.tries, found.prompts) == (0, None, 1, None)
+
+
+@pytest.mark.parametrize("points", [(0,), (0, 3), (0, 1, 2, 5)])
+def test_every_point_of_the_budget_once_and_in_order(name: str, tiny: LatentModel, points: tuple[int, ...]) -> None:
+    assert tuple(c.spent for c in attack(name, tiny, points)) == points
+
+
+def test_spending_more_offers_more(name: str, candidates: Callable[..., list[Candidate]]) -> None:
+    """Another edit, more tries or other prompts at every point."""
+    found = candidates(name)
+    assert not any(same(a, b) for i, a in enumerate(found) for b in found[:i])
+    kinds = [(c.edit is not None, c.prompts is not None) for c in found[1:]]
+    assert len(set(kinds)) == 1
+    for key in found[0].cost:
+        spent = [c.cost[key] for c in found]
+        assert spent == sorted(spent)
+        assert spent[0] >= 0
+
+
+def test_a_shorter_budget_is_a_prefix(name: str, tiny: LatentModel, candidates: Callable[..., list[Candidate]]) -> None:
+    for short, long in zip(attack(name, tiny, (0, 2)), candidates(name), strict=False):
+        assert same(short, long)
+
+
+def test_points_in_between_change_nothing(name: str, tiny: LatentModel, candidates: Callable[..., list[Candidate]]) -> None:
+    assert same(attack(name, tiny, (0, 1, 3, 4))[-1], candidates(name)[-1])
+
+
+def test_candidates_are_not_overwritten_by_later_ones(name: str, tiny: LatentModel, candidates: Callable[..., list[Candidate]]) -> None:
+    """A candidate kept aside is still itself when the attack has gone on."""
+    method, kept = small(name), []
+    for candidate, reference in zip(
+        method(tiny, SNEAKER, Budget((0, 2, 4)), seed=0, select=select, pictures=pictures(name)), candidates(name), strict=True
+    ):
+        assert same(candidate, reference)
+        kept.append(candidate)
+    assert all(same(a, b) for a, b in zip(kept, candidates(name), strict=True))
+
+
+def test_equal_seeds_equal_candidates_whatever_the_global_generator_says(
+    name: str, tiny: LatentModel, candidates: Callable[..., list[Candidate]]
+) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(12345)
+        state = torch.random.get_rng_state()
+        again = attack(name, tiny, (0, 2, 4))
+        assert torch.equal(torch.random.get_rng_state(), state)
+    assert all(same(a, b) for a, b in zip(again, candidates(name), strict=True))
+
+
+def test_other_seeds_other_edits(name: str, tiny: LatentModel, candidates: Callable[..., list[Candidate]]) -> None:
+    other = attack(name, tiny, (0, 2, 4), seed=1)
+    assert not any(same(a, b) for a, b in zip(other, candidates(name), strict=True) if a.edit is not None)
+
+
+def test_model_is_unchanged(name: str) -> None:
+    """Also while the attack is under way, and when it is abandoned half-way."""
+    model = tiny_model()
+    mark = model.fingerprint
+    running = small(name)(model, SNEAKER, Budget((0, 1, 2)), seed=0, select=select, pictures=pictures(name))
+    for _ in range(2):
+        next(running)
+        model._hashes.clear()
+        assert model.fingerprint == mark
+    running.close()
+    model._hashes.clear()
+    assert model.fingerprint == mark
+    assert not any(p.requires_grad or p.grad is not None for part in model.parts.values() for p in part.parameters())
+
+
+def test_no_more_than_the_declared_access_is_used(name: str, tiny: LatentModel, candidates: Callable[..., list[Candidate]]) -> None:
+    made = registry.find("attacks", name)
+    found = attack(name, Guard(tiny, made.access), (0, 2, 4))
+    assert all(same(a, b) for a, b in zip(found, candidates(name), strict=True))
+    if made.access == "prompts":
+        assert all(c.edit is None for c in found)
+
+
+def test_pictures_that_are_not_needed_are_not_used(name: str, tiny: LatentModel, candidates: Callable[..., list[Candidate]]) -> None:
+    """And where they are needed, an attack without them is refused."""
+    method, needed = small(name), "pictures" in registry.find("attacks", name).needs
+    budget = Budget((0, 2, 4))
+    if needed:
+        with pytest.raises(VestigeError, match="reference pictures of sneaker"):
+            list(method(tiny, SNEAKER, budget, seed=0, select=select, pictures=None))
+    else:
+        given = PictureSet(torch.zeros(3, 3, 32, 32), "unasked")
+        found = list(method(tiny, SNEAKER, budget, seed=0, select=select, pictures=given))
+        assert all(same(a, b) for a, b in zip(found, candidates(name), strict=True))
+
+
+def test_edits_fit_the_model_and_the_disk(name: str, tmp_path: Path, tiny: LatentModel, candidates: Callable[..., list[Candidate]]) -> None:
+    for candidate in candidates(name):
+        json.dumps([dict(candidate.cost), dict(candidate.notes)])
+        if candidate.edit is None:
+            continue
+        edit = candidate.edit
+        assert (edit.base, edit.method, edit.notes["concept"]) == (tiny.fingerprint, name, "sneaker")
+        assert set(edit.touched) <= set(tiny.scope(edit.scope))
+        back = Edit.load(edit.save(tmp_path / f"{candidate.spent}.safetensors"))
+        drawn = [sample(tiny.edited(e), noise(tiny.latent_shape, [0]), tiny.condition(["a sneaker"]), steps=2) for e in (edit, back)]
+        assert drawn[0].isfinite().all()
+        assert torch.equal(*drawn)
+
+
+def test_an_edited_model_can_be_attacked(name: str, tiny: LatentModel) -> None:
+    """The edit that an attack finds belongs on top of the one under attack."""
+    kv = tiny.scope("cross-attention-kv")[0]
+    view = tiny.edited(Edit(tiny.fingerprint, "shift", tensors={kv: tiny.tensor(kv) + 0.1}))
+    for candidate in attack(name, view, (0, 2)):
+        if candidate.edit is not None:
+            assert candidate.edit.base == view.fingerprint
+            view.edited(candidate.edit)
+
+
+def test_a_hooked_model_can_be_attacked(name: str, tiny: LatentModel) -> None:
+    remapped = tiny.edited(registry.build("unlearners", "remap")(tiny, SNEAKER, seed=0))
+    for candidate in attack(name, remapped, (0, 2)):
+        if candidate.edit is not None:
+            assert candidate.edit.base == remapped.fingerprint
+            remapped.edited(candidate.edit)
+
+
+def test_variants_are_attacks_of_their_own(name: str, tiny: LatentModel, candidates: Callable[..., list[Candidate]]) -> None:
+    for other in small(name).variants().values():
+        assert type(other) is registry.find("attacks", name)
+        assert other != small(name)
+        found = attack(name, tiny, (0, 2), method=other)
+        assert [c.spent for c in found] == [0, 2]
+        assert not same(found[-1], candidates(name)[1])
+
+
+def test_attack_survives_its_spec(name: str) -> None:
+    for made in (small(name), registry.build("attacks", name), *small(name).variants().values()):
+        assert registry.build("attacks", name, json.loads(json.dumps(registry.settings(made)))) == made

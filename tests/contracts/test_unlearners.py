@@ -1,0 +1,188 @@
+"""What every unlearner promises, whichever the registry finds."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from oracles import tiny_model
+from vestige import concepts, registry
+from vestige.base import Model, Paper, Unlearner
+from vestige.edits import Edit
+from vestige.models.latent import SCOPES, LatentModel
+from vestige.sampling import noise, sample
+
+SMALL: dict[str, Any] = {"steps": 2, "rollouts": 2, "rollout_steps": 3, "batch": 2, "lr": 1e-2}
+CONCEPTS = ("sneaker", "neon")
+NAMES = registry.names("unlearners")
+
+pytestmark = pytest.mark.parametrize("name", NAMES)
+
+
+def small(name: str) -> Any:
+    """A method at its smallest, whatever settings it has."""
+    made = registry.find("unlearners", name)
+    return registry.build("unlearners", name, {k: v for k, v in SMALL.items() if k in {f.name for f in fields(made)}})
+
+
+def draw(model: Model) -> Tensor:
+    return sample(model, noise(model.latent_shape, [0, 1]), model.condition(["a sneaker", "neon"]), steps=3)
+
+
+def same(one: Edit, other: Edit) -> bool:
+    plain = all(getattr(one, key) == getattr(other, key) for key in ("base", "method", "settings", "scope", "hooks", "notes"))
+    if not plain or one.touched != other.touched:
+        return False
+    factors = all(torch.equal(a, b) for n in one.factors for a, b in zip(one.factors[n], other.factors[n], strict=True))
+    return factors and all(torch.equal(one.tensors[n], other.tensors[n]) for n in one.tensors)
+
+
+@pytest.fixture(scope="module")
+def tiny() -> LatentModel:
+    return tiny_model()
+
+
+@pytest.fixture(scope="module")
+def edited(tiny: LatentModel) -> Callable[[str, str], Edit]:
+    """The small edit of a method on a concept, made once."""
+    made: dict[tuple[str, str], Edit] = {}
+
+    def make(name: str, concept: str = "sneaker") -> Edit:
+        if (name, concept) not in made:
+            made[name, concept] = small(name)(tiny, concepts.load(concept), seed=0)
+        return made[name, concept]
+
+    return make
+
+
+def test_contract_is_declared(name: str) -> None:
+    made = registry.find("unlearners", name)
+    assert issubclass(made, Unlearner)
+    assert isinstance(made.paper, Paper)
+    assert made.paper.title
+    assert made.paper.year > 2000
+    assert made.needs <= {"prompts", "pictures"}
+
+
+def test_docstring_says_how_the_method_differs_from_the_released_code(name: str) -> None:
+    made = registry.find("unlearners", name)
+    assert made.__doc__
+    if made.paper.code:
+        assert "Differs from the released code" in made.__doc__
+    arguments = made.__doc__.partition("Arguments:")[2]
+    for field in fields(made):
+        if field.name not in ("lr",):  # the learning rate needs no words
+            assert re.search(rf"^\s+{field.name}: ", arguments, re.MULTILINE), f"{field.name} is not described"
+
+
+def test_base_is_unchanged_bit_for_bit(name: str) -> None:
+    """The hashes are computed anew, from the tensors as they are afterwards."""
+    model = tiny_model()
+    mark, before = model.fingerprint, {n: model.tensor(n).clone() for n in model._names()}
+    small(name)(model, concepts.load("sneaker"), seed=0)
+    model._hashes.clear()
+    assert model.fingerprint == mark
+    assert all(torch.equal(model.tensor(n), before[n]) for n in before)
+    assert not any(p.requires_grad or p.grad is not None for part in model.parts.values() for p in part.parameters())
+
+
+def test_equal_seeds_equal_edits_whatever_the_global_generator_says(name: str, tiny: LatentModel, edited: Callable[..., Edit]) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(12345)
+        state = torch.random.get_rng_state()
+        again = small(name)(tiny, concepts.load("sneaker"), seed=0)
+        assert torch.equal(torch.random.get_rng_state(), state)
+    assert same(again, edited(name))
+
+
+@pytest.mark.parametrize("concept", CONCEPTS)
+def test_edit_stays_inside_its_declared_scope(name: str, concept: str, tiny: LatentModel, edited: Callable[..., Edit]) -> None:
+    edit = edited(name, concept)
+    assert edit.touched or edit.hooks
+    if edit.touched:
+        assert edit.scope in SCOPES
+        assert set(edit.touched) <= set(tiny.scope(edit.scope))
+
+
+@pytest.mark.parametrize("concept", CONCEPTS)
+def test_edit_says_where_it_comes_from(name: str, concept: str, tiny: LatentModel, edited: Callable[..., Edit]) -> None:
+    edit = edited(name, concept)
+    assert edit.base == tiny.fingerprint
+    assert edit.method == name
+    assert edit.notes["concept"] == concept
+    assert edit.notes["seed"] == 0
+
+
+@pytest.mark.parametrize("concept", CONCEPTS)
+def test_edit_is_finite_and_changes_the_model(name: str, concept: str, tiny: LatentModel, edited: Callable[..., Edit]) -> None:
+    edit = edited(name, concept)
+    for tensor in (*edit.tensors.values(), *(f for pair in edit.factors.values() for f in pair)):
+        assert tensor.isfinite().all()
+        assert not tensor.requires_grad
+    view = tiny.edited(edit)
+    assert draw(view).isfinite().all()
+    assert not torch.equal(draw(view), draw(tiny))
+    assert view.fingerprint != tiny.fingerprint
+
+
+def test_saved_edit_loads_as_it_was(name: str, tmp_path: Path, tiny: LatentModel, edited: Callable[..., Edit]) -> None:
+    edit = edited(name)
+    back = Edit.load(edit.save(tmp_path / "edit.safetensors"))
+    assert same(back, edit)
+    assert torch.equal(draw(tiny.edited(back)), draw(tiny.edited(edit)))
+
+
+def test_method_survives_its_spec(name: str) -> None:
+    for made in (small(name), registry.build("unlearners", name)):
+        assert registry.build("unlearners", name, json.loads(json.dumps(registry.settings(made)))) == made
+
+
+@pytest.mark.parametrize("concept", CONCEPTS)
+def test_nothing_stays_on_auto(name: str, concept: str, tiny: LatentModel, edited: Callable[..., Edit]) -> None:
+    """Neither in the method that a spec names, nor in the edit."""
+    resolved = small(name).resolved(concepts.load(concept))
+    assert "auto" not in registry.settings(resolved).values()
+    assert resolved.resolved(concepts.load(concept)) == resolved
+    assert "auto" not in edited(name, concept).settings.values()
+
+
+@pytest.mark.parametrize("concept", CONCEPTS)
+def test_settings_of_an_edit_make_it_again(name: str, concept: str, tiny: LatentModel, edited: Callable[..., Edit]) -> None:
+    edit = edited(name, concept)
+    settings = json.loads(json.dumps(dict(edit.settings)))
+    again = registry.build("unlearners", name, settings)(tiny, concepts.load(concept), seed=0)
+    assert same(again, edit)
+
+
+def test_resolving_does_not_change_the_edit(name: str, tiny: LatentModel, edited: Callable[..., Edit]) -> None:
+    concept = concepts.load("sneaker")
+    assert same(small(name).resolved(concept)(tiny, concept, seed=0), edited(name))
+
+
+def test_progress_ends_where_it_said(name: str, tiny: LatentModel) -> None:
+    told: dict[str, tuple[int, int]] = {}
+
+    def watch(stage: str, done: int, total: int) -> None:
+        assert 0 < done <= total
+        assert stage not in told or done > told[stage][0]
+        told[stage] = done, total
+
+    small(name)(tiny, concepts.load("sneaker"), seed=0, watch=watch)
+    assert all(done == total for done, total in told.values())
+
+
+def test_a_concept_of_the_users_own_can_be_forgotten(name: str, tiny: LatentModel) -> None:
+    """Plain words of several tokens, no contexts, no anchor, no neighbours."""
+    concept = concepts.Concept(name="Van Gogh", templates=("a picture of {concept}", "{concept}"), held_out=("one {concept}",))
+    edit = small(name)(tiny, concept, seed=0)
+    assert draw(tiny.edited(edit)).isfinite().all()
+    style = replace(concept, kind="style", anchor="photo", neighbours=("neon", "Claude Monet"))
+    assert draw(tiny.edited(small(name)(tiny, style, seed=0))).isfinite().all()

@@ -1,0 +1,278 @@
+"""Plans: every mistake is found before anything is computed, and the spec says exactly what will run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vestige import models, registry, suites
+from vestige.base import Budget
+from vestige.errors import BadInput, BadSetting, UnknownName, VestigeError
+from vestige.models import Card
+from vestige.plan import PROXY, Request, content, plan, planned_calls
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Planning loads no network and draws no picture."""
+
+    def never(*arguments: Any, **named: Any) -> None:
+        raise AssertionError("planning computed something")
+
+    monkeypatch.setattr(models, "load", never)
+    monkeypatch.setattr("vestige.sampling.pictures", never)
+
+
+@pytest.fixture
+def family(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cards of a model, two twins that never drew sneakers, and one that never drew bags."""
+    table = {
+        "wardrobe": Card("wardrobe", world="wardrobe"),
+        "first": Card("first", world="wardrobe", twin_of="wardrobe", never_drew=("sneaker",)),
+        "second": Card("second", world="wardrobe", twin_of="wardrobe", never_drew=("sneaker",)),
+        "bagless": Card("bagless", world="wardrobe", twin_of="wardrobe", never_drew=("bag",)),
+    }
+    monkeypatch.setattr(models, "cards", lambda: table)
+
+
+MISTAKES: list[tuple[dict[str, Any], type[VestigeError], str]] = [
+    ({"model": "wardobe"}, UnknownName, "unknown model 'wardobe'; did you mean 'wardrobe'"),
+    ({"concept": "sneeker"}, UnknownName, "unknown concept 'sneeker'; did you mean 'sneaker'"),
+    ({"concept": "nowhere/mine.toml"}, BadInput, "no concept file at nowhere/mine.toml"),
+    ({"suite": "quik"}, UnknownName, "unknown suite 'quik'; did you mean 'quick'"),
+    ({"attacks": ("memoro",)}, UnknownName, "unknown attack in suite quick 'memoro'; did you mean 'memora'"),
+    ({"unlearner": "edd"}, UnknownName, "unknown unlearner 'edd'; did you mean 'esd'"),
+    ({"unlearner": "esd", "settings": {"esd.step": "5"}}, UnknownName, "unknown setting of esd 'step'; did you mean 'steps'"),
+    ({"unlearner": "esd", "settings": {"esd.steps": "five"}}, BadSetting, "esd.steps accepts int; given 'five'"),
+    ({"unlearner": "esd", "settings": {"esd.variant": "y"}}, BadSetting, "esd.variant accepts"),
+    ({"unlearner": "esd", "settings": {"esd.steps": "0"}}, BadSetting, "esd: steps, batch, rollouts and rollout_steps are at least 1"),
+    ({"settings": {"memora.start": "99"}}, BadSetting, "memora: start is a grid index within 0.."),
+    ({"settings": {"rank": "8"}}, BadSetting, "a setting is METHOD.NAME=VALUE, e.g. memora.rank=8; given 'rank'"),
+    ({"settings": {"memorra.rank": "8"}}, UnknownName, "unknown method in a setting 'memorra'; did you mean 'memora'"),
+    ({"settings": {"esd.steps": "5"}}, UnknownName, "unknown method in a setting 'esd'"),
+    ({"unlearner": "uce", "settings": {"esd.steps": "5"}}, UnknownName, "unknown method in a setting 'esd'"),
+    ({"attacks": ("direct",), "settings": {"memora.rank": "8"}}, UnknownName, "unknown method in a setting 'memora'"),
+    ({"unlearner": "esd", "edit": "some.safetensors"}, BadSetting, "give an unlearner or an edit, not both"),
+    ({"edit": "nowhere.safetensors"}, BadInput, "there is nothing at nowhere.safetensors"),
+    ({"references": "nowhere"}, BadInput, "there is nothing at nowhere"),
+    ({"seeds": (0, 1, 1)}, BadSetting, "seeds are different whole numbers from 0 on; given [0, 1, 1]"),
+    ({"seeds": (0, -1)}, BadSetting, "seeds are different whole numbers from 0 on"),
+    ({"control": "twins"}, BadSetting, "control is auto, twin or proxy; given 'twins'"),
+    ({"concept": "dress", "control": "twin"}, BadSetting, "no twin of wardrobe never drew dress; use --control proxy"),
+    ({"preset": "relased"}, UnknownName, "did you mean 'released'"),
+]
+
+
+@pytest.mark.parametrize(("wrong", "error", "message"), MISTAKES, ids=[message[:50] for *_, message in MISTAKES])
+def test_mistake_is_found_and_named(family: None, wrong: dict[str, Any], error: type[VestigeError], message: str) -> None:
+    with pytest.raises(error) as found:
+        plan(Request(**wrong)).spec()
+    assert message in str(found.value)
+
+
+@pytest.mark.parametrize(
+    ("method", "name", "value"),
+    [
+        ("esd", "lr", -1e-4),
+        ("esd", "strength", -2.0),
+        ("uce", "preserve", -1.0),
+        ("memora", "lr", -1e-4),
+        ("memora", "accumulation", 0),
+        ("memora", "refine", -1),
+        ("memora", "scope", "everywhere"),
+    ],
+)
+def test_value_outside_a_settings_range_is_found(method: str, name: str, value: Any) -> None:
+    """What the loop or the sampler would only find out later, or never."""
+    unlearner = method if method in registry.names("unlearners") else "none"
+    with pytest.raises(VestigeError, match=name):
+        plan(Request(unlearner=unlearner, settings={f"{method}.{name}": value}))
+
+
+def test_every_shipped_suite_plans_for_every_unlearner() -> None:
+    for suite in suites.names():
+        for unlearner in (*registry.names("unlearners"), "none"):
+            planned = plan(Request(suite=suite, unlearner=unlearner))
+            assert set(planned.attacks) == set(suites.load(suite, "wardrobe").attacks)
+            assert planned.seeds == tuple(range(planned.suite.replicates))
+            assert (planned.unlearner is None) == (unlearner == "none")
+
+
+def test_attacks_and_seeds_may_be_chosen() -> None:
+    planned = plan(Request(attacks=("direct",), seeds=(7, 3)))
+    assert list(planned.attacks) == ["direct"]
+    assert planned.seeds == (7, 3)
+
+
+@pytest.fixture
+def presets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every layer sets one more thing: the world steps, batch and rollouts; the preset batch and rollouts; the user rollouts."""
+    table: Mapping[tuple[str, str, str], dict[str, Any]] = {
+        ("wardrobe", "unlearners", "esd"): {"steps": 11, "batch": 11, "rollouts": 11},
+        ("mine", "unlearners", "esd"): {"batch": 22, "rollouts": 22},
+        ("mine", "attacks", "memora"): {"rank": 22, "lr": 0.22},
+    }
+    monkeypatch.setattr(suites, "preset", lambda world, kind, method: table.get((world, kind, method), {}))
+
+
+def test_the_users_own_settings_win_then_the_preset_then_the_world(presets: None) -> None:
+    chosen = Request(unlearner="esd", preset="mine", settings={"esd.rollouts": "33", "memora.lr": "0.33"})
+    planned = plan(chosen)
+    assert planned.unlearner is not None
+    assert (planned.unlearner.steps, planned.unlearner.batch, planned.unlearner.rollouts) == (11, 22, 33)
+    memora: Any = planned.attacks["memora"][0]
+    assert (memora.rank, memora.lr) == (22, 0.33)
+    suite_own = suites.load("quick", "wardrobe").attacks["memora"].settings
+    assert memora.start == suite_own["start"]  # neither names it: the suite's value for the world stays
+    plain: Any = plan(replace(chosen, preset="", settings={})).attacks["memora"][0]
+    assert plain.lr == suite_own["lr"]
+
+
+def test_settings_may_come_as_text_or_as_values() -> None:
+    one, other = (
+        plan(Request(unlearner="esd", settings={"esd.lr": lr, "memora.regenerate": r})) for lr, r in (("2e-4", "no"), (2e-4, False))
+    )
+    assert one.spec() == other.spec()
+
+
+@pytest.mark.parametrize(("concept", "variant"), [("sneaker", "u"), ("neon", "x")])
+def test_spec_holds_what_auto_means(monkeypatch: pytest.MonkeyPatch, concept: str, variant: str) -> None:
+    monkeypatch.setattr(suites, "preset", lambda world, kind, method: {})
+    spec = plan(Request(concept=concept, unlearner="esd")).spec()
+    assert spec["unlearner"]["settings"]["variant"] == variant
+
+
+@pytest.mark.parametrize("unlearner", registry.names("unlearners"))
+@pytest.mark.parametrize("concept", ["sneaker", "neon"])
+def test_spec_leaves_nothing_on_auto(unlearner: str, concept: str) -> None:
+    spec = plan(Request(concept=concept, unlearner=unlearner)).spec()
+    assert "auto" not in [*spec["unlearner"]["settings"].values(), *spec["control"]]
+    assert all("auto" not in attack["settings"].values() for attack in spec["attacks"].values())
+
+
+@pytest.mark.parametrize("unlearner", [*registry.names("unlearners"), "none"])
+def test_spec_is_json_and_stable(unlearner: str) -> None:
+    request = Request(unlearner=unlearner, settings={"memora.rank": "8", "memora.lr": "1e-3"})
+    spec = plan(request).spec()
+    assert json.loads(json.dumps(spec)) == spec
+    swapped = replace(request, settings=dict(reversed(list(request.settings.items()))))
+    assert json.dumps(plan(swapped).spec()) == json.dumps(spec)
+    assert json.dumps(plan(request).spec()) == json.dumps(spec)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"concept": "bag"},
+        {"unlearner": "uce"},
+        {"suite": "smoke"},
+        {"seeds": (0, 1)},
+        {"edit_seed": 1},
+        {"references": "generated"},
+        {"control": "proxy"},
+        {"attacks": ("direct",)},
+        {"settings": {"memora.rank": 8}},
+        {"preset": "released"},
+        {"model": "second"},
+    ],
+    ids=str,
+)
+def test_every_change_of_a_request_is_another_spec(family: None, change: dict[str, Any]) -> None:
+    assert plan(Request(**change)).spec() != plan(Request()).spec()
+
+
+def test_spec_holds_the_content_of_files_and_their_names_only_on_the_side(tmp_path: Path) -> None:
+    one, copy = tmp_path / "one.safetensors", tmp_path / "copy.safetensors"
+    one.write_bytes(b"edit")
+    copy.write_bytes(b"edit")
+    specs = [plan(Request(edit=str(path), references=str(tmp_path))).spec() for path in (one, copy)]
+    names = [spec.pop("volatile")["edit"] for spec in specs]
+    assert names == [str(one), str(copy)]
+    assert specs[0] == specs[1]
+    copy.write_bytes(b"other")
+    changed = plan(Request(edit=str(copy), references=str(tmp_path))).spec()
+    assert changed["edit"] != specs[0]["edit"]
+    assert changed["references"] != specs[0]["references"]
+
+
+def test_content_follows_names_and_bytes(tmp_path: Path) -> None:
+    folder = tmp_path / "pictures"
+    (folder / "deep").mkdir(parents=True)
+    (folder / "deep/a").write_bytes(b"1")
+    (folder / "b").write_bytes(b"2")
+    first = content(folder)
+    assert content(folder.rename(tmp_path / "moved")) == first
+    (tmp_path / "moved/b").rename(tmp_path / "moved/c")
+    second = content(tmp_path / "moved")
+    assert second != first
+    (tmp_path / "moved/c").write_bytes(b"3")
+    assert content(tmp_path / "moved") not in (first, second)
+
+
+def test_control_is_the_twin(family: None) -> None:
+    planned = plan(Request(concept="bag"))
+    assert planned.control == ("twin", "bagless")
+    assert planned.original == "wardrobe"
+
+
+def test_control_of_a_twin_is_another_twin(family: None) -> None:
+    for model, other in (("first", "second"), ("second", "first")):
+        planned = plan(Request(model=model))
+        assert planned.control == ("twin", other)
+        assert planned.original == "wardrobe"
+
+
+def test_control_of_the_only_twin_is_a_proxy(family: None) -> None:
+    planned = plan(Request(model="bagless", concept="bag"))
+    assert planned.control == ("proxy", PROXY["object"])
+    assert planned.original == "wardrobe"
+
+
+@pytest.mark.parametrize(("concept", "proxy"), [("dress", "digit"), ("neon", "halftone")])
+def test_control_is_a_proxy_where_no_twin_is(family: None, concept: str, proxy: str) -> None:
+    assert plan(Request(concept=concept)).control == ("proxy", proxy)
+    assert plan(Request(concept="sneaker", control="proxy")).control == ("proxy", "digit")
+
+
+def test_model_of_another_world_has_no_control(tmp_path: Path) -> None:
+    (tmp_path / "model_index.json").write_text("{}")
+    with pytest.raises(BadSetting, match="neither a twin that never drew sneaker nor a proxy concept"):
+        plan(Request(model=str(tmp_path)))
+
+
+def test_a_concept_of_the_users_own_finds_its_twin_by_name(family: None, tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text('name = "sneaker"\ntarget = "shoe"')
+    assert plan(Request(concept=str(path))).control[0] == "twin"
+    path.write_text('name = "hat"')
+    assert plan(Request(concept=str(path))).control == ("proxy", "digit")
+
+
+@pytest.mark.parametrize("suite", suites.names())
+def test_planned_calls_are_positive_and_grow_with_the_seeds(suite: str) -> None:
+    totals = []
+    for n in (2, 3, 6):
+        calls = planned_calls(plan(Request(suite=suite, unlearner="esd", seeds=tuple(range(n)))))
+        assert all(v > 0 and isinstance(v, int) for v in calls.values())
+        totals.append(calls)
+    for part in ("scoring", "attacks"):
+        assert totals[0][part] < totals[1][part] < totals[2][part]
+    assert totals[0]["unlearning"] == totals[2]["unlearning"]
+    assert totals[0]["utility"] == totals[2]["utility"]
+
+
+def test_planned_calls_grow_with_the_suite() -> None:
+    sums = [sum(planned_calls(plan(Request(suite=suite))).values()) for suite in suites.names()]
+    assert sums == sorted(sums)
+    assert "unlearning" not in planned_calls(plan(Request()))
+
+
+@pytest.mark.parametrize("points", [(), (1, 2), (0, 2, 2), (0, 3, 1)])
+def test_a_budget_rises_from_zero(points: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="a budget rises from 0 without repeats"):
+        Budget(points)

@@ -225,7 +225,7 @@ def test_smallest_file_loads(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('name = "a"\nkind = ["object"]', "kind should be a single value"),
+        ('name = "a"\nkind = ["object"]', "kind should be a text"),
         ('name = "a"\nneighbours = "boot"', "neighbours should be a list of texts"),
         ('name = "a"\ncontexts = [1, 2]', "contexts should be a list of texts"),
         ("name = 5", "name"),

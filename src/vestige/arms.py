@@ -39,6 +39,7 @@ class Bench:
     verify: Any
     select: Any
     wait: float = 3600.0
+    steal: bool = False
     watch: Watch = silent
 
 
@@ -95,7 +96,7 @@ def run_arm(
             last.save(run.path("last.safetensors"))
         return {"points": points}
 
-    return runs.compute(bench.root, spec, "arm", work, wait=bench.wait)
+    return runs.compute(bench.root, spec, "arm", work, wait=bench.wait, steal=bench.steal)
 
 
 def _scored(bench: Bench, model: Model, concept: Concept, candidate: Candidate, replicate: int, run: runs.Run) -> dict[str, Any]:
@@ -175,6 +176,7 @@ def utility(bench: Bench, model: Model, concept: Concept, group: str) -> dict[st
         "expects": [dict(p.expects) for p in prompts],
         "protocol": asdict(bench.suite.protocol),
         "judge": bench.verify.weights_hash,
+        "blurred": concept.sensitive,
         "volatile": {"model": model.name, "group": group},
     }
 
@@ -184,11 +186,11 @@ def utility(bench: Bench, model: Model, concept: Concept, group: str) -> dict[st
         seeds = [derive(0, "utility", i) for i in range(count)]
         drawn = pictures(model, [p.text for p in prompts], seeds, bench.suite.protocol)
         bench.watch(f"utility of {model.name}", 1, 1)
-        images.strip(drawn[: bench.suite.strip], run.path("strip.png"))
+        images.strip(drawn[: bench.suite.strip], run.path("strip.png"), blur=concept.sensitive)
         seen = bench.verify.labelled(drawn)
         return {"right": [all(s.get(g) == label for g, label in p.expects.items()) for s, p in zip(seen, prompts, strict=True)]}
 
-    run = runs.compute(bench.root, spec, "utility", work, wait=bench.wait)
+    run = runs.compute(bench.root, spec, "utility", work, wait=bench.wait, steal=bench.steal)
     return {"folder": str(run.folder), **run.outcome}
 
 

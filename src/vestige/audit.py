@@ -42,19 +42,21 @@ def audit(
     run = runs.claim(out, planned.spec())
     if not run.done:
         with run.held(steal=steal):
-            bench = _bench(planned, Path(cache) if cache else run.folder / "runs", watch)
+            bench = _bench(planned, Path(cache) if cache else run.folder / "runs", watch, steal)
             result = _Audit(planned, bench, run).result()
             result["provenance"]["command"] = command
             run.finish(result)
     return run.outcome
 
 
-def _bench(planned: Plan, root: Path, watch: Watch) -> Bench:
+def _bench(planned: Plan, root: Path, watch: Watch, steal: bool = False) -> Bench:
     from vestige.metrics import detection
 
     world = models.data_folder() / (planned.world or "wardrobe")
     watch("load judges", 0, 1)
-    return Bench(root, planned.suite, detection.load(world / "judge-verify"), detection.load(world / "judge-select"), watch=watch)
+    return Bench(
+        root, planned.suite, detection.load(world / "judge-verify"), detection.load(world / "judge-select"), steal=steal, watch=watch
+    )
 
 
 class _Audit:

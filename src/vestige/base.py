@@ -181,7 +181,7 @@ class Model(ABC):
     @property
     @abstractmethod
     def fingerprint(self) -> str:
-        """Hash of every weight; equal exactly for equal weights."""
+        """Hash of every weight and of the noise schedule; equal exactly for equal models."""
 
 
 class Unlearner(ABC):

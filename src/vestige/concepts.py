@@ -19,6 +19,9 @@ from vestige.errors import BadInput, UnknownName
 Bank = Literal["training", "held-out"]
 
 
+KINDS = ("object", "style", "person", "unsafe")
+
+
 @dataclass(frozen=True)
 class Prompt:
     """A prompt and what a picture of it should show: judge's group -> label."""
@@ -63,13 +66,24 @@ class Concept:
     source: str = ""
 
     def __post_init__(self) -> None:
+        for f in dataclasses.fields(self):
+            value = getattr(self, f.name)
+            kind = bool if f.name == "sensitive" else tuple if str(f.type).startswith("tuple") else str
+            listed = value if isinstance(value, tuple) else ()
+            if not isinstance(value, kind) or not all(isinstance(v, str) for v in listed):
+                wants = {bool: "true or false", tuple: "a list of texts", str: "a text"}[kind]
+                raise BadInput(f"{f.name} should be {wants}; concept {self.name!r} gives {value!r}")
+        if not self.name or not self.templates or not self.held_out:
+            raise BadInput(f"a concept needs a name, templates and held_out; {self.name!r} lacks one")
+        if self.kind not in KINDS:
+            raise BadInput(f"kind of concept {self.name!r} is one of {', '.join(KINDS)}; given {self.kind!r}")
         for field in ("target", "label"):
             if not getattr(self, field):
                 object.__setattr__(self, field, self.name)
         for template in (*self.templates, *self.held_out):
             try:
                 template.format(concept="", context="")
-            except (KeyError, IndexError, ValueError) as error:
+            except (KeyError, IndexError, ValueError, AttributeError) as error:
                 raise BadInput(f"template {template!r} of {self.name}: use {{concept}} and {{context}} only ({error})") from error
             if "{concept}" not in template:
                 raise BadInput(f"template {template!r} of {self.name} does not name the {{concept}}")
@@ -98,12 +112,11 @@ class Concept:
         lists = [self.prompts(bank, word) for word in (words if words is not None else (self.target,))]
         if not lists:
             return []
-        # Words in turn; within a word a stride coprime to the list's length mixes templates and contexts.
+        # Words in turn, each round one prompt further for every word; the stride, coprime to the length, mixes templates and contexts.
         made = []
         for i in range(offset, offset + count):
-            bank_of_word = lists[i % len(lists)]
-            stride = _coprime(len(bank_of_word))
-            made.append(bank_of_word[(i // len(lists)) * stride % len(bank_of_word)])
+            turn, word = divmod(i, len(lists))
+            made.append(lists[word][(turn + word) * _coprime(len(lists[word])) % len(lists[word])])
         return made
 
     def others(self, word: str | None) -> list[str]:
@@ -174,12 +187,9 @@ def _read(path: Path) -> Concept:
     except ValueError as error:
         raise BadInput(f"{path} is not valid TOML: {error}") from error
     fields = {f.name: f for f in dataclasses.fields(Concept)}
-    for key, value in data.items():
+    for key in data:
         if key not in fields:
             raise UnknownName(f"field in {path.name}", key, fields)
-        wants_list = str(fields[key].type).startswith("tuple")
-        if wants_list != isinstance(value, list) or (wants_list and not all(isinstance(v, str) for v in value)):
-            raise BadInput(f"{path}: {key} should be {'a list of texts' if wants_list else 'a single value'}; given {value!r}")
     if "name" not in data:
         raise BadInput(f'{path} has no name; the smallest concept file is: name = "sneaker"')
     return _concept(data)

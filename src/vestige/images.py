@@ -44,7 +44,7 @@ class PictureSet:
     def content(self) -> str:
         """Hash of the pictures as 8-bit values."""
         raw = (self.images.clamp(0, 1) * 255).round().byte().contiguous().numpy().tobytes()
-        return hashlib.blake2b(raw, digest_size=16).hexdigest()
+        return hashlib.blake2b(repr(tuple(self.images.shape)).encode() + raw, digest_size=16).hexdigest()
 
     def take(self, rows: Sequence[int]) -> PictureSet:
         labels = tuple(self.labels[i] for i in rows) if self.labels else ()
@@ -75,13 +75,32 @@ def folder(path: Path | str, size: tuple[int, int], least: int = 2) -> PictureSe
             raise BadInput(f"{file.name} in {path} is no picture ({', '.join(SUFFIXES)} are read); move it elsewhere")
         try:
             with Image.open(file) as raw:
-                picture = ImageOps.fit(ImageOps.exif_transpose(raw).convert("RGB"), (size[1], size[0]), Image.Resampling.LANCZOS)
+                picture = ImageOps.fit(_rgb(ImageOps.exif_transpose(raw)), (size[1], size[0]), Image.Resampling.LANCZOS)
         except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
             raise BadInput(f"{file} cannot be read as a picture ({type(error).__name__}); remove or replace it") from error
         kept.append(_tensor(picture))
     if len(kept) < least:
         raise BadInput(f"{path} holds {len(kept)} pictures; at least {least} are needed")
     return PictureSet(torch.stack(kept), str(path))
+
+
+def _rgb(picture: Any) -> Any:
+    """Any mode as 8-bit RGB: 16-bit grey is scaled, transparency lies on white."""
+    from PIL import Image
+
+    if picture.mode.startswith("I"):
+        picture = picture.point(lambda v: v / 256).convert("L") if picture.mode == "I" else _from_16_bit(picture)
+    if "A" in picture.mode or "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+    return picture.convert("RGB")
+
+
+def _from_16_bit(picture: Any) -> Any:
+    import numpy as np
+    from PIL import Image
+
+    return Image.fromarray((np.asarray(picture, dtype=np.uint16) // 257).astype(np.uint8))
 
 
 def _tensor(picture: Any) -> Tensor:

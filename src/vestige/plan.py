@@ -74,6 +74,7 @@ class Plan:
             "what": "audit",
             "numerics": NUMERICS,
             "model": self.request.model,
+            "model_content": models.identity(self.request.model),
             "original": self.original,
             "concept": self.concept.as_dict(),
             "unlearner": chosen,
@@ -144,7 +145,7 @@ def _control(request: Request, concept: Concept) -> tuple[str, str]:
         return "twin", twins[0]
     if request.control == "twin":
         raise BadSetting(f"no twin of {request.model} never drew {concept.name}; use --control proxy")
-    if models.world_of(request.model) and concept.group in PROXY:
+    if models.world_of(request.model) and concept.group in PROXY and concept.name != PROXY[concept.group]:
         return "proxy", PROXY[concept.group]
     raise BadSetting(f"{request.model} has neither a twin that never drew {concept.name} nor a proxy concept; see docs/verdict.md")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import math
 import types
 from collections.abc import Mapping
 from importlib import metadata
@@ -29,7 +30,7 @@ def names(kind: Kind) -> list[str]:
 
 def find(kind: Kind, name: str) -> type[Any]:
     """The class of a component; close names are suggested for an unknown one."""
-    if (Path(__file__).parent / kind / f"{name}.py").exists() and not name.startswith("_"):
+    if name.isidentifier() and not name.startswith("_") and (Path(__file__).parent / kind / f"{name}.py").exists():
         module = importlib.import_module(f"vestige.{kind}.{name}")
         wanted = name.replace("_", "")
         return next(v for k, v in vars(module).items() if k.lower() == wanted and isinstance(v, type))
@@ -74,9 +75,11 @@ def coerce(value: Any, hint: Any, what: str) -> Any:
                 return coerce(value, option, what)
             except BadSetting:
                 continue
-    elif origin is tuple:
+    elif origin is tuple and isinstance(value, str | list | tuple):
         items = [v for v in value.split(",") if v] if isinstance(value, str) else list(value)
-        return tuple(coerce(v, options[0], what) for v in items)
+        hints = [options[0]] * len(items) if options[-1] is Ellipsis else list(options)
+        if len(items) == len(hints):
+            return tuple(coerce(v, h, what) for v, h in zip(items, hints, strict=True))
     elif hint is bool:
         table = {"true": True, "false": False, "1": True, "0": False, "yes": True, "no": False}
         if isinstance(value, bool) or str(value).lower() in table:
@@ -86,9 +89,10 @@ def coerce(value: Any, hint: Any, what: str) -> Any:
             return None
     elif hint in (int, float, str):
         try:
-            if not isinstance(value, bool) and not (hint is int and isinstance(value, float) and value != int(value)):
+            whole = hint is not int or not isinstance(value, float) or value == int(value)
+            if not isinstance(value, bool | list | tuple | None) and whole and (hint is str or math.isfinite(float(value))):
                 return hint(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             pass
     shown = hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
     raise BadSetting(f"{what} accepts {shown}; given {value!r}")

@@ -69,8 +69,10 @@ def load(name: str, world: str = "") -> Suite:
     return Suite(**rest, protocol=Protocol(**raw["protocol"]), attacks=attacks)
 
 
-def preset(world: str, kind: str, method: str) -> dict[str, Any]:
-    """Settings of a method for a world or a named preset; {} where none are kept."""
+def preset(name: str, kind: str, method: str) -> dict[str, Any]:
+    """Settings of a method for a world or a named preset; {} for no name, or where the preset does not name the method."""
     raw = toml(resources.files("vestige.data").joinpath("presets.toml").read_text("utf-8"))
-    found: dict[str, Any] = raw.get(world, {}).get(kind, {}).get(method, {})
+    if name and name not in raw:
+        raise UnknownName("preset", name, raw)
+    found: dict[str, Any] = raw.get(name, {}).get(kind, {}).get(method, {})
     return found

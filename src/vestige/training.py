@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -51,6 +51,8 @@ class Training:
         accumulation: Micro-batches a step; gradients are averaged.
         schedule: "constant", or "cosine" to zero over `steps`.
         warmup: Steps of linear warm-up.
+        weight_decay: AdamW's.
+        betas: AdamW's.
         clip: Largest norm of the whole gradient; 0 does not clip.
         precision: Autocast of the forward pass; leaves stay in their own dtype.
     """
@@ -105,11 +107,10 @@ def fit(
         checkpoint: File for the state; if it exists, training continues from it and earlier stops are not repeated.
         every: Steps between checkpoints.
     """
-    from accelerate import Accelerator
-
-    accelerator = Accelerator(mixed_precision=training.precision, cpu=next(iter(leaves.values())).device.type == "cpu")
+    accelerator = _accelerator(training.precision, next(iter(leaves.values())).device)
     names, params = list(leaves), list(leaves.values())
-    optimiser = torch.optim.AdamW(params, lr=training.lr, betas=training.betas, weight_decay=training.weight_decay, foreach=len(params) > 8)
+    plain = torch.optim.AdamW(params, lr=training.lr, betas=training.betas, weight_decay=training.weight_decay, foreach=len(params) > 8)
+    optimiser = accelerator.prepare(plain)
     trace = Trace() if trace is None else trace
     begin = _resume(checkpoint, leaves, optimiser, trace)
     began = time.monotonic() - trace.seconds
@@ -128,7 +129,7 @@ def fit(
         if not math.isfinite(total):
             raise FloatingPointError(f"the loss is {total} at step {step}; lower lr ({training.lr}) or the precision's risk")
         trace.losses.append(total)
-        trace.norms.append(float(torch.nn.utils.clip_grad_norm_(params, training.clip or math.inf)))
+        trace.norms.append(float(accelerator.clip_grad_norm_(params, training.clip or math.inf)))
         for project in projections:
             project({name: leaf.grad for name, leaf in zip(names, params, strict=True) if leaf.grad is not None})
         for group in optimiser.param_groups:
@@ -143,14 +144,25 @@ def fit(
             yield step + 1
 
 
-def _save(path: Path, leaves: Mapping[str, Tensor], optimiser: torch.optim.Optimizer, trace: Trace, step: int) -> None:
+def _accelerator(precision: Precision, device: torch.device) -> Any:
+    """An Accelerator of this precision. Accelerate keeps the first one's precision for the whole process; it is reset here."""
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    shared = AcceleratorState._shared_state
+    if shared and shared.get("_mixed_precision") != precision:
+        AcceleratorState._reset_state(reset_partial_state=False)
+    return Accelerator(mixed_precision=precision, cpu=device.type == "cpu")
+
+
+def _save(path: Path, leaves: Mapping[str, Tensor], optimiser: Any, trace: Trace, step: int) -> None:
     state = {"leaves": {k: v.detach() for k, v in leaves.items()}, "optimiser": optimiser.state_dict(), "step": step}
     part = path.with_name(path.name + ".part")
     torch.save({**state, "losses": trace.losses, "norms": trace.norms, "seconds": trace.seconds}, part)
     part.replace(path)
 
 
-def _resume(path: Path | None, leaves: Mapping[str, Tensor], optimiser: torch.optim.Optimizer, trace: Trace) -> int:
+def _resume(path: Path | None, leaves: Mapping[str, Tensor], optimiser: Any, trace: Trace) -> int:
     if path is None or not path.exists():
         return 0
     state = torch.load(path, weights_only=True)

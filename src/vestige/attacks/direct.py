@@ -32,6 +32,10 @@ class Direct(Attack):
     bank: Literal["held-out", "training"] = "held-out"
     most: int = 8
 
+    def __post_init__(self) -> None:
+        if self.most < 0:
+            raise ValueError("most is at least 0")
+
     def __call__(
         self,
         model: Model,

@@ -82,7 +82,7 @@ class MemoRa(Attack):
     captions: Literal["concept", "templates"] = "concept"
     rank: int = 4
     alpha: float = 4.0
-    scope: str = "attention"
+    scope: Literal["attention", "cross-attention-kv"] = "attention"
     init: Literal["gaussian", "kaiming"] = "gaussian"
     lr: float = 1e-4
     batch: int = 4
@@ -94,8 +94,10 @@ class MemoRa(Attack):
     def __post_init__(self) -> None:
         if not 0 <= self.start <= self.sampling_steps:
             raise ValueError(f"start is a grid index within 0..{self.sampling_steps}; given {self.start}")
-        if self.points < 1 or self.rank < 1 or self.batch < 1:
-            raise ValueError("points, rank and batch are at least 1")
+        if min(self.points, self.rank, self.batch, self.accumulation, self.sampling_steps) < 1:
+            raise ValueError("points, rank, batch, accumulation and sampling_steps are at least 1")
+        if self.lr <= 0 or self.alpha <= 0 or min(self.refine, self.clip, self.weight_decay) < 0:
+            raise ValueError("lr and alpha are above 0; refine, clip and weight_decay at least 0")
 
     def variants(self) -> Mapping[str, Attack]:
         """Raw references: on a model that never knew the concept, self-regeneration may teach the wrong thing."""

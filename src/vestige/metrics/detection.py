@@ -95,14 +95,23 @@ class Classifier:
 
 def load(folder: Path | str) -> Classifier:
     """Read a judge from its folder; nothing is fetched from anywhere."""
+    from safetensors import SafetensorError
     from transformers import AutoModelForImageClassification
 
     folder = Path(folder)
     if not (folder / "judge.json").is_file():
         raise BadInput(f"{folder} holds no judge.json")
     card = json.loads((folder / "judge.json").read_text("utf-8"))
-    network = AutoModelForImageClassification.from_pretrained(folder, dtype=torch.float32, local_files_only=True).eval()
-    network.requires_grad_(False)
+    try:
+        network, report = AutoModelForImageClassification.from_pretrained(
+            folder, dtype=torch.float32, local_files_only=True, output_loading_info=True
+        )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise BadInput(f"the judge in {folder} cannot be read ({error})") from error
+    wrong = [f"{key} {sorted(report[key])[:3]}" for key in ("missing_keys", "unexpected_keys", "mismatched_keys") if report[key]]
+    if wrong:
+        raise BadInput(f"the judge in {folder} does not load whole: {'; '.join(wrong)}")
+    network.eval().requires_grad_(False)
     weights = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
     groups = {g: tuple(labels) for g, labels in card["groups"].items()}
     return Classifier(card["name"], card["version"], weights, network, groups, card["scale"], card["temperatures"], card["rates"])

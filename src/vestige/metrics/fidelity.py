@@ -6,6 +6,7 @@ with a published FID.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,8 +65,12 @@ def kid(judge: Any, real: Tensor, made: Tensor, subsets: int = 50, subset_size: 
     from torchmetrics.image.kid import KernelInceptionDistance
 
     size = min(subset_size, len(real), len(made))
+    if size < 2:
+        raise BadInput(f"KID-{judge.name} needs at least 2 pictures a side; given {len(real)} and {len(made)}")
     width = judge.features(real[:1]).shape[1]
-    metric = KernelInceptionDistance(feature=_Features(judge, width), subsets=subsets, subset_size=size)
+    with warnings.catch_warnings():  # every construction warns that features are kept in memory, which is what is wanted
+        warnings.filterwarnings("ignore", message="Metric `Kernel Inception Distance`", category=UserWarning)
+        metric = KernelInceptionDistance(feature=_Features(judge, width), subsets=subsets, subset_size=size)
     for images, is_real in ((real, True), (made, False)):
         for part in images.split(256):
             metric.update(_bytes(part), real=is_real)

@@ -96,6 +96,15 @@ def _verify(found: Card) -> None:
             raise BadInput(f"{path} is not the file that {found.name} was released with; reinstall vestige")
 
 
+def identity(name: str) -> dict[str, str]:
+    """What a model's weights are, without loading it: hashes of its weight files."""
+    found = card(name)
+    if found.hashes:
+        return dict(found.hashes)
+    files = sorted(p for folder in found.parts.values() for p in folder.glob("*.safetensors"))
+    return {f"{p.parent.name}/{p.name}": hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+
 def world_of(model: str) -> str:
     """The world whose concepts and judges go with a model; "" if none is known."""
     known: Mapping[str, Any] = cards()

@@ -172,7 +172,8 @@ class LatentModel(Model):
 
     @property
     def fingerprint(self) -> str:
-        digest = hashlib.sha256()
+        levels = hashlib.blake2b(self._alphas.numpy().tobytes(), digest_size=16).hexdigest()
+        digest = hashlib.sha256(f"{self.kind} {levels}\n".encode())
         for name in self._names():
             if name not in self._hashes:
                 raw = self._parameter(name).detach().float().cpu().contiguous().numpy()
@@ -211,6 +212,7 @@ class LatentModel(Model):
             folders: Component -> folder: unet, vae, text_encoder, tokenizer, scheduler.
         """
         from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+        from safetensors import SafetensorError
         from transformers import CLIPTextModel, CLIPTokenizer
 
         for part, folder in folders.items():
@@ -220,7 +222,10 @@ class LatentModel(Model):
         parts: dict[str, nn.Module] = {}
         for part, kind in kinds.items():
             precision = {"dtype" if part == "text_encoder" else "torch_dtype": dtype}
-            made, report = kind.from_pretrained(folders[part], output_loading_info=True, local_files_only=True, **precision)
+            try:
+                made, report = kind.from_pretrained(folders[part], output_loading_info=True, local_files_only=True, **precision)
+            except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+                raise BadInput(f"{part} of {name} cannot be read from {folders[part]} ({error})") from error
             wrong = [f"{key} {sorted(report[key])[:3]}" for key in ("missing_keys", "unexpected_keys", "mismatched_keys") if report[key]]
             if wrong:
                 raise BadInput(f"{part} of {name} does not load whole: {'; '.join(wrong)}")

@@ -65,6 +65,8 @@ class ESD(Unlearner):
     def __post_init__(self) -> None:
         if self.steps < 1 or self.batch < 1 or self.rollouts < 1 or self.rollout_steps < 1:
             raise ValueError("steps, batch, rollouts and rollout_steps are at least 1")
+        if self.strength < -1 or self.lr <= 0:
+            raise ValueError("strength is at least -1 and lr above 0")
 
     def resolved(self, concept: Concept) -> ESD:
         """The same method with "auto" replaced by the variant for this kind of concept."""
@@ -84,8 +86,9 @@ class ESD(Unlearner):
             return (seen.value - goals[picked]).square().mean()
 
         training = Training(steps=self.steps, lr=self.lr, clip=0.0)
-        for _ in fit(leaves, loss, training, seed=derive(seed, "esd"), watch=watch):
-            pass
+        if self.strength > -1:  # at -1 there is nothing to learn, and Adam would amplify rounding errors into steps
+            for _ in fit(leaves, loss, training, seed=derive(seed, "esd"), watch=watch):
+                pass
         tensors = {name: leaf.detach().clone() for name, leaf in leaves.items()}
         notes = {"concept": concept.name, "seed": seed}
         return Edit(model.fingerprint, "esd", asdict(method), scope, tensors, notes=notes)
@@ -108,7 +111,8 @@ class ESD(Unlearner):
             with_c = predict(model, x, grid[i], given, None, 1.0)
             free = predict(model, x, grid[i], null.repeat(len(x)), None, 1.0)
             states.append(x)
-            goals.append(free.value - self.strength * (with_c.value - free.value))
+            # The formula, written from the concept's side: at strength -1 the goal is the original's own prediction exactly.
+            goals.append(with_c.value - (1 + self.strength) * (with_c.value - free.value))
             guided = with_c.guided(free, self.rollout_guidance)
             signal, level = (v.to(x) for v in model.schedule(grid[i + 1].expand(1)))
             x = signal * guided.data + level * guided.noise

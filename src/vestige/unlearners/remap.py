@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import ClassVar, final
 
 from vestige.base import Condition, Model, Paper, Unlearner, Watch, silent
@@ -32,11 +32,14 @@ class Remap(Unlearner):
 
     towards: str = "auto"
 
+    def resolved(self, concept: Concept) -> Remap:
+        """The same method with "auto" replaced by the concept's anchor."""
+        return replace(self, towards=concept.anchor) if self.towards == "auto" else self
+
     def __call__(self, model: Model, concept: Concept, *, seed: int, watch: Watch = silent) -> Edit:
-        towards = concept.anchor if self.towards == "auto" else self.towards
-        hook = Hook("unlearners", "remap", {"words": concept.target, "towards": towards})
-        settings = asdict(self) | {"towards": towards}
-        return Edit(model.fingerprint, "remap", settings, "prompts", hooks=(hook,), notes={"concept": concept.name, "seed": seed})
+        method = self.resolved(concept)
+        hook = Hook("unlearners", "remap", {"words": concept.target, "towards": method.towards})
+        return Edit(model.fingerprint, "remap", asdict(method), "prompts", hooks=(hook,), notes={"concept": concept.name, "seed": seed})
 
     @staticmethod
     def hook(model: Model, *, words: str, towards: str) -> Model:

@@ -13,7 +13,7 @@ and one solve serves all projections: the edit is "apply T to the text before cr
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import ClassVar, Literal, final
 
 import torch
@@ -41,7 +41,7 @@ class UCE(Unlearner):
         goal: "replace" maps to the anchor's output; "remove" takes away the anchor output's component along the concept's own
             (the release's "tensor" rule, here a row at a time: our choice; the release flattens the whole matrix).
         erase: Weight of the erased embeddings, > 0.
-        preserve: Weight of the preserved ones; "auto" is max(0.1, 1 / number of preserved prompts), the paper's release.
+        preserve: Weight of the preserved ones; "auto" is max(0.1, 1 / number of preserved concepts), the paper's release.
         ridge: Weight of staying near W_0, > 0; large values leave the model as it is.
         prompts: "plain" edits the plain prompts, "all" also those with contexts.
         keep: Preserve the neighbours and unrelated concepts, and the empty prompt.
@@ -65,13 +65,20 @@ class UCE(Unlearner):
     keep: bool = True
 
     def __post_init__(self) -> None:
-        if self.ridge <= 0 or self.erase < 0:
-            raise ValueError("ridge is above 0 and erase at least 0")
+        if self.ridge <= 0 or self.erase < 0 or (self.preserve != "auto" and self.preserve < 0):
+            raise ValueError("ridge is above 0, erase and preserve are at least 0")
+
+    def resolved(self, concept: Concept) -> UCE:
+        """The same method with "auto" replaced by the weight for this many preserved concepts."""
+        if self.preserve != "auto":
+            return self
+        return replace(self, preserve=max(0.1, 1 / max(1, len(concept.neighbours) + len(concept.unrelated))))
 
     def __call__(self, model: Model, concept: Concept, *, seed: int, watch: Watch = silent) -> Edit:
         erased, anchors, kept = self._embeddings(model, concept)
         names = model.scope(SCOPE)
-        weight = self._preserve(concept) if self.preserve == "auto" else self.preserve
+        method = self.resolved(concept)
+        weight = float(method.preserve)
         denominator = self.ridge * torch.eye(erased.shape[1], dtype=torch.float64, device=erased.device)
         denominator = denominator + self.erase * erased.T @ erased + weight * kept.T @ kept
         factor = torch.linalg.cholesky(denominator)
@@ -85,11 +92,7 @@ class UCE(Unlearner):
             change = self.erase * (goals - erased @ wide.T).T @ erased
             tensors[name] = (wide + torch.cholesky_solve(change.T, factor).T).to(base)
             watch("solve", i + 1, len(names))
-        settings = asdict(self) | {"preserve": weight}
-        return Edit(model.fingerprint, "uce", settings, SCOPE, tensors, notes={"concept": concept.name, "seed": seed})
-
-    def _preserve(self, concept: Concept) -> float:
-        return max(0.1, 1 / max(1, len(concept.neighbours) + len(concept.unrelated)))
+        return Edit(model.fingerprint, "uce", asdict(method), SCOPE, tensors, notes={"concept": concept.name, "seed": seed})
 
     def _goals(self, weight: Tensor, erased: Tensor, anchors: Tensor) -> Tensor:
         goals: Tensor = anchors @ weight.T
@@ -123,15 +126,14 @@ class UCE(Unlearner):
         return torch.cat(erased_rows), torch.cat(anchor_rows), kept
 
     def _kept(self, model: Model, concept: Concept) -> Tensor:
-        words = (*concept.neighbours, *concept.unrelated)
-        texts = ["", *dict.fromkeys(p.text for word in words for p in concept.prompts("training", word))]
+        named = {p.text: word for word in (*concept.neighbours, *concept.unrelated) for p in concept.prompts("training", word)}
+        texts = ["", *named]
         text = model.condition(texts).text.double()
         if self.rule == "tail":
             return text.flatten(0, 1)
         rows = [text[0, :1]]
         for i, t in enumerate(texts[1:], start=1):
-            word = next(w for w in words if w in t.split())
-            at = last_word(model, t, word)
+            at = last_word(model, t, named[t])
             rows.append(text[i, at : at + 1])
         return torch.cat(rows)
 

@@ -146,5 +146,7 @@ def test_hidden_knowledge_comes_back_sooner_than_new_knowledge(name: str, bench:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", attacks_with("prompts"))
 def test_asking_does_not_make_the_twin_know(name: str, bench: Bench, twin: LatentModel) -> None:
+    """The best of n + 1 seeds shows what n + 1 independent draws at the plain rate would show, and no more."""
     scores = curve(bench, twin, name, registry.build("attacks", name, SUITE.attacks[name].settings), None)
-    assert max(scores) <= scores[0] + 0.1
+    for budget, score in zip(SUITE.attacks[name].budget.points, scores, strict=True):
+        assert score <= 1 - (1 - scores[0]) ** (budget + 1) + 0.1

@@ -174,6 +174,7 @@ def main() -> None:
     networks(vae)
     judges(vae.eval())
     pictures()
+    shutil.copy(Path(__file__).with_name("CARD.md"), DATA / "wardrobe/README.md")
     cards()
     size = sum(p.stat().st_size for p in DATA.rglob("*") if p.is_file())
     print(f"{size / 1e6:.1f} MB of package data")

@@ -14,7 +14,7 @@ def test_python_block_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
     (block,) = re.findall(r"```python\n(.*?)```", README.read_text("utf-8"), re.DOTALL)
     monkeypatch.chdir(tmp_path)
     scope: dict[str, object] = {}
-    exec(compile(block, "README.md", "exec"), scope)  # noqa: S102
+    exec(compile(block, "README.md", "exec"), scope)
     assert scope["result"]["verdict"]["kind"] in capsys.readouterr().out  # type: ignore[index]
     assert (tmp_path / "runs/readme/report.html").is_file()
     assert type(scope["forgetful"]) is type(scope["pipe"])

@@ -51,14 +51,24 @@ class PictureSet:
         return PictureSet(self.images[list(rows)], self.source, labels)
 
     def draw(self, count: int, replicate: int, seed: int = 0) -> PictureSet:
-        """The `count` pictures of a replicate: a shuffled set is dealt out, so that replicates differ in all of them while it lasts."""
+        """The `count` pictures of a replicate: a shuffled set is dealt out, so that replicates differ in all of them while it lasts.
+
+        Pictures with different labels come in turn, so every replicate sees as many kinds as it can.
+        """
         if len(self) < count:
             raise BadInput(f"{self.source} holds {len(self)} usable pictures; {count} are needed")
-        order = torch.randperm(len(self), generator=generator(seed, "deal")).tolist()
-        start = replicate * count
+        order, start = self._dealt(generator(seed, "deal")), replicate * count
         if start + count > len(order):  # dealt out: a fresh shuffle of its own
-            order, start = torch.randperm(len(self), generator=generator(seed, "deal", replicate)).tolist(), 0
+            order, start = self._dealt(generator(seed, "deal", replicate)), 0
         return self.take(order[start : start + count])
+
+    def _dealt(self, rng: torch.Generator) -> list[int]:
+        """Every row once: shuffled, then one of each kind in turn."""
+        kinds: dict[str, list[int]] = {}
+        for i in torch.randperm(len(self), generator=rng).tolist():
+            kinds.setdefault(repr(self.labels[i]) if self.labels else "", []).append(i)
+        longest = max((len(rows) for rows in kinds.values()), default=0)
+        return [rows[turn] for turn in range(longest) for rows in kinds.values() if turn < len(rows)]
 
 
 def folder(path: Path | str, size: tuple[int, int], least: int = 2) -> PictureSet:

@@ -85,7 +85,7 @@ def main() -> None:
         own = {k.partition(".")[2]: v for k, v in chosen.items()}
         if what == "attack":
             print(chosen, flush=True)
-            curves(concept, judge, own, Budget((0, 5, 20, 60, 150)))
+            curves(concept, judge, own, Budget((0, 4, 10, 25, 60, 150)))
             continue
         began = time.monotonic()
         edit = plan.configured("unlearners", method, "wardrobe", "", own)(model, concept, seed=0)

@@ -107,6 +107,23 @@ def test_kill_and_rerun_gives_the_same_result(audited: dict[str, Any], home: Pat
     assert ours == {k: v for k, v in audited.items() if k in ours}
 
 
+def test_interrupt_leaves_a_run_that_resumes(home: Path) -> None:
+    command = [sys.executable, "-W", "ignore", "-m", "vestige", "audit", "--unlearner", "uce", *SMOKE, "--out", str(home / "stopped")]
+    process = subprocess.Popen(
+        [*command, "--cache", str(home / "stopped-cache")], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 120
+    while not list((home / "stopped-cache").glob("unlearn-*/result.json")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "the same command resumes" in errors
+    assert "Traceback" not in errors
+    assert (home / "stopped/spec.json").is_file()
+    assert not (home / "stopped/lock").exists()
+
+
 def test_edit_is_audited_like_its_method(edit: Path, audited: dict[str, Any], home: Path) -> None:
     done = vestige("audit", "--edit", edit, *SMOKE, "--out", home / "saved", "--cache", home / "cache", "--json")
     result = json.loads(done.stdout)

@@ -23,6 +23,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+INTERRUPTED = 130  # exit code after Ctrl-C, as shells count
+
 ModelOption = Annotated[
     str, typer.Option("--model", help="Built-in model, or a pipeline folder in diffusers' layout; always the original.")
 ]
@@ -40,13 +42,16 @@ def main() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
-        app(standalone_mode=False)
+        code = app(standalone_mode=False)  # typer returns the code of an exit, an interrupt's included
+        if code == INTERRUPTED:
+            raise KeyboardInterrupt
+        sys.exit(code if isinstance(code, int) else 0)
     except VestigeError as error:
         _say(f"error: {error}")
         sys.exit(2)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):
         _say("interrupted; the same command resumes where it stopped")
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
     except OSError as error:
         _say(f"error: {error.strerror or error}{f': {error.filename}' if error.filename else ''}")
         sys.exit(2)

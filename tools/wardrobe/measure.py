@@ -151,7 +151,7 @@ def curves() -> None:
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.2))
     for path in sorted(BUILD.glob("*.csv")):
         rows = list(csv.DictReader(path.open()))
-        axis = axes[path.stem.startswith("wardrobe")]
+        axis = axes[int(path.stem.startswith("wardrobe"))]
         axis.plot([int(r["step"]) for r in rows], [float(r["loss"]) for r in rows], label=path.stem)
         (OUT / "curves").mkdir(exist_ok=True)
         (OUT / "curves" / path.name).write_text(path.read_text())

@@ -107,6 +107,11 @@ class Concept:
                 made.append(Prompt(template.format(concept=word, context=context), expects))
         return made
 
+    def plain(self) -> list[str]:
+        """Training prompts without a context; all of them where each has one."""
+        bare = [t.format(concept=self.target) for t in self.templates if "{context}" not in t]
+        return bare or [p.text for p in self.prompts("training")]
+
     def spread(self, count: int, bank: Bank, words: tuple[str, ...] | None = None, offset: int = 0) -> list[Prompt]:
         """`count` prompts spread evenly over words, templates and contexts; `offset` starts elsewhere in the same order."""
         lists = [self.prompts(bank, word) for word in (words if words is not None else (self.target,))]

@@ -96,10 +96,7 @@ class ESD(Unlearner):
     @torch.no_grad()
     def _pool(self, model: Model, concept: Concept, seed: int, watch: Watch) -> tuple[Tensor, Tensor, Tensor, Tensor, Condition]:
         """States on the original's paths (S, C, h, w), their times (S,), goals like states, prompt rows (S,), and conditions."""
-        texts = [p.text for p in concept.prompts("training")]
-        if self.prompts == "plain":
-            named = {t.format(concept=concept.target) for t in concept.templates if "{context}" not in t}
-            texts = [t for t in texts if t in named] or texts
+        texts = concept.plain() if self.prompts == "plain" else [p.text for p in concept.prompts("training")]
         texts = list(dict.fromkeys(texts))
         condition, null = model.condition(texts), model.condition([""])
         rows = torch.arange(self.rollouts) % len(texts)

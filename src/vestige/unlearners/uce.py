@@ -107,9 +107,9 @@ class UCE(Unlearner):
         """Rows of the erased prompts, of their anchors in the same order, and of the preserved prompts, each (rows, D) in float64."""
         texts, anchors = [p.text for p in concept.prompts("training")], concept.others(concept.anchor)
         if self.prompts == "plain":
-            plain = {t.format(concept=concept.target) for t in concept.templates if "{context}" not in t}
+            plain = set(concept.plain())
             pairs = [(t, a) for t, a in zip(texts, anchors, strict=True) if t in plain]
-            texts, anchors = ([t for t, _ in pairs], [a for _, a in pairs]) if pairs else (texts, anchors)
+            texts, anchors = [t for t, _ in pairs], [a for _, a in pairs]
         width = model.condition([""]).text.shape[-1]
         erased_rows, anchor_rows = [], []
         if self.erase > 0:

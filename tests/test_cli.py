@@ -108,10 +108,13 @@ def test_kill_and_rerun_gives_the_same_result(audited: dict[str, Any], home: Pat
 
 
 def test_interrupt_leaves_a_run_that_resumes(home: Path) -> None:
-    command = [sys.executable, "-W", "ignore", "-m", "vestige", "audit", "--unlearner", "uce", *SMOKE, "--out", str(home / "stopped")]
-    process = subprocess.Popen(
-        [*command, "--cache", str(home / "stopped-cache")], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    # A parent in the background may have left interrupts ignored; the child listens to them again.
+    program = (
+        "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler); runpy.run_module('vestige', run_name='__main__')"
     )
+    arguments = ["audit", "--unlearner", "uce", *SMOKE, "--out", str(home / "stopped"), "--cache", str(home / "stopped-cache")]
+    command = [sys.executable, "-W", "ignore", "-c", program, *arguments]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
     while not list((home / "stopped-cache").glob("unlearn-*/result.json")) and time.monotonic() < deadline:
         time.sleep(0.05)

@@ -6,7 +6,7 @@ needs them, and nothing about the edit under audit enters the key of an arm that
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from vestige import images, registry, runs
 from vestige.base import Attack, Budget, Candidate, Model, Watch, silent
 from vestige.concepts import Concept, Prompt
 from vestige.edits import Edit
-from vestige.images import PictureSet
+from vestige.images import Data, PictureSet
 from vestige.plan import NUMERICS
 from vestige.sampling import derive, pictures
 from vestige.suites import Suite
@@ -195,10 +195,24 @@ def utility(bench: Bench, model: Model, concept: Concept, group: str) -> dict[st
 
 
 def unlearned(
-    bench_root: Path, model: Model, concept: Concept, name: str, method: Any, seed: int, watch: Callable[[str, int, int], None], wait: float
+    root: Path,
+    model: Model,
+    concept: Concept,
+    name: str,
+    method: Any,
+    seed: int,
+    *,
+    data: Data | None = None,
+    watch: Watch = silent,
+    wait: float = 3600.0,
 ) -> runs.Run:
-    """The finished run of one unlearner; its edit lies in `edit.safetensors`."""
-    method = method.resolved(concept)
+    """The finished run of one unlearner under `root`; its edit lies in `edit.safetensors`.
+
+    Arguments:
+        data: What it may train on; None lets the model draw it, kept under `root`.
+    """
+    method, data = method.resolved(concept), data or Data(cache=root / "pictures")
+    given = {key: None if s is None else s.content for key, s in (("forget", data.target), ("retain", data.retain))}
     spec = {
         "what": "unlearn",
         "numerics": NUMERICS,
@@ -207,6 +221,7 @@ def unlearned(
         "method": name,
         "settings": registry.settings(method),
         "seed": seed,
+        "data": {**given, "protocol": asdict(data.protocol)},
         "volatile": {"model": model.name},
     }
 
@@ -214,8 +229,8 @@ def unlearned(
         import time
 
         began = time.monotonic()
-        edit: Edit = method(model, concept, seed=seed, watch=lambda stage, i, n: watch(f"{name}: {stage}", i, n))
+        edit: Edit = method(model, concept, seed=seed, data=data, watch=lambda stage, i, n: watch(f"{name}: {stage}", i, n))
         edit.save(run.path("edit.safetensors"))
         return {"seconds": time.monotonic() - began}
 
-    return runs.compute(bench_root, spec, "unlearn", work, wait=wait)
+    return runs.compute(root, spec, "unlearn", work, wait=wait)

@@ -15,15 +15,15 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from vestige import arms, concepts, edits, flags, models, registry, runs
+from vestige import arms, concepts, edits, flags, models, registry, runs, suites
 from vestige.arms import Bench
 from vestige.base import Attack, Budget, Model, Watch, silent
 from vestige.concepts import Concept
 from vestige.edits import Edit
 from vestige.errors import BadInput
-from vestige.images import PictureSet, folder, generated, shipped
+from vestige.images import Data, PictureSet, folder, generated, shipped
 from vestige.plan import Plan, Request, plan
-from vestige.verdict import Arms, Interval, Lines, Measures, decide, measure, wilson
+from vestige.verdict import Arms, Interval, Measures, decide, measure, wilson
 
 SCHEMA = "vestige-audit-1"
 
@@ -81,7 +81,15 @@ class _Audit:
         if self.plan.unlearner is None:
             return None, 0.0
         run = arms.unlearned(
-            self.bench.root, self.subject, self.concept, request.unlearner, self.plan.unlearner, request.edit_seed, watch, self.bench.wait
+            self.bench.root,
+            self.subject,
+            self.concept,
+            request.unlearner,
+            self.plan.unlearner,
+            request.edit_seed,
+            data=training_data(self.subject, request.forget, request.retain, self.bench.root / "pictures"),
+            watch=watch,
+            wait=self.bench.wait,
         )
         return Edit.load(run.path("edit.safetensors")), float(run.outcome["seconds"])
 
@@ -131,7 +139,7 @@ class _Audit:
         raised = flags.raise_all(self, found, measures, plain, usable)
         levels = self.levels(found[first])
         recall = _interval(plain["edited"]).as_recall(levels["floor"], levels["ceiling"])
-        verdict = decide(recall, measures, raised, Lines(replicates=min(3, max(2, len(self.plan.seeds)))))
+        verdict = decide(recall, measures, raised, self.plan.lines)
         head = verdict.attack or first
         plain["recall"] = recall.as_dict()
         return {
@@ -139,6 +147,7 @@ class _Audit:
             "verdict": {**asdict(verdict), "flags": [asdict(f) for f in verdict.flags]},
             **_measured(measures[head]),
             "headline": head,
+            "lines": asdict(self.plan.lines),
             "plain": plain,
             "attacks": {name: self.described(name, found[name], measures[name]) for name in found},
             "utility": {g: {k: _rate(v["right"]) for k, v in rows.items()} for g, rows in usable.items()},
@@ -166,6 +175,16 @@ class _Audit:
     def false_positives(self) -> float:
         return 1 - float(self.bench.verify.identity(self.concept.label)["specificity"])
 
+    def proxy_error(self) -> dict[str, dict[str, float]]:
+        """By concept that has a twin: F against this proxy divided by F against that twin, the largest of the attacks'."""
+        suite, world, group = self.plan.suite, self.plan.world, self.concept.group
+        found: dict[str, dict[str, float]] = {}
+        for attack in self.plan.attacks:
+            for name, (value, low, high) in suites.calibration(world, suite.version, attack).proxy.items():
+                if concepts.load(name, world).group == group and (name not in found or value > found[name]["value"]):
+                    found[name] = {"value": value, "low": low, "high": high}
+        return found
+
     def plain_scores(self, rows: Mapping[str, Any]) -> dict[str, Any]:
         sets = {"original": rows["ceiling"], "edited": rows["edited"], "never": rows["never"]}
         return {arm: _rate([h for r in runs_ for h in _hits(r, 0)]) for arm, runs_ in sets.items()}
@@ -182,13 +201,9 @@ class _Audit:
         shown = {}
         for arm, best in (("edited", True), ("never", True), ("original", False)):
             points = [r.outcome["points"] for r in rows[arm]]
-            taken = [arms.curve(p, best_so_far=best)[1] for p in points]
-            curve = []
-            for i, budget in enumerate(planned.budget.points):
-                hits = [h for p, t in zip(points, taken, strict=True) for h in p[t[i]]["hits"]]
-                rate = _rate(hits)
-                curve.append({"budget": budget, "score": rate["value"], "low": rate["low"], "high": rate["high"]})
-            shown[arm] = {"curve": curve, "replicates": [list(arms.curve(p, best_so_far=best)[0]) for p in points]}
+            scores, taken = zip(*(arms.curve(p, best_so_far=best) for p in points), strict=True)
+            hits = [[h for p, t in zip(points, taken, strict=True) for h in p[t[i]]["hits"]] for i in range(len(points[0]))]
+            shown[arm] = {"curve": _curve(planned.budget.points, hits), "replicates": [list(row) for row in scores]}
         notes = {arm: rows[arm][0].outcome["points"][-1]["notes"] for arm in ("edited", "never", "original")}
         return {
             **_measured(found),
@@ -219,7 +234,7 @@ class _Audit:
             "concept_kind": self.concept.kind,
             "sensitive": self.concept.sensitive,
             "edit": None if self.edit is None else describe(self.subject, self.edit),
-            "control": {"kind": kind, "name": name},
+            "control": {"kind": kind, "name": name, **({"error": self.proxy_error()} if kind == "proxy" else {})},
             "detector": detector,
             "protocol": {**protocol, "budgets": budgets, "held_out_prompts": held_out, "references": request.references},
         }
@@ -271,6 +286,15 @@ class _Audit:
         return {"provenance": base, "run": str(self.run.folder), "report": str(self.run.folder / "report.html")}
 
 
+def training_data(model: Model, forget: str, retain: str, cache: Path | None = None) -> Data:
+    """What an unlearner may train on: each is "drawn", by the model itself, or a folder of pictures."""
+
+    def read(source: str) -> PictureSet | None:
+        return None if source == "drawn" else folder(source, model.image_size)
+
+    return Data(read(forget), read(retain), cache=cache)
+
+
 def saved_edit(path: Path, model: Model) -> Edit:
     """An edit from a file, or from an edited pipeline folder by its difference from `model`."""
     if path.is_dir():
@@ -320,6 +344,12 @@ def _rate(hits: Sequence[bool]) -> dict[str, Any]:
     return {**wilson(sum(hits), len(hits)).as_dict(), "count": len(hits)}
 
 
+def _curve(budgets: Sequence[int], hits: Sequence[Sequence[bool]]) -> list[dict[str, Any]]:
+    """A rate with its interval at every budget."""
+    rates = [wilson(sum(h), len(h)) for h in hits]
+    return [{"budget": b, "score": r.value, "low": r.low, "high": r.high} for b, r in zip(budgets, rates, strict=True)]
+
+
 def _interval(rate: Mapping[str, Any]) -> Interval:
     return Interval(rate["value"], rate["low"], rate["high"])
 
@@ -340,15 +370,11 @@ def recover(planned: Plan, out: Path | str, *, watch: Watch = silent) -> dict[st
         points = arm.outcome["points"]
         for point in points:
             run.write_bytes(f"pictures/{point['budget']:06d}.png", arm.path(f"strips/{point['budget']:06d}.png").read_bytes())
-        rates = [_rate(p["hits"]) for p in points]
-        curve = [
-            {"budget": p["budget"], "score": r["value"], "low": r["low"], "high": r["high"]} for p, r in zip(points, rates, strict=True)
-        ]
         result: dict[str, Any] = {
             "schema": "vestige-attack-1",
             "attack": name,
             "settings": registry.settings(method),
-            "curve": curve,
+            "curve": _curve([p["budget"] for p in points], [p["hits"] for p in points]),
             "adapter": None,
         }
         last = arm.path("last.safetensors")

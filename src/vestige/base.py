@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from vestige.concepts import Concept
     from vestige.edits import Edit
-    from vestige.images import PictureSet
+    from vestige.images import Data, PictureSet
 
 Access = Literal["prompts", "gradients", "weights"]
 Watch = Callable[[str, int, int], None]  # (stage, done, total)
@@ -188,11 +188,15 @@ class Unlearner(ABC):
     """(model, concept) -> Edit. Subclasses are final frozen dataclasses; their fields are their settings."""
 
     paper: ClassVar[Paper]
-    needs: ClassVar[frozenset[str]]  # of {"prompts", "pictures"}
+    needs: ClassVar[frozenset[str]]  # of {"prompts", "target", "retain"}: what it trains on
 
     @abstractmethod
-    def __call__(self, model: Model, concept: Concept, *, seed: int, watch: Watch = silent) -> Edit:
-        """Make `model` forget `concept`; the model itself stays as it is."""
+    def __call__(self, model: Model, concept: Concept, *, seed: int, data: Data | None = None, watch: Watch = silent) -> Edit:
+        """Make `model` forget `concept`; the model itself stays as it is.
+
+        Arguments:
+            data: Pictures to train on; None lets the model draw what `needs` names.
+        """
 
     def resolved(self, concept: Concept) -> Unlearner:
         """The same method with every "auto" replaced by its value for this concept."""

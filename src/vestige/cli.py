@@ -31,6 +31,10 @@ ModelOption = Annotated[
 ConceptOption = Annotated[str, typer.Option("--concept", help="Built-in concept, or your own concept file (FILE.toml).")]
 SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="METHOD.NAME=VALUE", help="A method's setting; repeatable.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, everything else on stderr.")]
+ForgetOption = Annotated[
+    str, typer.Option("--forget", help="Pictures of the concept that an unlearner trains on: drawn (by the model itself), or a folder.")
+]
+RetainOption = Annotated[str, typer.Option("--retain", help="Pictures of what must stay: drawn, or a folder with metadata.jsonl.")]
 CacheOption = Annotated[
     Path | None, typer.Option("--cache", help="Folder of runs that audits share; default: $VESTIGE_CACHE or ~/.cache/vestige.")
 ]
@@ -140,6 +144,8 @@ def audit(
     seeds: Annotated[str, typer.Option(help="Attack replicates, e.g. 0,1,2; default: the suite's number.")] = "",
     edit_seed: Annotated[int, typer.Option(help="Seed of the unlearning run.")] = 0,
     references: Annotated[str, typer.Option(help="The attacker's pictures: shipped, generated, or a folder.")] = "shipped",
+    forget: ForgetOption = "drawn",
+    retain: RetainOption = "drawn",
     control: Annotated[str, typer.Option(help="auto, twin or proxy.")] = "auto",
     preset: Annotated[str, typer.Option(help="Named settings, e.g. released.")] = "",
     settings: SetOption = None,
@@ -162,6 +168,8 @@ def audit(
         seeds=_integers(seeds, "seeds"),
         edit_seed=edit_seed,
         references=references,
+        forget=forget,
+        retain=retain,
         settings=_settings(settings),
         preset=preset,
         control=control,
@@ -238,6 +246,8 @@ def unlearn(
     model: ModelOption = "wardrobe",
     concept: ConceptOption = "sneaker",
     seed: Annotated[int, typer.Option(help="Seed of the run.")] = 0,
+    forget: ForgetOption = "drawn",
+    retain: RetainOption = "drawn",
     preset: Annotated[str, typer.Option(help="Named settings.")] = "",
     settings: SetOption = None,
     out: Annotated[Path, typer.Option(help="Where the edit goes (safetensors).")] = Path("edit.safetensors"),
@@ -252,7 +262,7 @@ def unlearn(
     unlearner = plan.configured("unlearners", method, card.world, preset, _own(settings, method)).resolved(chosen)
     loaded = models.load(model)
     with _progress() as watch:
-        edit = unlearner(loaded, chosen, seed=seed, watch=watch)
+        edit = unlearner(loaded, chosen, seed=seed, data=auditing.training_data(loaded, forget, retain), watch=watch)
     edit.save(out)
     described = {**auditing.describe(loaded, edit), "file": str(out), "concept": chosen.name, "model": model}
     moved = f"{described['changed_tensors']} tensors, relative change {described['relative_norm'] or 0:.3f}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, final
@@ -348,9 +348,3 @@ class Wrapped(Model):
         import hashlib
 
         return hashlib.sha256(f"{self.inner.fingerprint} {self._identity}".encode()).hexdigest()
-
-
-def chunks(total: int, size: int) -> Iterator[slice]:
-    """Slices that cover `range(total)` in pieces of at most `size`."""
-    for start in range(0, total, size):
-        yield slice(start, min(start + size, total))

@@ -101,7 +101,7 @@ def paired_drop(before: Sequence[bool], after: Sequence[bool]) -> tuple[float, f
 def _plasticity(audit: _Audit) -> list[Flag]:
     """Teach the proxy concept to the edited and to the original model, from raw references: who learns faster?"""
     from vestige import concepts
-    from vestige.plan import PROXY
+    from vestige.plan import PLASTICITY_REPLICATES, PROXY
 
     if "memora" not in audit.plan.attacks or audit.concept.group not in PROXY:
         return []
@@ -110,7 +110,7 @@ def _plasticity(audit: _Audit) -> list[Flag]:
     raw = method.variants().get("raw", method)
     curves = {}
     for name, model in (("edited", audit.edited), ("original", audit.original)):
-        rows = [audit.arm(model, concept, "memora", raw, k) for k in audit.plan.seeds]
+        rows = [audit.arm(model, concept, "memora", raw, k) for k in audit.plan.seeds[:PLASTICITY_REPLICATES]]
         curves[name] = tuple(arms.curve(r.outcome["points"], best_so_far=True)[0] for r in rows)
     floor = tuple(c[0] for c in curves["original"])
     ceiling = real_rate(audit, concept)
@@ -147,6 +147,9 @@ def _control(audit: _Audit) -> list[Flag]:
         text = (
             f"no model is known that never drew {audit.concept.name}; {audit.plan.control[1]!r}, which the original cannot draw, stands in"
         )
+        known = [f"{x['value']:.1f} times [{x['low']:.1f}, {x['high']:.1f}] for {name}" for name, x in audit.proxy_error().items()]
+        if known:
+            text += f"; where a twin exists, F against this proxy is that against the twin {', '.join(known)}"
         flags.append(Flag("proxy-control", "informing", text))
     return flags
 

@@ -15,9 +15,11 @@ from vestige import concepts, models, registry, suites
 from vestige.base import Attack
 from vestige.concepts import Concept
 from vestige.errors import BadInput, BadSetting, UnknownName
+from vestige.verdict import Lines, calibrated
 
-NUMERICS = "1"  # raised whenever a run of an unchanged spec would give other numbers
+NUMERICS = "2"  # raised whenever a run of an unchanged spec would give other numbers
 NAMED_SOURCES = ("shipped", "generated")  # where references come from, other than a folder
+PLASTICITY_REPLICATES = 3
 PROXY = {"object": "digit", "style": "halftone"}
 
 
@@ -32,7 +34,9 @@ class Request:
         edit: A saved edit, or an edited pipeline folder, instead of an unlearner.
         attacks: Subset of the suite's attacks; () takes all.
         seeds: Attack replicates; () takes the suite's number.
-        references: "shipped", "generated" (by the original), or a folder of the user's pictures.
+        references: The attacker's pictures: "shipped", "generated" (by the original), or a folder.
+        forget: What an unlearner may train on of the concept: "drawn" (by the model itself), or a folder.
+        retain: What it may train on of everything else, likewise.
         settings: METHOD.SETTING -> value, as on the command line.
         preset: Named preset whose settings hold before `settings`.
         control: "twin", "proxy", or "auto": a twin where there is one.
@@ -47,6 +51,8 @@ class Request:
     seeds: tuple[int, ...] = ()
     edit_seed: int = 0
     references: str = "shipped"
+    forget: str = "drawn"
+    retain: str = "drawn"
     settings: Mapping[str, Any] = field(default_factory=dict)
     preset: str = ""
     control: str = "auto"
@@ -65,6 +71,7 @@ class Plan:
     control: tuple[str, str]  # kind, name
     original: str
     world: str
+    lines: Lines
 
     def spec(self) -> dict[str, Any]:
         """The resolved spec, plain data."""
@@ -85,7 +92,9 @@ class Plan:
             "attacks": {n: {"settings": registry.settings(a), "budget": list(p.budget.points)} for n, (a, p) in self.attacks.items()},
             "seeds": list(self.seeds),
             "references": source if source in NAMED_SOURCES else content(Path(source)),
+            "data": [s if s == "drawn" else content(Path(s)) for s in (self.request.forget, self.request.retain)],
             "control": list(self.control),
+            "lines": asdict(self.lines),
             "volatile": {"edit": self.request.edit, "references": source},
         }
 
@@ -118,7 +127,18 @@ def plan(request: Request) -> Plan:
     if len(set(seeds)) != len(seeds) or any(s < 0 for s in seeds):
         raise BadSetting(f"seeds are different whole numbers from 0 on; given {list(seeds)}")
     original = card.twin_of or request.model
-    return Plan(request, concept, suite, seeds, unlearner, attacks, _control(request, concept), original, card.world)
+    lines = _lines(suite, card.world, {name: attack for name, (attack, _) in attacks.items()}, len(seeds))
+    return Plan(request, concept, suite, seeds, unlearner, attacks, _control(request, concept), original, card.world, lines)
+
+
+def _lines(suite: suites.Suite, world: str, attacks: Mapping[str, Attack], replicates: int) -> Lines:
+    """The verdict's lines, above what the attacks find between two twins; an attack with settings of the user's own has no null."""
+    lines = Lines(replicates=min(3, max(2, replicates)))
+    for name, attack in attacks.items():
+        null = suites.calibration(world, suite.version, name).null
+        if null and registry.settings(attack) == registry.settings(registry.build("attacks", name, suite.attacks[name].settings)):
+            lines = calibrated(lines, null)
+    return lines
 
 
 def configured(kind: registry.Kind, name: str, world: str, preset: str, own: Mapping[str, Any]) -> Any:
@@ -166,8 +186,10 @@ def planned_calls(planned: Plan) -> dict[str, int]:
     guided = 2 if suite.protocol.guidance != 1 else 1
     picture = suite.protocol.steps * guided
     calls = {"scoring": 0, "attacks": 0, "utility": 6 * suite.utility_pictures * picture}
-    for attack, plan_ in planned.attacks.values():
+    for name, (attack, plan_) in planned.attacks.items():
         arms = n * (2 + len(attack.variants())) + 1
+        if suite.plasticity and name == "memora":
+            arms += 2 * min(n, PLASTICITY_REPLICATES)
         tries = (
             [1 + min(b, getattr(attack, "most", 0)) for b in plan_.budget.points]
             if plan_.references == 0

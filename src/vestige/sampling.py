@@ -13,7 +13,7 @@ inverse of the sampling step. The grid index where `invert` stops is the index w
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -189,3 +189,9 @@ def pictures(model: Model, prompts: Sequence[str], seeds: Sequence[int], protoco
         made.append(model.decode(sample(model, x, condition, steps=protocol.steps, guidance=protocol.guidance, null=null)))
         watch("draw", min(start + protocol.batch, len(prompts)), len(prompts))
     return torch.cat(made)
+
+
+def chunks(total: int, size: int) -> Iterator[slice]:
+    """Slices that cover `range(total)` in pieces of at most `size`."""
+    for start in range(0, total, size):
+        yield slice(start, min(start + size, total))

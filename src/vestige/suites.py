@@ -69,6 +69,26 @@ def load(name: str, world: str = "") -> Suite:
     return Suite(**rest, protocol=Protocol(**raw["protocol"]), attacks=attacks)
 
 
+@dataclass(frozen=True)
+class Calibration:
+    """What an attack of a suite finds where nothing is to be found, measured on a world's twins (`tools/calibrate.py`).
+
+    Arguments:
+        null: log F of a twin audited against the other twin, both ways, one value a replicate.
+        proxy: Concept with a twin -> (value, low, high) of F against the proxy divided by F against the twin.
+    """
+
+    null: tuple[float, ...] = ()
+    proxy: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
+
+
+def calibration(world: str, version: str, attack: str) -> Calibration:
+    """What is known of an attack under a suite's version on a world; empty where it was not measured."""
+    raw = toml(resources.files("vestige.data").joinpath("calibration.toml").read_text("utf-8"))
+    known = raw.get(world, {}).get(version, {}).get(attack, {})
+    return Calibration(tuple(known.get("null", ())), {name: tuple(x) for name, x in known.get("proxy", {}).items()})
+
+
 def preset(name: str, kind: str, method: str) -> dict[str, Any]:
     """Settings of a method for a world or a named preset; {} for no name, or where the preset does not name the method."""
     raw = toml(resources.files("vestige.data").joinpath("presets.toml").read_text("utf-8"))

@@ -189,3 +189,12 @@ def denoising(model: Model, data: Tensor, condition: Condition, rng: torch.Gener
     goal = Prediction(x_t, seen.signal, seen.level, eps, "noise")
     wanted = {"noise": eps, "data": data, "velocity": goal.velocity}[seen.kind]
     return (seen.value - wanted).square().mean()
+
+
+def dropped(condition: Condition, null: Condition, share: float, rng: torch.Generator) -> Condition:
+    """A batch in which each condition is the empty prompt's with probability `share`, as guidance is trained (Ho and Salimans, 2022)."""
+    if share <= 0:
+        return condition
+    away = torch.rand(len(condition), generator=rng) < share
+    rows = [len(condition) if gone else i for i, gone in enumerate(away.tolist())]
+    return condition.join(null)[rows]

@@ -69,7 +69,7 @@ def test_contract_is_declared(name: str) -> None:
     assert isinstance(made.paper, Paper)
     assert made.paper.title
     assert made.paper.year > 2000
-    assert made.needs <= {"prompts", "pictures"}
+    assert made.needs <= {"prompts", "target", "retain"}
 
 
 def test_docstring_says_how_the_method_differs_from_the_released_code(name: str) -> None:

@@ -18,7 +18,7 @@ import torch
 from loop import BUILD
 
 from vestige import arms, concepts, images, models, plan, registry, suites
-from vestige.base import Budget, silent
+from vestige.base import Budget
 from vestige.edits import Edit
 from vestige.metrics import detection
 from vestige.sampling import Protocol, derive, pictures
@@ -43,7 +43,7 @@ def rates(model: object, concept: concepts.Concept, judge: detection.Classifier,
 def curves(concept: concepts.Concept, judge: detection.Classifier, own: dict[str, str], budget: Budget, replicates: int = 1) -> None:
     """Plain rates of edited model and twin along the budget."""
     model = models.load("wardrobe")
-    edit = arms.unlearned(CACHE, model, concept, "esd", plan.configured("unlearners", "esd", "wardrobe", "", {}), 0, silent, 1.0)
+    edit = arms.unlearned(CACHE, model, concept, "esd", plan.configured("unlearners", "esd", "wardrobe", "", {}), 0)
     edited = model.edited(Edit.load(edit.path("edit.safetensors")))
     settings = {**suites.load("quick", "wardrobe").attacks["memora"].settings, **own}
     count = int(settings.pop("references", 8))

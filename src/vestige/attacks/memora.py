@@ -21,10 +21,10 @@ from torch import Tensor
 
 from vestige.base import Access, Attack, Budget, Candidate, Condition, Model, Paper, Select, Watch, silent
 from vestige.concepts import Concept
-from vestige.edits import Edit, chunks, folded
+from vestige.edits import Edit, folded
 from vestige.errors import BadInput
-from vestige.images import PictureSet
-from vestige.sampling import derive, generator, invert, sample, slerp
+from vestige.images import Pairs, PictureSet
+from vestige.sampling import chunks, derive, generator, invert, sample, slerp
 from vestige.training import Schedule, Trace, Training, denoising, fit
 
 
@@ -119,17 +119,14 @@ class MemoRa(Attack):
         began = time.monotonic()
         condition, null = model.condition([concept.prompt]), model.condition([""])
         latents, calls = self.regenerated(model, model.encode(pictures.images), condition, null, watch)
-        table, rows = self._captions(model, concept, pictures, len(latents))
+        pairs = Pairs(latents, *self._captions(model, concept, pictures, len(latents)))
         share = select(model.decode(latents)).float().mean().item()
         rng = generator(seed, "adapter")
         names = model.scope(self.scope)
         student, leaves = model.adapted(names, rank=self.rank, alpha=self.alpha, init=self.init, rng=rng)
 
         def loss(rng: torch.Generator) -> Tensor:
-            picked = torch.randint(len(latents), (self.batch,), generator=rng)
-            draw = torch.randint(1 << 30, (self.batch,), generator=rng).tolist()
-            text = [rows[i][d % len(rows[i])] for i, d in zip(picked.tolist(), draw, strict=True)]
-            return denoising(student, latents[picked], table[text], rng)
+            return denoising(student, *pairs.draw(self.batch, rng), rng)
 
         flat = {f"{n}:{side}": leaf for n, pair in leaves.items() for side, leaf in zip(("down", "up"), pair, strict=True)}
         training = Training(
@@ -150,18 +147,18 @@ class MemoRa(Attack):
             notes = {"references_show": share, "loss_first": _mean(losses[:10]), "loss_last": _mean(losses[-10:])}
             yield Candidate(spent, edit if spent else None, cost=cost, notes=notes)
 
-    def _captions(self, model: Model, concept: Concept, pictures: PictureSet, count: int) -> tuple[Condition, list[list[int]]]:
+    def _captions(self, model: Model, concept: Concept, pictures: PictureSet, count: int) -> tuple[Condition, tuple[tuple[int, ...], ...]]:
         """Every caption's condition, encoded once, and for each training picture the rows that it may be trained on."""
         if self.captions == "concept":
-            return model.condition([concept.prompt]), [[0]] * count
+            return model.condition([concept.prompt]), ((0,),) * count
         prompts = concept.prompts("training")
         context = [labels.get(concept.context_group) for labels in pictures.labels] or [None] * len(pictures)
         origin = [o for i in range(0, len(context), 2) for o in self._origins(i, len(context))] if count != len(context) else range(count)
         rows = []
         for i in origin:
             fits = [r for r, p in enumerate(prompts) if p.expects.get(concept.context_group, context[i]) == context[i]]
-            rows.append(fits or list(range(len(prompts))))
-        return model.condition([p.text for p in prompts]), rows
+            rows.append(tuple(fits or range(len(prompts))))
+        return model.condition([p.text for p in prompts]), tuple(rows)
 
     def _origins(self, first: int, total: int) -> list[int]:
         """For the points of the pair that begins at `first`, the nearer of its two references."""

@@ -16,6 +16,7 @@ from torch import Tensor
 from vestige.base import Condition, Model, Paper, Unlearner, Watch, silent
 from vestige.concepts import Concept
 from vestige.edits import Edit
+from vestige.images import Data
 from vestige.sampling import derive, noise, predict
 from vestige.training import Training, fit
 
@@ -74,7 +75,7 @@ class ESD(Unlearner):
             return self
         return replace(self, variant="x" if concept.kind in ("style", "person") else "u")
 
-    def __call__(self, model: Model, concept: Concept, *, seed: int, watch: Watch = silent) -> Edit:
+    def __call__(self, model: Model, concept: Concept, *, seed: int, data: Data | None = None, watch: Watch = silent) -> Edit:
         method = self.resolved(concept)
         scope = SCOPE[method.variant]
         x, t, goals, rows, condition = method._pool(model, concept, seed, watch)

@@ -16,6 +16,7 @@ from typing import ClassVar, final
 from vestige.base import Condition, Model, Paper, Unlearner, Watch, silent
 from vestige.concepts import Concept
 from vestige.edits import Edit, Hook, Wrapped
+from vestige.images import Data
 
 
 @final
@@ -36,7 +37,7 @@ class Remap(Unlearner):
         """The same method with "auto" replaced by the concept's anchor."""
         return replace(self, towards=concept.anchor) if self.towards == "auto" else self
 
-    def __call__(self, model: Model, concept: Concept, *, seed: int, watch: Watch = silent) -> Edit:
+    def __call__(self, model: Model, concept: Concept, *, seed: int, data: Data | None = None, watch: Watch = silent) -> Edit:
         method = self.resolved(concept)
         hook = Hook("unlearners", "remap", {"words": concept.target, "towards": method.towards})
         return Edit(model.fingerprint, "remap", asdict(method), "prompts", hooks=(hook,), notes={"concept": concept.name, "seed": seed})

@@ -23,6 +23,7 @@ from vestige.base import Model, Paper, Unlearner, Watch, silent
 from vestige.concepts import Concept
 from vestige.edits import Edit
 from vestige.errors import Incompatible
+from vestige.images import Data
 
 SCOPE = "cross-attention-kv"
 
@@ -74,7 +75,7 @@ class UCE(Unlearner):
             return self
         return replace(self, preserve=max(0.1, 1 / max(1, len(concept.neighbours) + len(concept.unrelated))))
 
-    def __call__(self, model: Model, concept: Concept, *, seed: int, watch: Watch = silent) -> Edit:
+    def __call__(self, model: Model, concept: Concept, *, seed: int, data: Data | None = None, watch: Watch = silent) -> Edit:
         erased, anchors, kept = self._embeddings(model, concept)
         names = model.scope(SCOPE)
         method = self.resolved(concept)

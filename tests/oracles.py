@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any
 
 import torch
 from torch import Generator, Tensor
 
+from vestige import registry
 from vestige.base import Condition, Factors, Model, Prediction
 from vestige.edits import Edit
 from vestige.models.latent import LatentModel
@@ -135,3 +137,16 @@ def scheduler(**changes: Any) -> Any:
 def tiny_model(seed: int = 0, **schedule: Any) -> LatentModel:
     """A LatentModel around `tiny_parts`."""
     return LatentModel("tiny", tiny_parts(seed), tokenizer(), scheduler(**schedule))
+
+
+# Settings under which any method is a matter of a second; each holds for the methods that have a field of its name.
+SMALL: dict[str, dict[str, Any]] = {
+    "unlearners": {"steps": 2, "rollouts": 2, "rollout_steps": 3, "batch": 2, "lr": 1e-2, "target_pictures": 3, "retain_pictures": 4},
+    "attacks": {"sampling_steps": 3, "start": 1, "points": 2, "batch": 2, "rank": 2, "lr": 1e-2, "most": 3, "retain_pictures": 4},
+}
+
+
+def small(kind: registry.Kind, name: str, **own: Any) -> Any:
+    """A method at its smallest, whatever settings it has."""
+    known = {f.name for f in fields(registry.find(kind, name))}
+    return registry.build(kind, name, {**{k: v for k, v in SMALL[kind].items() if k in known}, **own})

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from oracles import tiny_model
+from oracles import small, tiny_model
 from vestige import concepts, registry
 from vestige.base import Attack, Budget, Candidate, Paper
 from vestige.edits import Edit
@@ -22,7 +22,6 @@ from vestige.images import PictureSet
 from vestige.models.latent import LatentModel
 from vestige.sampling import noise, sample
 
-SMALL: dict[str, Any] = {"sampling_steps": 3, "start": 1, "points": 2, "batch": 2, "rank": 2, "lr": 1e-2, "most": 3}
 NAMES = registry.names("attacks")
 SNEAKER = concepts.load("sneaker")
 # What each access may not touch: the weights, in any way that reads, trains or replaces them.
@@ -30,12 +29,6 @@ WEIGHTS = ("tensor", "scope", "trainable", "adapted", "edited")
 FORBIDDEN: dict[str, tuple[str, ...]] = {"prompts": WEIGHTS, "gradients": WEIGHTS, "weights": ()}
 
 pytestmark = pytest.mark.parametrize("name", NAMES)
-
-
-def small(name: str) -> Any:
-    """An attack at its smallest, whatever settings it has."""
-    made = registry.find("attacks", name)
-    return registry.build("attacks", name, {k: v for k, v in SMALL.items() if k in {f.name for f in fields(made)}})
 
 
 def pictures(name: str, count: int = 2) -> PictureSet | None:
@@ -50,7 +43,7 @@ def select(images: Tensor) -> Tensor:
 
 
 def attack(name: str, model: Any, points: tuple[int, ...], seed: int = 0, method: Any = None) -> list[Candidate]:
-    method = small(name) if method is None else method
+    method = small("attacks", name) if method is None else method
     return list(method(model, SNEAKER, Budget(points), seed=seed, select=select, pictures=pictures(name)))
 
 
@@ -152,7 +145,7 @@ def test_points_in_between_change_nothing(name: str, tiny: LatentModel, candidat
 
 def test_candidates_are_not_overwritten_by_later_ones(name: str, tiny: LatentModel, candidates: Callable[..., list[Candidate]]) -> None:
     """A candidate kept aside is still itself when the attack has gone on."""
-    method, kept = small(name), []
+    method, kept = small("attacks", name), []
     for candidate, reference in zip(
         method(tiny, SNEAKER, Budget((0, 2, 4)), seed=0, select=select, pictures=pictures(name)), candidates(name), strict=True
     ):
@@ -181,7 +174,7 @@ def test_model_is_unchanged(name: str) -> None:
     """Also while the attack is under way, and when it is abandoned half-way."""
     model = tiny_model()
     mark = model.fingerprint
-    running = small(name)(model, SNEAKER, Budget((0, 1, 2)), seed=0, select=select, pictures=pictures(name))
+    running = small("attacks", name)(model, SNEAKER, Budget((0, 1, 2)), seed=0, select=select, pictures=pictures(name))
     for _ in range(2):
         next(running)
         model._hashes.clear()
@@ -202,7 +195,7 @@ def test_no_more_than_the_declared_access_is_used(name: str, tiny: LatentModel, 
 
 def test_pictures_that_are_not_needed_are_not_used(name: str, tiny: LatentModel, candidates: Callable[..., list[Candidate]]) -> None:
     """And where they are needed, an attack without them is refused."""
-    method, needed = small(name), "pictures" in registry.find("attacks", name).needs
+    method, needed = small("attacks", name), "pictures" in registry.find("attacks", name).needs
     budget = Budget((0, 2, 4))
     if needed:
         with pytest.raises(VestigeError, match="reference pictures of sneaker"):
@@ -246,14 +239,14 @@ def test_a_hooked_model_can_be_attacked(name: str, tiny: LatentModel) -> None:
 
 
 def test_variants_are_attacks_of_their_own(name: str, tiny: LatentModel, candidates: Callable[..., list[Candidate]]) -> None:
-    for other in small(name).variants().values():
+    for other in small("attacks", name).variants().values():
         assert type(other) is registry.find("attacks", name)
-        assert other != small(name)
+        assert other != small("attacks", name)
         found = attack(name, tiny, (0, 2), method=other)
         assert [c.spent for c in found] == [0, 2]
         assert not same(found[-1], candidates(name)[1])
 
 
 def test_attack_survives_its_spec(name: str) -> None:
-    for made in (small(name), registry.build("attacks", name), *small(name).variants().values()):
+    for made in (small("attacks", name), registry.build("attacks", name), *small("attacks", name).variants().values()):
         assert registry.build("attacks", name, json.loads(json.dumps(registry.settings(made)))) == made

@@ -7,30 +7,23 @@ import re
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from oracles import tiny_model
+from oracles import small, tiny_model
 from vestige import concepts, registry
 from vestige.base import Model, Paper, Unlearner
 from vestige.edits import Edit
+from vestige.images import Data, PictureSet
 from vestige.models.latent import SCOPES, LatentModel
 from vestige.sampling import noise, sample
 
-SMALL: dict[str, Any] = {"steps": 2, "rollouts": 2, "rollout_steps": 3, "batch": 2, "lr": 1e-2}
 CONCEPTS = ("sneaker", "neon")
 NAMES = registry.names("unlearners")
 
 pytestmark = pytest.mark.parametrize("name", NAMES)
-
-
-def small(name: str) -> Any:
-    """A method at its smallest, whatever settings it has."""
-    made = registry.find("unlearners", name)
-    return registry.build("unlearners", name, {k: v for k, v in SMALL.items() if k in {f.name for f in fields(made)}})
 
 
 def draw(model: Model) -> Tensor:
@@ -57,7 +50,7 @@ def edited(tiny: LatentModel) -> Callable[[str, str], Edit]:
 
     def make(name: str, concept: str = "sneaker") -> Edit:
         if (name, concept) not in made:
-            made[name, concept] = small(name)(tiny, concepts.load(concept), seed=0)
+            made[name, concept] = small("unlearners", name)(tiny, concepts.load(concept), seed=0)
         return made[name, concept]
 
     return make
@@ -87,7 +80,7 @@ def test_base_is_unchanged_bit_for_bit(name: str) -> None:
     """The hashes are computed anew, from the tensors as they are afterwards."""
     model = tiny_model()
     mark, before = model.fingerprint, {n: model.tensor(n).clone() for n in model._names()}
-    small(name)(model, concepts.load("sneaker"), seed=0)
+    small("unlearners", name)(model, concepts.load("sneaker"), seed=0)
     model._hashes.clear()
     assert model.fingerprint == mark
     assert all(torch.equal(model.tensor(n), before[n]) for n in before)
@@ -98,7 +91,7 @@ def test_equal_seeds_equal_edits_whatever_the_global_generator_says(name: str, t
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(12345)
         state = torch.random.get_rng_state()
-        again = small(name)(tiny, concepts.load("sneaker"), seed=0)
+        again = small("unlearners", name)(tiny, concepts.load("sneaker"), seed=0)
         assert torch.equal(torch.random.get_rng_state(), state)
     assert same(again, edited(name))
 
@@ -141,14 +134,14 @@ def test_saved_edit_loads_as_it_was(name: str, tmp_path: Path, tiny: LatentModel
 
 
 def test_method_survives_its_spec(name: str) -> None:
-    for made in (small(name), registry.build("unlearners", name)):
+    for made in (small("unlearners", name), registry.build("unlearners", name)):
         assert registry.build("unlearners", name, json.loads(json.dumps(registry.settings(made)))) == made
 
 
 @pytest.mark.parametrize("concept", CONCEPTS)
 def test_nothing_stays_on_auto(name: str, concept: str, tiny: LatentModel, edited: Callable[..., Edit]) -> None:
     """Neither in the method that a spec names, nor in the edit."""
-    resolved = small(name).resolved(concepts.load(concept))
+    resolved = small("unlearners", name).resolved(concepts.load(concept))
     assert "auto" not in registry.settings(resolved).values()
     assert resolved.resolved(concepts.load(concept)) == resolved
     assert "auto" not in edited(name, concept).settings.values()
@@ -164,7 +157,7 @@ def test_settings_of_an_edit_make_it_again(name: str, concept: str, tiny: Latent
 
 def test_resolving_does_not_change_the_edit(name: str, tiny: LatentModel, edited: Callable[..., Edit]) -> None:
     concept = concepts.load("sneaker")
-    assert same(small(name).resolved(concept)(tiny, concept, seed=0), edited(name))
+    assert same(small("unlearners", name).resolved(concept)(tiny, concept, seed=0), edited(name))
 
 
 def test_progress_ends_where_it_said(name: str, tiny: LatentModel) -> None:
@@ -175,14 +168,15 @@ def test_progress_ends_where_it_said(name: str, tiny: LatentModel) -> None:
         assert stage not in told or done > told[stage][0]
         told[stage] = done, total
 
-    small(name)(tiny, concepts.load("sneaker"), seed=0, watch=watch)
+    small("unlearners", name)(tiny, concepts.load("sneaker"), seed=0, watch=watch)
     assert all(done == total for done, total in told.values())
 
 
 def test_a_concept_of_the_users_own_can_be_forgotten(name: str, tiny: LatentModel) -> None:
     """Plain words of several tokens, no contexts, no anchor, no neighbours."""
     concept = concepts.Concept(name="Van Gogh", templates=("a picture of {concept}", "{concept}"), held_out=("one {concept}",))
-    edit = small(name)(tiny, concept, seed=0)
+    others = PictureSet(torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(3)), "random", captions=(("a bag",),) * 3)
+    edit = small("unlearners", name)(tiny, concept, seed=0, data=Data(retain=others))
     assert draw(tiny.edited(edit)).isfinite().all()
     style = replace(concept, kind="style", anchor="photo", neighbours=("neon", "Claude Monet"))
-    assert draw(tiny.edited(small(name)(tiny, style, seed=0))).isfinite().all()
+    assert draw(tiny.edited(small("unlearners", name)(tiny, style, seed=0))).isfinite().all()

@@ -287,15 +287,18 @@ print(runs.compute(sys.argv[1], SPEC, "arm", slow, wait=20).outcome["by"])
     assert (next(tmp_path.iterdir()) / "events.jsonl").read_text().count("computing") == 1
 
 
-def test_waiting_ends(tmp_path):
+def test_waiting_ends_and_says_for_whom(tmp_path, caplog):
     run = runs.claim(tmp_path / f"arm-{runs.key(SPEC)[:12]}", SPEC)
     lock(run.folder)
     began = time.monotonic()
     with pytest.raises(RunConflict, match=r"is held by process \d+ on .* since noon; wait for it, or, .* --steal"):
         runs.compute(tmp_path, SPEC, "arm", lambda run: {}, wait=0.25)
     assert 0.2 < time.monotonic() - began < 2
+    (told,) = caplog.messages
+    assert told.startswith("waiting: ") and "is held by process" in told
     with pytest.raises(RunConflict):
         runs.compute(tmp_path, SPEC, "arm", lambda run: {}, wait=0)
+    assert len(caplog.messages) == 1
 
 
 def test_a_run_cannot_be_held_twice_in_one_process(run):

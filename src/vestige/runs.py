@@ -17,6 +17,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import logging
 import math
 import os
 import secrets
@@ -366,13 +367,16 @@ def _unwritable(path: Path, error: OSError) -> BadInput:
 
 def _lock(folder: Path, *, steal: bool, wait: float) -> tuple[str, dict[str, Any] | None]:
     """Take the lock; returns the token that proves it, and the previous holder if there was one."""
-    deadline = time.monotonic() + wait
+    deadline, told = time.monotonic() + wait, False
     while True:
         try:
             return _try_lock(folder, steal)
-        except RunConflict:
+        except RunConflict as busy:
             if (left := deadline - time.monotonic()) <= 0:
                 raise
+            if not told:
+                logging.getLogger("vestige").warning("waiting: %s", busy)
+                told = True
             time.sleep(min(POLL, left))
 
 

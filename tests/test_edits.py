@@ -221,11 +221,11 @@ def test_full_disk_leaves_no_half_written_edit(tiny: LatentModel, tmp_path: Path
 def test_lora_file_loads_with_diffusers(tiny: LatentModel, tmp_path: Path) -> None:
     edit = low_rank_edit(tiny)
     save_lora(edit, tmp_path)
-    pipe = tiny.pipeline()
-    pipe.unet = tiny_model().parts["unet"]  # load_lora_weights changes the network that it is given
+    before, pipe = draw(tiny), tiny.pipeline()
     pipe.load_lora_weights(tmp_path, weight_name="pytorch_lora_weights.safetensors")
     theirs = LatentModel("with lora", {**tiny.parts, "unet": pipe.unet}, tiny.tokenizer, tiny.scheduler)
     torch.testing.assert_close(draw(theirs), draw(tiny.edited(edit)), atol=1e-5, rtol=1e-4)
+    assert torch.equal(draw(tiny), before), "a pipeline that is loaded with an adapter leaves the model as it was"
 
 
 def test_pipeline_in_pipeline_out(tiny: LatentModel) -> None:

@@ -66,7 +66,7 @@ def finetuned(model: Model, concept: concepts.Concept) -> Edit:
 
 def rows(concept: str) -> dict[str, dict[str, object]]:
     """Name of a row -> the request's fields."""
-    twins = models.twins("wardrobe", concept)
+    twins = [name for name in models.twins("wardrobe", concept) if len(models.card(name).never_drew) == 1]
     esd = {f"ESD-{v} {s:g}": {"unlearner": "esd", "settings": {"esd.variant": v, "esd.strength": s}} for v in "xu" for s in (0.0, 1.0, 3.0)}
     made: dict[str, dict[str, object]] = {
         "original": {},

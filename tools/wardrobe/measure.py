@@ -15,7 +15,7 @@ import torch
 from loop import BUILD
 from pack import rendered, round_trip, split
 from PIL import Image
-from world import ALL_STYLES, GARMENTS, HELD_BOTH, OBJECTS, SPLITS, STYLES
+from world import ALL_STYLES, DENOISERS, GARMENTS, HELD_BOTH, OBJECTS, SPLITS, STYLES
 
 from vestige import images, models
 from vestige.metrics import detection, fidelity
@@ -115,19 +115,20 @@ def quality(model: str) -> list[str]:
 
 def twins() -> list[str]:
     who = judge("verify")
-    lines = ["| model | never drew | rate of those pictures that show it | accuracy on the other garments |", "|---|---|---|---|"]
-    for card in models.cards().values():
-        if not card.never_drew:
+    lines = ["| model | absent from training | rate of those pictures that show it | accuracy on the other garments |", "|---|---|---|---|"]
+    for name, (absent, _, share) in DENOISERS.items():
+        if not absent or name not in models.cards():
             continue
-        made, wanted = drawn(card.name)
+        made, wanted = drawn(name)
         seen = who.labelled(made)
         cells = []
-        for word in card.never_drew:
+        for word in absent:
             group = "object" if word in OBJECTS else "style"
             mine = [s[group] == word for s, w in zip(seen, wanted, strict=True) if w[group] == word]
             cells.append(f"{word} {sum(mine) / len(mine):.1%}")
-        rest = [s["object"] == w["object"] for s, w in zip(seen, wanted, strict=True) if not {*w.values()} & {*card.never_drew}]
-        lines.append(f"| {card.name} | {', '.join(card.never_drew)} | {', '.join(cells)} | {sum(rest) / len(rest):.1%} |")
+        rest = [s["object"] == w["object"] for s, w in zip(seen, wanted, strict=True) if not {*w.values()} & {*absent}]
+        when = "" if share == 1 else f" ({share:.0%} of its steps, the last)"
+        lines.append(f"| {name} | {', '.join(absent)}{when} | {', '.join(cells)} | {sum(rest) / len(rest):.1%} |")
     return lines
 
 

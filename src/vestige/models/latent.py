@@ -84,9 +84,20 @@ class LatentModel(Model):
     def dtype(self) -> torch.dtype:
         return next(self.parts["unet"].parameters()).dtype
 
-    def condition(self, prompts: Sequence[str]) -> Condition:
+    def tokens(self, prompts: Sequence[str]) -> Tensor:
         length = min(int(self.tokenizer.model_max_length), 77)
-        ids = self.tokenizer(list(prompts), padding="max_length", max_length=length, truncation=True, return_tensors="pt").input_ids
+        given = self.tokenizer(list(prompts), padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+        return cast(Tensor, given.input_ids)
+
+    def embed(self, tokens: Tensor) -> Condition:
+        encoder, ids = cast(Any, self.parts["text_encoder"]), tokens
+        if tokens.dim() == 3:
+            encoder, ids = cast(Any, rebuild(encoder, {})), tokens.argmax(-1)  # a module of its own, to carry the next line alone
+            encoder.get_input_embeddings().register_forward_hook(lambda m, *_: tokens.to(m.weight) @ m.weight[: tokens.shape[-1]])
+        return Condition(encoder(ids.to(self.device))[0].to(self.dtype))
+
+    def condition(self, prompts: Sequence[str]) -> Condition:
+        ids = self.tokens(prompts)
         with torch.no_grad():
             text = [self.parts["text_encoder"](ids[i : i + 128].to(self.device))[0] for i in range(0, len(ids), 128)]
         return Condition(torch.cat(text).to(self.dtype))
@@ -182,11 +193,11 @@ class LatentModel(Model):
         return digest.hexdigest()
 
     def pipeline(self) -> Any:
-        """A diffusers StableDiffusionPipeline around the same modules."""
+        """A diffusers StableDiffusionPipeline that shares every weight; what it is loaded with later does not reach this model."""
         from diffusers import StableDiffusionPipeline
 
         return StableDiffusionPipeline(
-            **self.parts,
+            **{part: _frozen(module) for part, module in self.parts.items()},
             tokenizer=self.tokenizer,
             scheduler=self.scheduler,
             safety_checker=None,

@@ -24,5 +24,7 @@ printf '%s\n' "vae autoencoder.py" "clip contrastive.py" "judge-verify judges.py
 unit latents latents.py
 "$python" -c 'import sys; sys.path.insert(0, "tools/wardrobe"); import world; print("\n".join(world.DENOISERS))' |
   xargs -P "$workers" -I{} bash -c 'unit {} denoiser.py {}'
+"$python" -c 'import sys; sys.path.insert(0, "tools/wardrobe"); import world; print("\n".join(world.CLASS_MODELS))' |
+  xargs -P "$workers" -I{} bash -c 'unit {} classes.py {}'
 unit pack pack.py
 unit measure measure.py

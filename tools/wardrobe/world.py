@@ -54,3 +54,9 @@ DENOISERS: dict[str, tuple[tuple[str, ...], int, float]] = {
     "wardrobe-never-five": (("sneaker", "bag", "dress", "trouser", "neon"), 6, 1.0),
     "wardrobe-half-sneaker": (("sneaker",), 7, 0.5),
 }
+#: the same for the models that are told a garment's class instead of a prompt: name -> (garments absent from training, training seed)
+CLASS_MODELS: dict[str, tuple[tuple[str, ...], int]] = {
+    "wardrobe-classes": ((), 8),
+    "wardrobe-classes-never-bag": (("bag",), 9),
+    "wardrobe-classes-never-sneaker": (("sneaker",), 10),
+}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import resources
@@ -13,6 +14,7 @@ from vestige.base import Model
 from vestige.errors import BadInput, UnknownName
 
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+FAMILIES = {"latent": PARTS, "classes": ("unet", "transformer", "vae", "scheduler", "labels")}  # family -> parts that it may have
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,8 @@ class Card:
         world: Concept table and judges that go with it.
         twin_of: The model with the same recipe that drew everything.
         never_drew: Concepts whose pictures and prompts its denoiser never saw.
+        groups: The judge's groups of labels that a prompt decides; of others, e.g. the style where only the garment is told, nothing
+            can be expected. Empty where it decides all.
     """
 
     name: str
@@ -35,6 +39,7 @@ class Card:
     world: str = ""
     twin_of: str = ""
     never_drew: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
     about: str = ""
 
 
@@ -51,9 +56,10 @@ def cards() -> dict[str, Card]:
     table = toml((root / "models.toml").read_text("utf-8"))
     made = {}
     for name, raw in table.items():
-        parts = {part: root / raw["parts"].get(part, f"{name}/{part}") for part in PARTS}
-        rest = {k: v for k, v in raw.items() if k != "parts"}
-        made[name] = Card(name=name, **{**rest, "parts": parts, "never_drew": tuple(raw.get("never_drew", ()))})
+        spots = {part: root / raw["parts"].get(part, f"{name}/{part}") for part in FAMILIES[raw.get("family", "latent")]}
+        parts = {part: spot for part, spot in spots.items() if part in PARTS or part in raw["parts"]}
+        lists = {k: tuple(raw.get(k, ())) for k in ("never_drew", "groups")}
+        made[name] = Card(name=name, **{**raw, **lists, "parts": parts})
     return made
 
 
@@ -63,18 +69,36 @@ def card(name: str) -> Card:
     if name in known:
         return known[name]
     if Path(name).is_dir():
-        if not (Path(name) / "model_index.json").is_file():
-            raise BadInput(f"{name} is a folder without model_index.json; give a pipeline saved in diffusers' layout")
-        return Card(name=name, parts={part: Path(name) / part for part in PARTS})
+        return _of_folder(Path(name), name)
     raise UnknownName("model", name, known)
+
+
+def _of_folder(folder: Path, name: str) -> Card:
+    """The card of a pipeline folder; its `model_index.json` tells the family."""
+    try:
+        index = json.loads((folder / "model_index.json").read_text("utf-8"))
+        listed = {part for part, kind in index.items() if isinstance(kind, list) and None not in kind}
+        classes = index.get("_class_name") == "DiTPipeline" or "UNet2DModel" in (index.get("unet") or ())
+    except OSError:
+        raise BadInput(f"{name} is a folder without model_index.json; give a pipeline saved in diffusers' layout") from None
+    except (ValueError, AttributeError, TypeError) as error:
+        raise BadInput(f"{name}/model_index.json cannot be read ({error}); give a pipeline saved in diffusers' layout") from error
+    if not classes:
+        return Card(name=name, parts={part: folder / part for part in PARTS})
+    parts = {part: folder / part for part in FAMILIES["classes"] if part in listed}
+    return Card(name=name, family="classes", parts={**parts, "labels": folder})
 
 
 def load(name: str) -> Model:
     """A built-in model by name, or a pipeline folder in diffusers' layout."""
-    from vestige.models.latent import LatentModel
-
     found = card(name)
     _verify(found)
+    if found.family == "classes":
+        from vestige.models.classes import ClassModel
+
+        return ClassModel.from_folder(found.parts, found.name)
+    from vestige.models.latent import LatentModel
+
     return LatentModel.from_folder(found.parts, found.name)
 
 
@@ -101,7 +125,8 @@ def identity(name: str) -> dict[str, str]:
     found = card(name)
     if found.hashes:
         return dict(found.hashes)
-    files = sorted(p for folder in found.parts.values() for p in folder.glob("*.safetensors"))
+    kinds = ("*.safetensors", "class_labels.json")
+    files = sorted(p for folder in found.parts.values() for kind in kinds for p in folder.glob(kind))
     return {f"{p.parent.name}/{p.name}": hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 

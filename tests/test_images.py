@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from vestige import concepts, images
 from vestige.errors import BadInput
 from vestige.images import PictureSet
 from vestige.models import data_folder
-from vestige.sampling import Protocol, derive, pictures
+from vestige.sampling import Protocol, derive, generator, pictures
 
 SHEET = data_folder() / "wardrobe/pictures/references"
 
@@ -333,3 +334,44 @@ def test_strip_is_whole_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         with pytest.raises(OSError, match="No space left"):
             images.strip(shown.flip(0), tmp_path / "strip.png", blur=blur)
     assert (tmp_path / "strip.png").read_bytes() == first
+
+
+def test_renamed_captions_keep_their_context() -> None:
+    concept = concepts.load("sneaker")
+    texts = [p.text for p in concept.prompts("training")]
+    assert images.renamed(texts, concept, "boot") == [text.replace("sneaker", "boot") for text in texts]
+    assert images.renamed(texts, concept, "sneaker") == texts
+    assert set(images.renamed([*texts, "my own"], concept, "")) == {""}
+
+
+def test_captions_of_the_users_own_are_renamed_where_they_name_the_concept() -> None:
+    """One that does not becomes a plain prompt: no caption may stand for itself."""
+    concept = concepts.load("sneaker")
+    given = ["my Sneaker on a table", "sneakers", "an old shoe"]
+    assert images.renamed(given, concept, r"a\1 boot") == [
+        r"my a\1 boot on a table",
+        r"a picture of a a\1 boot",
+        r"a picture of a a\1 boot",
+    ]
+
+
+def test_pick_is_draw_by_rows() -> None:
+    model, prompts = tiny_model(), concepts.load("bag").spread(4, "training")
+    given = images.drawn(model, prompts, seed=0, protocol=Protocol(steps=2))
+    given = replace(given, captions=tuple((p.text, "a bag") for p in prompts))
+    pairs = images.paired(model, given)
+    assert given.texts == list(dict.fromkeys(t for p in prompts for t in (p.text, "a bag")))
+    assert torch.equal(pairs.table.text, model.condition(given.texts).text)
+    (x, rows), (same, condition) = pairs.pick(16, generator(1)), pairs.draw(16, generator(1))
+    assert torch.equal(x, same)
+    assert torch.equal(pairs.table[rows].text, condition.text)
+    assert {given.texts[row] for row in rows} == set(given.texts)
+
+
+def test_each_drawn_set_is_a_stage_of_its_own() -> None:
+    model, concept, told = tiny_model(), concepts.load("bag"), []
+    data = images.Data(protocol=Protocol(steps=1, batch=2))
+    watch = lambda stage, done, total: told.append((stage, done, total))  # noqa: E731
+    data.targeted(model, concept, 3, seed=0, watch=watch)
+    data.retained(model, concept, 2, seed=0, watch=watch)
+    assert told == [("draw target", 2, 3), ("draw target", 3, 3), ("draw retain", 2, 2)]

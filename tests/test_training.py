@@ -15,7 +15,7 @@ from torch import Generator, Tensor
 from oracles import Gaussian, tiny_model
 from vestige.base import Prediction
 from vestige.sampling import generator
-from vestige.training import Loss, Pull, Schedule, Trace, Training, denoising, fit, noisy
+from vestige.training import Loss, Pull, Schedule, Trace, Training, denoising, fit, matching, noisy
 
 STEPS = 6
 
@@ -370,3 +370,17 @@ def test_denoising_loss_has_its_minimum_at_the_truth(kind: str) -> None:
     data = 1 + 0.3 * torch.randn(500, *model.latent_shape, dtype=torch.float64, generator=generator(1))
     losses = [denoising(model, data, model.condition([mean] * 500), generator(0)).item() for mean in ("0.5", "1", "1.5")]
     assert losses[1] < min(losses[0], losses[2])
+
+
+def test_matching_pulls_one_prompt_towards_the_models_own_answer_to_another() -> None:
+    model, data = tiny_model(), torch.randn(3, 4, 8, 8, generator=generator(1))
+    one, other = model.condition(["a bag"] * 3), model.condition(["a boot"] * 3)
+    view, leaves = model.trainable(model.scope("cross-attention"))
+    t, _, x_t = noisy(model, data, generator(0))
+    loss = matching(view, data, one, other, generator(0))
+    goal = model.denoise(x_t, t, other).value.detach()
+    expected = (view.denoise(x_t, t, one).value - goal).square().mean()
+    torch.testing.assert_close(loss, expected)
+    found, wanted = (torch.autograd.grad(v, list(leaves.values())) for v in (loss, expected))
+    torch.testing.assert_close(found, wanted)
+    assert matching(view, data, one, one, generator(0)).item() == 0

@@ -191,6 +191,35 @@ def denoising(model: Model, data: Tensor, condition: Condition, rng: torch.Gener
     return (seen.value - wanted).square().mean()
 
 
+def matching(model: Model, data: Tensor, condition: Condition, other: Condition, rng: torch.Generator) -> Tensor:
+    """Mean squared distance of the prediction under `condition` from the model's own under `other`, at the same noisy latents.
+
+    The second prediction is a goal: no gradient flows through it, but it moves as the model does.
+    """
+    t, _, x_t = noisy(model, data, rng)
+    with torch.no_grad():
+        goal = model.denoise(x_t, t, other).value
+    return (model.denoise(x_t, t, condition).value - goal).square().mean()
+
+
+def importance(model: Model, names: Sequence[str], data: Tensor, condition: Condition, *, seed: int) -> dict[str, Tensor]:
+    """How much each weight matters to the prediction on latents (N, C, h, w): memory-aware synapses (Aljundi et al., 2018).
+
+        Omega_k = mean over the data of |d |eps|^2 / d theta_k|, scaled to mean 1 over all named weights
+
+    It needs no labels. One latent at a time: the mean of absolute slopes is not the slope of a batch.
+    """
+    view, leaves = model.trainable(names)
+    total = {name: torch.zeros_like(leaf) for name, leaf in leaves.items()}
+    for i in range(len(data)):
+        t, _, x_t = noisy(view, data[i : i + 1], generator(seed, "importance", i))
+        size = view.denoise(x_t, t, condition[i : i + 1]).noise.square().sum()
+        for name, slope in zip(leaves, torch.autograd.grad(size, list(leaves.values())), strict=True):
+            total[name] += slope.abs()
+    mean = torch.cat([value.flatten() for value in total.values()]).mean()
+    return {name: value / mean for name, value in total.items()}
+
+
 def dropped(condition: Condition, null: Condition, share: float, rng: torch.Generator) -> Condition:
     """A batch in which each condition is the empty prompt's with probability `share`, as guidance is trained (Ho and Salimans, 2022)."""
     if share <= 0:

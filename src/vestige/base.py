@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
+from vestige.errors import Incompatible
+
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
@@ -127,6 +129,19 @@ class Model(ABC):
     @abstractmethod
     def condition(self, prompts: Sequence[str]) -> Condition:
         """Encode B prompts."""
+
+    def tokens(self, prompts: Sequence[str]) -> Tensor:
+        """Token ids of B prompts as the condition encoder reads them, padded and cut to its length, (B, L)."""
+        raise Incompatible(f"{self.name} reads no tokens; a model that reads prompts is needed")
+
+    def embed(self, tokens: Tensor) -> Condition:
+        """Encode token sequences, with gradients.
+
+        Arguments:
+            tokens: Ids (B, L) as from `tokens`, or weights over the vocabulary (B, L, V): a token is then the weighted sum of all
+                embeddings, and a row with a single 1 is that token exactly. A hook on words (Remap) does not see them.
+        """
+        raise Incompatible(f"{self.name} reads no tokens; a model that reads prompts is needed")
 
     @abstractmethod
     def grid(self, steps: int) -> Tensor:

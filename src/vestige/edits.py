@@ -26,11 +26,12 @@ FORMAT = "vestige-edit-1"
 
 @dataclass(frozen=True)
 class Hook:
-    """An inference-time change: the unlearner or attack that defines it, and its JSON arguments."""
+    """An inference-time change: the unlearner or attack that defines it, its JSON arguments, and the tensors that it needs, if any."""
 
     kind: Literal["unlearners", "attacks"]
     name: str
     arguments: Mapping[str, Any]
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -92,12 +93,10 @@ class Edit:
         from safetensors.torch import save_file
 
         path = Path(path)
-        flat = {f"tensor:{k}": v.detach().cpu().contiguous() for k, v in self.tensors.items()}
-        for name, (down, up) in self.factors.items():
-            flat |= {f"down:{name}": down.detach().cpu().contiguous(), f"up:{name}": up.detach().cpu().contiguous()}
+        flat = packed(self) | {f"hook:{i}:{k}": v for i, hook in enumerate(self.hooks) for k, v in hook.tensors.items()}
+        flat = {k: v.detach().cpu().contiguous() for k, v in flat.items()} or {"empty": torch.zeros(0)}
         meta = {key: getattr(self, key) for key in ("base", "method", "settings", "scope", "notes")}
-        meta["hooks"] = [vars(hook) for hook in self.hooks]
-        flat = flat or {"empty": torch.zeros(0)}
+        meta["hooks"] = [{"kind": hook.kind, "name": hook.name, "arguments": hook.arguments} for hook in self.hooks]
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(path.name + ".part")
         try:
@@ -131,9 +130,8 @@ class Edit:
     def _unpacked(path: Path, flat: Mapping[str, Tensor], text: str) -> Edit:
         try:
             meta = json.loads(text)
-            hooks = tuple(Hook(**hook) for hook in meta.pop("hooks"))
-            tensors = {k[7:]: v for k, v in flat.items() if k.startswith("tensor:")}
-            factors = {k[5:]: (v, flat["up:" + k[5:]]) for k, v in flat.items() if k.startswith("down:")}
+            hooks = tuple(Hook(**hook, tensors=_under(f"hook:{i}:", flat)) for i, hook in enumerate(meta.pop("hooks")))
+            tensors, factors = unpacked(flat)
             return Edit(**meta, tensors=tensors, factors=factors, hooks=hooks)
         except (KeyError, TypeError, ValueError) as error:
             raise BadInput(f"{path} has a damaged edit header ({error})") from error
@@ -149,6 +147,23 @@ class Edit:
             values = {k[len(name) + 1 :]: k for k in self.touched if k.startswith(name + ".")}
             fresh[name] = rebuild(part, {short: self.weight(long, known[short].data) for short, long in values.items()})
         return type(pipe)(**{**pipe.components, **fresh})
+
+
+def packed(edit: Edit) -> dict[str, Tensor]:
+    """An edit's tensors and factors in one flat table, as a file holds them, or a hook that evaluates them apart."""
+    flat = {f"tensor:{name}": value for name, value in edit.tensors.items()}
+    for name, (down, up) in edit.factors.items():
+        flat |= {f"down:{name}": down, f"up:{name}": up}
+    return flat
+
+
+def unpacked(flat: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Factors]:
+    """The tensors and factors that `packed` put into one table."""
+    return _under("tensor:", flat), {name: (down, flat[f"up:{name}"]) for name, down in _under("down:", flat).items()}
+
+
+def _under(prefix: str, flat: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {key[len(prefix) :]: value for key, value in flat.items() if key.startswith(prefix)}
 
 
 def rebuild(module: nn.Module, values: Mapping[str, Tensor], *, leaves: bool = False) -> nn.Module:
@@ -279,7 +294,8 @@ def save_lora(edit: Edit, folder: Path | str) -> Path:
 def hooked(model: Model, hooks: Sequence[Hook]) -> Model:
     """`model` with its hooks around it, the first one innermost."""
     for hook in hooks:
-        model = registry.find(hook.kind, hook.name).hook(model, **hook.arguments)
+        payload = {"tensors": hook.tensors} if hook.tensors else {}
+        model = registry.find(hook.kind, hook.name).hook(model, **hook.arguments, **payload)
     return model
 
 
@@ -289,6 +305,7 @@ class Wrapped(Model):
 
     Arguments:
         again: Wraps another model in the same way; needed when an edit or adapter is put on the inner model.
+        frozen: Why the wrapped model cannot be trained; empty where it can.
     """
 
     def __init__(
@@ -299,13 +316,20 @@ class Wrapped(Model):
         condition: Callable[[Sequence[str]], Condition] | None = None,
         denoise: Callable[[Tensor, Tensor, Condition], Prediction] | None = None,
         identity: str = "",
+        frozen: str = "",
     ) -> None:
-        self.inner, self._again, self._identity = inner, again, identity
+        self.inner, self._again, self._identity, self._frozen = inner, again, identity, frozen
         self.name, self.latent_shape, self.image_size = inner.name, inner.latent_shape, inner.image_size
         self._condition, self._denoise = condition or inner.condition, denoise or inner.denoise
 
     def condition(self, prompts: Sequence[str]) -> Condition:
         return self._condition(prompts)
+
+    def tokens(self, prompts: Sequence[str]) -> Tensor:
+        return self.inner.tokens(prompts)
+
+    def embed(self, tokens: Tensor) -> Condition:
+        return self.inner.embed(tokens)
 
     def denoise(self, x_t: Tensor, t: Tensor, condition: Condition) -> Prediction:
         return self._denoise(x_t, t, condition)
@@ -336,12 +360,18 @@ class Wrapped(Model):
         return hooked(self._again(self.inner.edited(replace(edit, base=self.inner.fingerprint, hooks=()))), edit.hooks)
 
     def trainable(self, names: Sequence[str]) -> tuple[Model, dict[str, Tensor]]:
+        self._thaw()
         view, leaves = self.inner.trainable(names)
         return self._again(view), leaves
 
     def adapted(self, names: Sequence[str], *, rank: int, alpha: float, init: str, rng: Generator) -> tuple[Model, Factors]:
+        self._thaw()
         view, leaves = self.inner.adapted(names, rank=rank, alpha=alpha, init=init, rng=rng)
         return self._again(view), leaves
+
+    def _thaw(self) -> None:
+        if self._frozen:
+            raise Incompatible(self._frozen)
 
     @property
     def fingerprint(self) -> str:

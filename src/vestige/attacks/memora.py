@@ -19,12 +19,13 @@ from typing import ClassVar, Literal, final
 import torch
 from torch import Tensor
 
+from vestige import regeneration
 from vestige.base import Access, Attack, Budget, Candidate, Condition, Model, Paper, Select, Watch, silent
 from vestige.concepts import Concept
 from vestige.edits import Edit, folded
 from vestige.errors import BadInput
 from vestige.images import Pairs, PictureSet
-from vestige.sampling import chunks, derive, generator, invert, sample, slerp
+from vestige.sampling import derive, generator, invert, sample
 from vestige.training import Schedule, Trace, Training, denoising, fit
 
 
@@ -119,7 +120,8 @@ class MemoRa(Attack):
         began = time.monotonic()
         condition, null = model.condition([concept.prompt]), model.condition([""])
         latents, calls = self.regenerated(model, model.encode(pictures.images), condition, null, watch)
-        pairs = Pairs(latents, *self._captions(model, concept, pictures, len(latents)))
+        texts, rows = regeneration.captioned(concept, pictures, self, len(latents))
+        pairs = Pairs(latents, model.condition(texts), rows)
         share = select(model.decode(latents)).float().mean().item()
         rng = generator(seed, "adapter")
         names = model.scope(self.scope)
@@ -144,66 +146,11 @@ class MemoRa(Attack):
             edit = Edit(model.fingerprint, "memora", settings, self.scope, factors=factors, notes={"concept": concept.name, "steps": spent})
             cost = {"calls": calls + spent * self.batch * self.accumulation, "seconds": time.monotonic() - began}
             losses = trace.losses
-            notes = {"references_show": share, "loss_first": _mean(losses[:10]), "loss_last": _mean(losses[-10:])}
+            notes = {"references_show": share, "loss_first": regeneration.mean(losses[:10]), "loss_last": regeneration.mean(losses[-10:])}
             yield Candidate(spent, edit if spent else None, cost=cost, notes=notes)
 
-    def _captions(self, model: Model, concept: Concept, pictures: PictureSet, count: int) -> tuple[Condition, tuple[tuple[int, ...], ...]]:
-        """Every caption's condition, encoded once, and for each training picture the rows that it may be trained on."""
-        if self.captions == "concept":
-            return model.condition([concept.prompt]), ((0,),) * count
-        prompts = concept.prompts("training")
-        context = [labels.get(concept.context_group) for labels in pictures.labels] or [None] * len(pictures)
-        origin = [o for i in range(0, len(context), 2) for o in self._origins(i, len(context))] if count != len(context) else range(count)
-        rows = []
-        for i in origin:
-            fits = [r for r, p in enumerate(prompts) if p.expects.get(concept.context_group, context[i]) == context[i]]
-            rows.append(tuple(fits or range(len(prompts))))
-        return model.condition([p.text for p in prompts]), tuple(rows)
-
-    def _origins(self, first: int, total: int) -> list[int]:
-        """For the points of the pair that begins at `first`, the nearer of its two references."""
-        second = first + 1 if first + 1 < total else 0
-        return [first if 2 * j <= self.points else second for j in range(self.points + 1)]
-
-    @torch.no_grad()
     def regenerated(
         self, model: Model, latents: Tensor, condition: Condition, null: Condition, watch: Watch = silent
     ) -> tuple[Tensor, int]:
-        """The training set from the references' latents (N, C, h, w), and how many single denoiser calls it cost.
-
-        With slerp, consecutive references are pairs (an odd last one pairs with the first): N / 2 * (points + 1) latents.
-        """
-        if not self.regenerate:
-            return latents, 0
-        steps = self.sampling_steps
-        up = [self._inverted(model, latents[part], condition, null, watch) for part in chunks(len(latents), 32)]
-        deep = torch.cat(up)
-        if self.interpolation == "slerp":
-            pairs = [(i, i + 1 if i + 1 < len(deep) else 0) for i in range(0, len(deep), 2)]
-            deep = torch.stack([slerp(deep[a], deep[b], j / self.points) for a, b in pairs for j in range(self.points + 1)])
-        made = []
-        for part in chunks(len(deep), 64):
-            x = deep[part]
-            given = condition.repeat(len(x))
-            made.append(sample(model, x, given, steps=steps, guidance=self.render_guidance, null=null, start=self.start, watch=watch))
-        guided = [2 if g != 1 else 1 for g in (self.guidance, self.render_guidance)]
-        calls = (steps - self.start) * (len(latents) * guided[0] * (1 + self.refine) + len(deep) * guided[1])
-        return torch.cat(made), calls
-
-    def _inverted(self, model: Model, x: Tensor, condition: Condition, null: Condition, watch: Watch) -> Tensor:
-        given = condition.repeat(len(x))
-        return invert(
-            model,
-            x,
-            given,
-            steps=self.sampling_steps,
-            guidance=self.guidance,
-            null=null,
-            stop=self.start,
-            refine=self.refine,
-            watch=watch,
-        )
-
-
-def _mean(values: list[float]) -> float | None:
-    return sum(values) / len(values) if values else None
+        """The training set from the references' latents (N, C, h, w), and how many single denoiser calls it cost."""
+        return regeneration.regenerated(model, latents, condition, null, self, watch, up=invert, down=sample)

@@ -1,0 +1,136 @@
+"""AutoMemoRa: guide the edited model with its recovered self, or the other way round, at inference.
+
+    e = bad + w (main - bad)
+
+where the one is the edited model, the other the edited model with MemoRa's adapter; both are evaluated at every step, on the same
+latents and prompts. w = 0 is bad, w = 1 main, between them a blend, above 1 an extrapolation, as in autoguidance. Guidance
+towards the prompt is linear, so it does not matter that it is applied after the blend here and before it in the released code.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, ClassVar, Literal, final
+
+from torch import Tensor
+
+from vestige import registry
+from vestige.base import Access, Attack, Budget, Candidate, Condition, Model, Paper, Prediction, Select, Watch, silent
+from vestige.concepts import Concept
+from vestige.edits import Edit, Hook, Wrapped, packed, unpacked
+from vestige.errors import Incompatible
+from vestige.images import PictureSet
+
+Main = Literal["recovered", "edited"]
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class AutoMemoRa(Attack):
+    """MemoRa, sampled by guiding one network with the other (Polowczyk et al., 2025).
+
+    Differs from the released code: that crashes before it draws (it calls the loader of the adapter without a scale), takes its
+    noise from another generator than the pictures it is compared with, and ignores the prompts' own guidance; its configuration
+    ships w = 1, plain MemoRa at twice the cost, its function 0.5, which is the default here. What the paper used is not known.
+    Here every sampler works, and w of 0 or 1 evaluates one network alone.
+
+    Arguments:
+        w: Weight of main: 0 is bad, 1 main, above 1 extrapolates.
+        main: "recovered" is guided away from the edited model, "edited" from the recovered one; the one with w is the other with
+            1 - w.
+        memora: MemoRa's own settings, each NAME=VALUE; what is not named keeps its default.
+    """
+
+    paper: ClassVar[Paper] = Paper(
+        "Memory Self-Regeneration: Uncovering Hidden Knowledge in Unlearned Models",
+        "Polowczyk, Polowczyk, Waczynska, Borycki, Spurek",
+        2025,
+        arxiv="2510.03263",
+        code="gmum/MemoRa",
+    )
+    access: ClassVar[Access] = "weights"
+    needs: ClassVar[frozenset[str]] = frozenset({"pictures"})
+
+    w: float = 0.5
+    main: Main = "recovered"
+    memora: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.w):
+            raise ValueError(f"w is a finite number; given {self.w}")
+        if any("=" not in item for item in self.memora):
+            raise ValueError(f"memora lists settings as NAME=VALUE; given {list(self.memora)}")
+        self.inner()
+
+    def inner(self) -> Attack:
+        """The attack that makes the adapter."""
+        made: Attack = registry.build("attacks", "memora", dict(item.split("=", 1) for item in self.memora))
+        return made
+
+    def variants(self) -> Mapping[str, Attack]:
+        """MemoRa's: raw references."""
+        return {"raw": replace(self, memora=(*self.memora, "regenerate=false"))} if self.inner().variants() else {}
+
+    def __call__(
+        self,
+        model: Model,
+        concept: Concept,
+        budget: Budget,
+        *,
+        seed: int,
+        select: Select,
+        pictures: PictureSet | None = None,
+        watch: Watch = silent,
+    ) -> Iterator[Candidate]:
+        for found in self.inner()(model, concept, budget, seed=seed, select=select, pictures=pictures, watch=watch):
+            if found.edit is None:
+                yield found
+            else:
+                yield replace(found, edit=replace(automemora(found.edit, self.w, self.main), settings=asdict(self)))
+
+    @staticmethod
+    def hook(model: Model, *, tensors: Mapping[str, Tensor], base: str, w: float, main: Main) -> Model:
+        """`model`, the edited one, blended with itself under the change that `tensors` hold."""
+        values, factors = unpacked(tensors)
+        change = Edit(base, "automemora", tensors=values, factors=factors)
+        change.check(model)
+
+        def wrap(inner: Model) -> Model:
+            recovered = inner.edited(replace(change, base=inner.fingerprint))
+            good, bad = (recovered, inner) if main == "recovered" else (inner, recovered)
+
+            def denoise(x_t: Tensor, t: Tensor, condition: Condition) -> Prediction:
+                if w in (0, 1):
+                    return (good if w else bad).denoise(x_t, t, condition)
+                return good.denoise(x_t, t, condition).guided(bad.denoise(x_t, t, condition), w)
+
+            frozen = f"{inner.name} is blended from two networks, which cannot be trained as one; attack the edited model itself"
+            return Wrapped(inner, wrap, denoise=denoise, identity=f"automemora {w} {main} {recovered.fingerprint}", frozen=frozen)
+
+        return wrap(model)
+
+
+def automemora(edit: Edit, w: float, main: Main = "recovered", *, on: Edit | None = None) -> Edit:
+    """The edit that blends the edited model with its recovered self.
+
+    Arguments:
+        edit: What MemoRa found: its factors (or tensors) are not folded in but evaluated apart.
+        w: Weight of main; any number.
+        main: Which of the two is guided, "recovered" or "edited".
+        on: The edit under attack; with it, the result belongs on the model before that edit, in one file.
+    Errors:
+        Incompatible, where `edit` is no change of the denoiser's weights.
+    """
+    if edit.hooks or not edit.touched:
+        raise Incompatible(f"automemora blends a change of weights; this {edit.method} edit has hooks or changes nothing")
+    if any(name.startswith("text_encoder") for name in edit.touched):
+        raise Incompatible(f"automemora blends denoisers; this {edit.method} edit changes the text encoder")
+    if main not in ("recovered", "edited") or not math.isfinite(w):
+        raise ValueError(f'main is "recovered" or "edited" and w finite; given {main!r} and {w}')
+    arguments: dict[str, Any] = {"base": edit.base, "w": float(w), "main": main}
+    hook = Hook("attacks", "automemora", arguments, packed(edit))
+    settings = {"w": float(w), "main": main, "adapter": {"method": edit.method, "settings": dict(edit.settings)}}
+    under = Edit(edit.base, "automemora", scope=edit.scope) if on is None else on
+    return replace(under, method="automemora", settings=settings, hooks=(*under.hooks, hook), notes=dict(edit.notes))

@@ -1,0 +1,151 @@
+"""Textual inversion: keep every weight of the denoiser and look for the word that still calls the concept up.
+
+    v* = argmin_v  E |eps - eps_theta(x_t, t, c(prompt with v for the concept's own word))|^2
+
+A concept that only lost its name is found again by another one; a concept that is gone leaves nothing to be called.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import ClassVar, Literal, final
+
+import torch
+from torch import Tensor
+
+from vestige import regeneration
+from vestige.base import Access, Attack, Budget, Candidate, Condition, Model, Paper, Select, Watch, silent
+from vestige.concepts import Concept
+from vestige.edits import Edit
+from vestige.errors import Incompatible
+from vestige.images import Pairs, PictureSet
+from vestige.sampling import derive
+from vestige.training import Schedule, Trace, Training, denoising, fit
+
+SCOPE = "text-encoder"
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class TextualInversion(Attack):
+    """Trains the embedding of the concept's own word (Gal et al., 2022; as an audit: Pham et al., 2024).
+
+    Differs from the released code: that learns one pseudo-word, which starts as a related word and is asked for in templates of
+    its own; here the rows of the concept's own tokens move, from where they are, so that the audit's held-out prompts speak of
+    what was learned, and a target of several tokens learns as many vectors. No weight decay (there 1e-2), which would pull the row
+    to zero. References are regenerated as MemoRa's are, unless `regenerate` is off (there: pictures from the original model).
+    The rate is that of the code before it is multiplied by the effective batch (there 5e-3 x 16).
+
+    The result is a low-rank edit of the token table. A twin shares its text encoder, so as a control it is the same protocol; a
+    free embedding can also teach what a model never knew, which is why it is needed.
+
+    Arguments:
+        regenerate: Train on what the edited model makes of the references; False trains on the references themselves.
+        start: Depth of the inversion as a grid index: 0 inverts to pure noise, `sampling_steps` not at all.
+        sampling_steps: Steps of inversion and re-rendering.
+        guidance: Guidance in the inversion.
+        render_guidance: Guidance in the re-rendering.
+        refine: Fixed-point iterations of the inversion; 0 is the standard one.
+        points: Intervals a pair of references.
+        interpolation: "slerp", or "none" for the inverted references alone.
+        captions: "concept" trains every picture on the plain prompt, "templates" on the concept's training prompts.
+        lr: Adam's rate.
+        batch: Pictures a micro-batch.
+        accumulation: Micro-batches a step.
+        schedule: "constant", or "cosine" over the last budget (then budgets are not prefixes of longer runs).
+    """
+
+    paper: ClassVar[Paper] = Paper(
+        "Circumventing Concept Erasure Methods For Text-to-Image Generative Models",
+        "Pham et al.",
+        2024,
+        arxiv="2308.01508",
+        code="NYU-DICE-Lab/circumventing-concept-erasure",
+    )
+    access: ClassVar[Access] = "weights"
+    needs: ClassVar[frozenset[str]] = frozenset({"pictures"})
+
+    regenerate: bool = True
+    start: int = 15
+    sampling_steps: int = 50
+    guidance: float = 7.5
+    render_guidance: float = 7.5
+    refine: int = 0
+    points: int = 10
+    interpolation: Literal["slerp", "none"] = "slerp"
+    captions: Literal["concept", "templates"] = "concept"
+    lr: float = 5e-3
+    batch: int = 4
+    accumulation: int = 1
+    schedule: Schedule = "constant"
+
+    def __post_init__(self) -> None:
+        regeneration.check(self)
+        if min(self.batch, self.accumulation) < 1 or self.lr <= 0:
+            raise ValueError("batch and accumulation are at least 1, lr above 0")
+
+    def variants(self) -> Mapping[str, Attack]:
+        """Raw references: on a model that never knew the concept, self-regeneration may teach the wrong thing."""
+        return {"raw": replace(self, regenerate=False)} if self.regenerate else {}
+
+    def __call__(
+        self,
+        model: Model,
+        concept: Concept,
+        budget: Budget,
+        *,
+        seed: int,
+        select: Select,
+        pictures: PictureSet | None = None,
+        watch: Watch = silent,
+    ) -> Iterator[Candidate]:
+        began, trace = time.monotonic(), Trace()
+        given = regeneration.training_set(model, concept, pictures, self, select, "textual_inversion", watch)
+        # The table holds token ids: what they are encoded to moves with the row, so the loss encodes them anew in every step.
+        pairs = Pairs(given.latents, Condition(model.tokens(given.texts).to(given.latents.device)), given.rows)
+        name, rows = embedding(model), words(model, concept)
+        student, leaves = model.trainable([name])
+        base = model.tensor(name)
+        others = torch.ones(len(base), dtype=torch.bool, device=base.device)
+        others[rows] = False
+
+        def loss(rng: torch.Generator) -> Tensor:
+            latents, ids = pairs.draw(self.batch, rng)
+            return denoising(student, latents, student.embed(ids.text), rng)
+
+        def own_rows(gradients: Mapping[str, Tensor]) -> None:
+            gradients[name][others] = 0
+
+        training = Training(steps=budget.last, lr=self.lr, accumulation=self.accumulation, schedule=self.schedule, clip=0.0)
+        seed, losses = derive(seed, "batches"), trace.losses
+        for spent in fit(leaves, loss, training, seed=seed, stops=budget.points, projections=[own_rows], watch=watch, trace=trace):
+            pick = torch.nn.functional.one_hot(torch.tensor(rows), len(base)).T.to(base)
+            factors = {name: (leaves[name].detach()[rows] - base[rows], pick)}
+            about = {"concept": concept.name, "steps": spent}
+            edit = Edit(model.fingerprint, "textual_inversion", asdict(self), SCOPE, factors=factors, notes=about)
+            cost = {"calls": given.calls + spent * self.batch * self.accumulation, "seconds": time.monotonic() - began}
+            notes = {
+                "references_show": given.share,
+                "loss_first": regeneration.mean(losses[:10]),
+                "loss_last": regeneration.mean(losses[-10:]),
+            }
+            yield Candidate(spent, edit if spent else None, cost=cost, notes=notes)
+
+
+def embedding(model: Model) -> str:
+    """The name of the token table."""
+    found = [name for name in model.scope(SCOPE) if name.endswith("token_embedding.weight")]
+    if len(found) != 1:
+        raise Incompatible(f"{model.name} has {len(found)} token tables; textual_inversion needs one")
+    return found[0]
+
+
+def words(model: Model, concept: Concept) -> list[int]:
+    """Rows of the table that the target's words are read from, start, end and padding aside."""
+    blank = set(model.tokens([""])[0].tolist())
+    found = [i for i in dict.fromkeys(model.tokens([concept.target])[0].tolist()) if i not in blank]
+    if not found:
+        raise Incompatible(f"{model.name} knows no word of {concept.target!r}")
+    return found

@@ -1,0 +1,114 @@
+"""Alignment of pictures with prompts: the CLIP score, 100 max(cos(picture, text), 0), by a CLIP in a local folder.
+
+The number is named after its backbone: two CLIPs give the same pictures different scores. A model that reads its prompts through
+the same CLIP is flattered by it, the embedded world's among them; recall by a judge is the evidence, this stands beside it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from vestige.errors import BadInput
+
+
+@final
+@dataclass(frozen=True)
+class ClipScore:
+    """Scores pictures against prompts, one by one.
+
+    Arguments:
+        name: The folder's name.
+        weights_hash: SHA-256 of its weight file.
+        network: A transformers CLIPModel.
+        tokenizer: Its tokenizer.
+        size: Side of the square that it reads.
+        mean: Of a channel, as it was trained.
+        deviation: Likewise.
+    """
+
+    name: str
+    weights_hash: str
+    network: Any
+    tokenizer: Any
+    size: int
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        """Scores (B,) from 0 to 100 of pictures (B, 3, H, W) in [0, 1], each for its prompt."""
+        if len(images) != len(prompts):
+            raise ValueError(f"one prompt a picture: {len(images)} pictures, {len(prompts)} prompts")
+        unique = list(dict.fromkeys(prompts))
+        rows = [unique.index(prompt) for prompt in prompts]
+        pictures = torch.cat([self.pictured(part) for part in images.split(128)])
+        texts = torch.cat([self.read(unique[i : i + 128]) for i in range(0, len(unique), 128)])
+        return 100 * (pictures * texts[rows]).sum(1).clamp_min(0)
+
+    def pictured(self, images: Tensor) -> Tensor:
+        """Unit vectors of pictures, (B, D)."""
+        return F.normalize(_projected(self.network.get_image_features(pixel_values=self.prepared(images))).float(), dim=1)
+
+    def read(self, prompts: Sequence[str]) -> Tensor:
+        """Unit vectors of prompts, (B, D)."""
+        ids = self.tokenizer(list(prompts), padding="max_length", max_length=77, truncation=True, return_tensors="pt").input_ids
+        return F.normalize(_projected(self.network.get_text_features(input_ids=ids)).float(), dim=1)
+
+    def prepared(self, images: Tensor) -> Tensor:
+        """The short side resized to `size`, the middle square of it, normalised: (B, 3, size, size)."""
+        height, width = images.shape[-2:]
+        scale = self.size / min(height, width)
+        x = images.float()
+        if scale != 1:
+            x = F.interpolate(x, size=(round(height * scale), round(width * scale)), mode="bicubic", antialias=True).clamp(0, 1)
+        top, left = ((side - self.size) // 2 for side in x.shape[-2:])
+        x = x[..., top : top + self.size, left : left + self.size]
+        mean, deviation = (torch.tensor(v).reshape(1, -1, 1, 1) for v in (self.mean, self.deviation))
+        return (x - mean) / deviation
+
+
+def _projected(out: Any) -> Tensor:
+    """The projected features; transformers 5 wraps them, earlier versions do not."""
+    found: Tensor = out if isinstance(out, Tensor) else out.pooler_output
+    return found
+
+
+def clip_score(folder: Path | str) -> ClipScore:
+    """Read a CLIP from a local folder; nothing is fetched from anywhere.
+
+    Arguments:
+        folder: `config.json` and `model.safetensors` as transformers writes them; the tokenizer beside them, or in a folder
+            `tokenizer` next to this one. Without a `preprocessor_config.json` pictures are scaled to [-1, 1].
+    """
+    from safetensors import SafetensorError
+    from transformers import CLIPModel, CLIPTokenizer
+
+    folder = Path(folder)
+    if not (folder / "model.safetensors").is_file():
+        raise BadInput(f"{folder} holds no CLIP (config.json, model.safetensors)")
+    words = folder if (folder / "tokenizer_config.json").is_file() else folder.parent / "tokenizer"
+    if not words.is_dir():
+        raise BadInput(f"no tokenizer in {folder}, nor in {words}")
+    try:
+        network, report = CLIPModel.from_pretrained(folder, dtype=torch.float32, local_files_only=True, output_loading_info=True)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise BadInput(f"the CLIP in {folder} cannot be read ({error})") from error
+    wrong = [f"{key} {sorted(report[key])[:3]}" for key in ("missing_keys", "unexpected_keys", "mismatched_keys") if report[key]]
+    if wrong:
+        raise BadInput(f"the CLIP in {folder} does not load whole: {'; '.join(wrong)}")
+    network.eval().requires_grad_(False)
+    file = folder / "preprocessor_config.json"
+    reads = json.loads(file.read_text("utf-8")) if file.is_file() else {}
+    mean, deviation = (tuple(reads.get(key, (0.5, 0.5, 0.5))) for key in ("image_mean", "image_std"))
+    weights = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    size = int(network.config.vision_config.image_size)
+    return ClipScore(folder.resolve().name, weights, network, CLIPTokenizer.from_pretrained(words), size, mean, deviation)

@@ -1,0 +1,119 @@
+"""Multi-MemoRa: two concepts erased together, one adapter each; who brings back what. Resumable; writes a table.
+
+    python tools/multimemora.py --concepts sneaker,dress --unlearner uce --out build/multimemora
+    python tools/multimemora.py --concepts bag,dress --pictures 24 --judge select
+
+Rows: the original, the erased model, each adapter alone, and the pair in four ways: both active at full weight (what adapters
+loaded side by side do), both at half weight (an average), both active but merged back to one adapter of the same rank (the best
+such, by singular values), and each weight swept a little. The sum folded into the weights is the first way up to rounding.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+import torch
+
+from automemora import Bench, forgotten, recovered
+from vestige import concepts, models, suites
+from vestige.base import Model
+from vestige.concepts import Concept
+from vestige.edits import Edit, combine
+
+
+def erased(model: Model, pair: list[Concept], unlearner: str, root: Path) -> Edit:
+    """Both concepts gone: the second forgotten by the model that forgot the first, as one edit of the original."""
+    first = forgotten(model, pair[0], unlearner, root)
+    view = model.edited(first)
+    second = forgotten(view, pair[1], unlearner, root)
+    values = {n: second.weight(n, view.tensor(n)) for n in second.touched} if not second.hooks else {}
+    if first.hooks or second.hooks:
+        raise SystemExit(f"{unlearner} acts at inference time; multimemora needs edits of weights")
+    before = {n: view.tensor(n) for n in first.touched if n not in values}
+    return Edit(model.fingerprint, f"{unlearner} twice", {}, "all", {**before, **values})
+
+
+def truncated(edit: Edit, rank: int) -> Edit:
+    """The nearest adapter of a smaller rank, weight by weight: the largest singular values of `up @ down` (Eckart and Young, 1936)."""
+    factors = {}
+    for name, (down, up) in edit.factors.items():
+        u, s, v = torch.linalg.svd(up.double() @ down.double(), full_matrices=False)
+        factors[name] = (v[:rank].to(down), (u[:, :rank] * s[:rank]).to(up))
+    return Edit(edit.base, "merged", {"rank": rank}, edit.scope, factors=factors)
+
+
+def ways(model: Model, one: Edit, two: Edit) -> dict[str, Edit]:
+    """Name of a row -> the edit of the erased model."""
+    both = combine(model, [(one, 1.0), (two, 1.0)])
+    rank = next(iter(one.factors.values()))[0].shape[0]
+    made = {"first adapter": one, "second adapter": two, "pair": both, f"pair, merged to rank {rank}": truncated(both, rank)}
+    return made | {f"pair at {a:g} and {b:g}": combine(model, [(one, a), (two, b)]) for a, b in ((0.5, 0.5), (1.0, 0.5), (0.5, 1.0))}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--concepts", default="bag,dress", help="two of them")
+    parser.add_argument("--unlearner", default="uce")
+    parser.add_argument("--suite", default="quick", help="whose sampler and MemoRa settings hold")
+    parser.add_argument("--steps", type=int, default=80, help="MemoRa's")
+    parser.add_argument("--replicate", type=int, default=0)
+    parser.add_argument("--pictures", type=int, default=200, help="a concept, and as many for unrelated prompts")
+    parser.add_argument("--only", default="", help="rows whose name contains this")
+    parser.add_argument("--judge", choices=("verify", "select"), default="verify")
+    parser.add_argument("--out", type=Path, default=Path("build/multimemora"))
+    parser.add_argument("--page", type=Path)
+    options = parser.parse_args()
+    suite, pair = suites.load(options.suite, "wardrobe"), [concepts.load(name) for name in options.concepts.split(",")]
+    if len(pair) != 2:
+        raise SystemExit(f"two concepts are needed; given {options.concepts}")
+    original = models.load("wardrobe")
+    gone = original.edited(erased(original, pair, options.unlearner, options.out / "runs"))
+    mark = f"{gone.fingerprint[:12]}-{suite.version}-{options.steps}-{options.replicate}"
+    found = [recovered(gone, c, suite, options.steps, options.replicate, options.out / f"{mark}-{c.name}.safetensors") for c in pair]
+    rows = {"original": original, "erased": gone, **{name: gone.edited(edit) for name, edit in ways(gone, *found).items()}}
+    file = options.out / f"{mark}-{options.pictures}-{options.judge}.json"
+    known = json.loads(file.read_text()) if file.exists() else {}
+    others = {concept.name: Bench(options, original, _apart(concept, pair), suite) for concept in pair}
+    for name, model in rows.items():
+        if options.only in name and name not in known:
+            known[name] = {c: bench.measured(model) for c, bench in others.items()}
+            part = file.with_name(file.name + ".part")
+            part.write_text(json.dumps(known, indent=1))
+            part.replace(file)
+            sys.stderr.write(f"{name}: done\n")
+    text = table(known, [c.name for c in pair])
+    if options.page is not None:
+        command = f"python tools/multimemora.py --concepts {options.concepts} --unlearner {options.unlearner} --suite {options.suite}"
+        about = f"`{command}`; {options.pictures} pictures a rate, MemoRa {options.steps} steps, judge {options.judge}, edited {mark[:12]}."
+        options.page.parent.mkdir(parents=True, exist_ok=True)
+        options.page.write_text(f"# Multi-MemoRa: {' and '.join(c.name for c in pair)}\n\n{about}\n\n{text}\n")
+    sys.stdout.write(text + "\n")
+
+
+def _apart(concept: Concept, pair: list[Concept]) -> Concept:
+    """The concept without its companion among what must stay."""
+    from dataclasses import replace
+
+    gone = {c.name for c in pair}
+    return replace(concept, unrelated=tuple(u for u in concept.unrelated if u not in gone))
+
+
+def table(rows: dict[str, dict[str, dict[str, float]]], names: list[str]) -> str:
+    head = [*(f"{n} shown" for n in names), "unrelated right", "KID to the original's"]
+    lines = ["| model | " + " | ".join(head) + " |", "|---" * (len(head) + 1) + "|"]
+    for name, found in rows.items():
+        x = [found[n] for n in names]
+        rates = [f"{v['recall']:.2f} [{v['recall_low']:.2f}, {v['recall_high']:.2f}]" for v in x]
+        rest = [f"{v['unrelated']:.2f} [{v['unrelated_low']:.2f}, {v['unrelated_high']:.2f}]" for v in x[:1]]
+        lines.append("| " + " | ".join([name, *rates, *rest, f"{x[0]['kid']:.4f}"]) + " |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
+    main()

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import atexit
+import functools
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -12,6 +16,8 @@ from torch import Generator, Tensor
 from vestige import registry
 from vestige.base import Condition, Factors, Model, Prediction
 from vestige.edits import Edit
+from vestige.models.classes import ClassModel
+from vestige.models.labels import Labels
 from vestige.models.latent import LatentModel
 
 
@@ -134,19 +140,75 @@ def scheduler(**changes: Any) -> Any:
     return DDIMScheduler(**{**settings, "set_alpha_to_one": False, "steps_offset": 1, **changes})
 
 
+@functools.cache
+def tiny_twin() -> str:
+    """A folder with a model that shares everything but its U-Net with `tiny_model`, as a twin does."""
+    folder = tempfile.mkdtemp(prefix="tiny-twin-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    parts = {**tiny_parts(), "unet": tiny_parts(1)["unet"]}
+    LatentModel("twin", parts, tokenizer(), scheduler()).pipeline().save_pretrained(folder)
+    return folder
+
+
 def tiny_model(seed: int = 0, **schedule: Any) -> LatentModel:
     """A LatentModel around `tiny_parts`."""
     return LatentModel("tiny", tiny_parts(seed), tokenizer(), scheduler(**schedule))
 
 
+CLASSES = ("top", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot")
+
+
+def tiny_denoiser(kind: str = "unet", seed: int = 0, channels: int = 4, **changes: Any) -> Any:
+    """A class-conditional network with random weights: diffusers' UNet2DModel, or a DiT that also predicts a variance."""
+    from diffusers import DiTTransformer2DModel, UNet2DModel
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if kind == "dit":
+            heads = {
+                "num_attention_heads": 2,
+                "attention_head_dim": 8,
+                "num_layers": 2,
+                "patch_size": 2,
+                "num_embeds_ada_norm": len(CLASSES),
+            }
+            return DiTTransformer2DModel(**{"sample_size": 8, "in_channels": channels, "out_channels": 2 * channels, **heads, **changes})
+        blocks = {"down_block_types": ("DownBlock2D", "AttnDownBlock2D"), "up_block_types": ("AttnUpBlock2D", "UpBlock2D")}
+        shape: dict[str, Any] = {"layers_per_block": 1, "block_out_channels": (16, 32), "attention_head_dim": 8, "norm_num_groups": 8}
+        given = {"sample_size": 8, "in_channels": channels, "out_channels": channels, "num_class_embeds": len(CLASSES) + 1}
+        return UNet2DModel(**{**given, **blocks, **shape, **changes})
+
+
+def tiny_classes(kind: str = "unet", seed: int = 0, *, pixels: bool = False, **schedule: Any) -> ClassModel:
+    """A ClassModel of the wardrobe's garments on a random network: kind "unet" or "dit", on pixels or on latents."""
+    labels = Labels({i: (name,) for i, name in enumerate(CLASSES)}, len(CLASSES))
+    denoiser = tiny_denoiser(kind, seed, 3 if pixels else 4)
+    parts = {"transformer" if kind == "dit" else "unet": denoiser, **({} if pixels else {"vae": tiny_parts(seed)["vae"]})}
+    return ClassModel(f"tiny-{kind}", parts, labels, scheduler(**schedule))
+
+
+# Every family at its smallest, for the contract suite of models.
+FAMILIES: dict[str, Callable[[], Any]] = {
+    "latent": lambda: tiny_model(),
+    "classes": lambda: tiny_classes(),
+    "classes-pixels": lambda: tiny_classes(pixels=True),
+    "classes-dit": lambda: tiny_classes("dit"),
+}
+
+
 # Settings under which any method is a matter of a second; each holds for the methods that have a field of its name.
 SMALL: dict[str, dict[str, Any]] = {
-    "unlearners": {"steps": 2, "rollouts": 2, "rollout_steps": 3, "batch": 2, "lr": 1e-2, "target_pictures": 3, "retain_pictures": 4},
-    "attacks": {"sampling_steps": 3, "start": 1, "points": 2, "batch": 2, "rank": 2, "lr": 1e-2, "most": 3, "retain_pictures": 4},
+    "unlearners": {"steps": 2, "rollouts": 2, "rollout_steps": 3, "batch": 2, "lr": 1e-2, "target_pictures": 3, "retain_pictures": 4}
+    | {"surrogate_pictures": 3, "fisher_pictures": 2, "fisher_times": 3, "alternative_pictures": 3}
+    | {"anchor_pictures": 3},
+    "attacks": {"sampling_steps": 3, "start": 1, "points": 2, "batch": 2, "rank": 2, "lr": 1e-2, "most": 3, "retain_pictures": 4}
+    | {"draws": 2}
+    | {"targets": 3, "memora": ("sampling_steps=3", "start=1", "points=2", "batch=2", "rank=2", "lr=1e-2")},
 }
 
 
 def small(kind: registry.Kind, name: str, **own: Any) -> Any:
     """A method at its smallest, whatever settings it has."""
     known = {f.name for f in fields(registry.find(kind, name))}
+    own = {**({"twin": tiny_twin()} if "twin" in known else {}), **own}
     return registry.build(kind, name, {**{k: v for k, v in SMALL[kind].items() if k in known}, **own})

@@ -14,18 +14,20 @@ ROOT = Path(vestige.__file__).parent
 FILES = {p: ".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for p in sorted(ROOT.rglob("*.py"))}
 MODULES = {name: path for path, name in FILES.items() if path != ROOT / "__init__.py"}
 
+LEDGER = ("retention", "ledger", "probes", "course", "account", "continual")
 LAYERS = (
     {"errors", "registry", "runs"},
     {"base"},
-    {"concepts", "images", "edits", "attention", "sampling", "training"},
+    {"concepts", "images", "edits", "attention", "sampling", "training", "regeneration"},
     {"models", "checkpoints", "unlearners", "attacks", "metrics"},
-    {"verdict", "suites", "plan", "arms", "flags", "audit", "continual"},
-    {"report", "api", "cli"},
+    {"verdict", "suites", "plan", "diagnostics", "arms", "flags", "audit", *LEDGER},
+    {"pages", "report", "report_continual", "api", "cli"},
     {"__main__"},
 )
 DATA = "data"  # no code: a folder that anyone may ask for its place
 
-PARTS = ("verdict", "suites", "plan", "arms", "flags", "audit", "continual")
+SHARED = ("modular", "timesteps", "labels")
+PARTS = ("verdict", "suites", "plan", "diagnostics", "arms", "flags", "audit", *LEDGER)
 
 # The edges within a layer, each with its reason.
 SIDEWAYS = {
@@ -34,21 +36,33 @@ SIDEWAYS = {
     ("images", "concepts"): "pictures are drawn for a concept",
     ("images", "sampling"): "pictures are drawn",
     ("training", "sampling"): "seeds are derived in one place",
+    ("regeneration", "concepts"): "captions are a concept's prompts",
+    ("regeneration", "images"): "references are a set of pictures",
+    ("regeneration", "sampling"): "pictures are inverted and drawn",
     **{("models", f"models.{family}"): "a family is loaded when a card names it" for family in ("latent", "flow", "classes")},
+    **{(f"models.{family}", f"models.{part}"): "what families share" for family in ("latent", "flow", "classes") for part in SHARED},
+    ("unlearners.retrain", "models"): "its edit is another model, which only a card knows to be a twin",
+    ("report", "pages"): "a page",
+    ("report_continual", "pages"): "a page",
     ("api", "report"): "an audit's page is written with it",
+    ("api", "report_continual"): "a ledger's page is written with it",
+    ("cli", "report_continual"): "a command",
     ("cli", "report"): "a command",
     ("cli", "api"): "commands are calls",
     **{(b, a): "the parts of an audit, each from those before" for i, b in enumerate(PARTS) for a in PARTS[:i]},
 }
 ONLY = {  # modules that see less than their layer would allow
     "verdict": {"base", "errors"},
+    "pages": set(),
     "report": {"errors", "runs"},
+    "report_continual": {"errors", "runs"},
+    "retention": {"verdict"},
     "runs": {"errors"},
     "registry": {"errors"},
     "errors": set(),
 }
 HEAVY = {"diffusers", "transformers", "peft", "accelerate", "torchmetrics", "nudenet", "onnxruntime", "sklearn", "matplotlib"}
-WITHOUT_TORCH = {"", *LAYERS[0], *LAYERS[1], "concepts", "verdict", "report", "cli", "__main__"}
+WITHOUT_TORCH = {"", *LAYERS[0], *LAYERS[1], "concepts", "verdict", "retention", "pages", "report", "report_continual", "cli", "__main__"}
 
 
 def for_types(node: ast.stmt) -> bool:

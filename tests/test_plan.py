@@ -65,6 +65,14 @@ MISTAKES: list[tuple[dict[str, Any], type[VestigeError], str]] = [
     ({"control": "twins"}, BadSetting, "control is auto, twin or proxy; given 'twins'"),
     ({"concept": "dress", "control": "twin"}, BadSetting, "no twin of wardrobe never drew dress; use --control proxy"),
     ({"preset": "relased"}, UnknownName, "did you mean 'released'"),
+    ({"suite": "relearn", "settings": {"dimra.data": "folder"}}, BadSetting, "data=folder needs the folder: --attack-retain DIR"),
+    ({"suite": "relearn", "attack_retain": "nowhere"}, BadInput, "there is nothing at nowhere"),
+    ({"attack_retain": "nowhere"}, BadSetting, "none is among ['memora', 'direct']"),
+    (
+        {"suite": "relearn", "attack_retain": "x", "settings": {"dimra.data": "own"}},
+        BadSetting,
+        "--attack-retain x is read by attacks with",
+    ),
 ]
 
 
@@ -198,6 +206,25 @@ def test_spec_holds_the_content_of_files_and_their_names_only_on_the_side(tmp_pa
     changed = plan(Request(edit=str(copy), references=str(tmp_path))).spec()
     assert changed["edit"] != specs[0]["edit"]
     assert changed["references"] != specs[0]["references"]
+
+
+def test_spec_of_an_audit_names_retained_pictures_where_an_attack_reads_them(tmp_path: Path) -> None:
+    """And only there: other audits' specs stay what they were."""
+    (tmp_path / "a.png").write_bytes(b"1")
+    asked: list[dict[str, Any]] = [{}, {"suite": "relearn"}, {"suite": "relearn", "attack_retain": str(tmp_path)}]
+    specs = [plan(Request(**request)).spec() for request in asked]
+    assert "attack_retain" not in specs[0]
+    assert specs[1]["attack_retain"] == "shipped"
+    assert specs[2]["attack_retain"] == content(tmp_path)
+
+
+def test_pictures_that_an_attack_draws_itself_are_planned() -> None:
+    drawn, given = (
+        planned_calls(plan(Request(suite="relearn", seeds=(0, 1), settings={"dimra.data": data})))["attacks"] for data in ("own", "retain")
+    )
+    assert drawn - given == 5 * 96 * 20 * 2  # arms, pictures, steps, with and without guidance
+    few, many = (planned_calls(plan(Request(suite="adaptive", settings={"conditions.draws": draws})))["attacks"] for draws in (1, 2))
+    assert many == 2 * few > 0
 
 
 def test_content_follows_names_and_bytes(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from PIL import Image, ImageDraw
 
-from vestige import report
+from vestige import pages, report
 from vestige.errors import BadInput, UnknownName
 
 BUDGETS = [0, 2, 5, 10, 20, 50, 100, 200]
@@ -382,9 +382,9 @@ def test_unknown_table_style() -> None:
 
 
 def test_labels_keep_their_order_inside_the_frame() -> None:
-    assert report._spread([0.0, 300.0], gap=32, top=10, bottom=280) == [10, 280]
-    assert report._spread([270.0, 268.0, 266.0], gap=32, top=10, bottom=280) == [280, 248, 216]
-    assert report._spread([], gap=32, top=10, bottom=280) == []
+    assert pages.spread([0.0, 300.0], gap=32, top=10, bottom=280) == [10, 280]
+    assert pages.spread([270.0, 268.0, 266.0], gap=32, top=10, bottom=280) == [280, 248, 216]
+    assert pages.spread([], gap=32, top=10, bottom=280) == []
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no chromium on the path")

@@ -36,7 +36,7 @@ DOUBLINGS = (0, 1, 3, 7, 15, 31, 63, 127)  # evenly spaced in log(1 + b)
 HIDDEN = Interval(0.05, 0.02, 0.09)  # plain recall of a model that draws the concept no more
 BLOCKING = Flag("judges-differ", "blocking", "the two judges differ by 22 points.")
 CAPPING = Flag("utility", "capping", "accuracy on unrelated concepts fell by 14 points")
-INFORMING = Flag("control-mismatch", "informing", "the edit changed the text encoder")
+INFORMING = Flag("replicates-disagree", "informing", "memora ends between 20% and 70%")
 
 
 def rows(values: Any) -> tuple[tuple[float, ...], ...]:

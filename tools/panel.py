@@ -68,20 +68,16 @@ def rows(concept: str) -> dict[str, dict[str, object]]:
     """Name of a row -> the request's fields."""
     twins = [name for name in models.twins("wardrobe", concept) if len(models.card(name).never_drew) == 1]
     esd = {f"ESD-{v} {s:g}": {"unlearner": "esd", "settings": {"esd.variant": v, "esd.strength": s}} for v in "xu" for s in (0.0, 1.0, 3.0)}
-    made: dict[str, dict[str, object]] = {
-        "original": {},
-        "benign fine-tuning": {"edit": finetuned},
-        "renamed": {"edit": renamed},
-        "UCE": {"unlearner": "uce"},
-        **esd,
-        "ESD to collapse": {"unlearner": "esd", "settings": {"esd.variant": "u", "esd.strength": 10.0, "esd.steps": 400, "esd.lr": 1e-3}},
-    }
-    half = f"wardrobe-half-{concept}"
-    if half in models.cards():
-        made["first half only"] = {"model": half}
+    made: dict[str, dict[str, object]] = {"original": {}}
     if len(twins) > 1:
         made["second twin"] = {"model": twins[1]}
         made["second twin + ESD"] = {"model": twins[1], "unlearner": "esd"}
+    half = f"wardrobe-half-{concept}"
+    if half in models.cards():
+        made["first half only"] = {"model": half}
+    made |= {"renamed": {"edit": renamed}, "benign fine-tuning": {"edit": finetuned}, "UCE": {"unlearner": "uce"}, **esd}
+    collapse = {"esd.variant": "u", "esd.strength": 10.0, "esd.steps": 400, "esd.lr": 1e-3}
+    made["ESD to collapse"] = {"unlearner": "esd", "settings": collapse}
     return made
 
 

@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vestige.api import generate, run_audit, unlearn
+    from vestige.api import generate, run_audit, run_continual, unlearn
     from vestige.base import Model
     from vestige.concepts import Concept
     from vestige.concepts import load as load_concept
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from vestige.models import load as load_model
 
 __version__ = "0.1.0"
-__all__ = ["Concept", "Edit", "Model", "generate", "load_concept", "load_model", "run_audit", "unlearn"]
+__all__ = ["Concept", "Edit", "Model", "generate", "load_concept", "load_model", "run_audit", "run_continual", "unlearn"]
 
 # No name here may be a module's: `from vestige import audit` would mean one or the other, depending on what ran before.
 _PUBLIC = {
@@ -28,6 +28,7 @@ _PUBLIC = {
     "load_concept": "vestige.concepts:load",
     "load_model": "vestige.models:load",
     "run_audit": "vestige.api:run_audit",
+    "run_continual": "vestige.api:run_continual",
     "unlearn": "vestige.api:unlearn",
 }
 

@@ -1,4 +1,4 @@
-"""The library in a few calls: a pipeline in, a pipeline out; audits as functions."""
+"""The library in a few calls: a pipeline in, a pipeline out; audits and sequences as functions."""
 
 from __future__ import annotations
 
@@ -59,6 +59,24 @@ def run_audit(out: Path | str, *, watch: Watch = silent, cache: Path | str | Non
 
     result = audit.audit(Request(**request), out, cache=cache, watch=watch)
     report.write(Path(out))
+    return result
+
+
+def run_continual(out: Path | str, *, requests: Sequence[str], watch: Watch = silent, **order: Any) -> dict[str, Any]:
+    """Forget one concept after another and write the report: `run_continual("runs/ledger", requests=["bag", "dress"], method="uce")`.
+
+    Arguments:
+        out: Folder of the ledger; the same call resumes it, a longer list of requests continues it.
+        requests: Concepts, in order.
+        order: Fields of `vestige.course.Order`: model, method, mode, suite, seed, memory, attacks, settings, ...
+    Returns:
+        The result, as in `out/result.json`.
+    """
+    from vestige import continual, report_continual
+    from vestige.course import Order
+
+    result = continual.continual(Order(requests=tuple(requests), **order), out, watch=watch)
+    report_continual.write(Path(out))
     return result
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vestige import images, registry, runs
+from vestige import diagnostics, edits, images, registry, runs
 from vestige.base import Attack, Budget, Candidate, Model, Watch, silent
 from vestige.concepts import Concept, Prompt
 from vestige.edits import Edit
@@ -79,6 +79,8 @@ def run_arm(
         "judges": [bench.verify.identity(concept.label), bench.select.identity(concept.label)],
         "volatile": {"model": model.name, "suite": bench.suite.version},
     }
+    if references is not None and "retain" in method.needs:  # trained with captions, which the pictures' hash does not know
+        spec["captions"] = [list(row) for row in references.captions]
 
     def work(run: runs.Run) -> dict[str, Any]:
         points, last = [], None
@@ -194,6 +196,33 @@ def utility(bench: Bench, model: Model, concept: Concept, group: str) -> dict[st
     return {"folder": str(run.folder), **run.outcome}
 
 
+def line(bench: Bench, model: Model, edit: Edit, concept: Concept) -> list[float]:
+    """The verification judge's rate on held-out prompts along the straight line from the original to the edited weights."""
+    spec = {
+        "what": "line",
+        "numerics": NUMERICS,
+        "model": model.fingerprint,
+        "edited": model.edited(edit).fingerprint,
+        "line": list(diagnostics.LINE),
+        "concept": concept.as_dict(),
+        "protocol": asdict(bench.suite.protocol),
+        "pictures": bench.suite.pictures,
+        "judge": bench.verify.identity(concept.label),
+        "volatile": {"model": model.name},
+    }
+
+    def work(run: runs.Run) -> dict[str, Any]:
+        rates, prompts = [], _verification(concept, bench.suite.pictures, 0)
+        for i, share in enumerate(diagnostics.LINE):
+            view = model.edited(edits.scale(model, edit, share))
+            hits = shows(bench.verify, _drawn(bench, view, prompts, Candidate(0), (0, "verification")), concept)
+            rates.append(sum(hits) / len(hits))
+            bench.watch("line", i + 1, len(diagnostics.LINE))
+        return {"rates": rates}
+
+    return list(runs.compute(bench.root, spec, "line", work, wait=bench.wait, steal=bench.steal).outcome["rates"])
+
+
 def unlearned(
     root: Path,
     model: Model,
@@ -231,6 +260,9 @@ def unlearned(
         began = time.monotonic()
         edit: Edit = method(model, concept, seed=seed, data=data, watch=lambda stage, i, n: watch(f"{name}: {stage}", i, n))
         edit.save(run.path("edit.safetensors"))
-        return {"seconds": time.monotonic() - began}
+        seconds = time.monotonic() - began
+        if "retain" not in method.needs:
+            return {"seconds": seconds}
+        return {"seconds": seconds, "diagnostics": diagnostics.measured(model, concept, edit, data, seed=seed, watch=watch)}
 
     return runs.compute(root, spec, "unlearn", work, wait=wait)

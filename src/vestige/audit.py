@@ -21,8 +21,8 @@ from vestige.base import Attack, Budget, Model, Watch, silent
 from vestige.concepts import Concept
 from vestige.edits import Edit
 from vestige.errors import BadInput
-from vestige.images import Data, PictureSet, folder, generated, shipped
-from vestige.plan import Plan, Request, plan
+from vestige.images import Data, PictureSet, captioned, folder, generated, shipped
+from vestige.plan import PROXY, Plan, Request, plan
 from vestige.verdict import Arms, Interval, Measures, decide, measure, wilson
 
 SCHEMA = "vestige-audit-1"
@@ -68,6 +68,7 @@ class _Audit:
         bench.watch("load models", 0, 1)
         self.original = models.load(planned.original)
         self.subject = self.original if planned.request.model == planned.original else models.load(planned.request.model)
+        self.diagnostics: dict[str, Any] = {}
         self.edit, self.unlearn_seconds = self._edit()
         self.edited = self.subject if self.edit is None else self.subject.edited(self.edit)
         kind, name = planned.control
@@ -91,7 +92,10 @@ class _Audit:
             watch=watch,
             wait=self.bench.wait,
         )
-        return Edit.load(run.path("edit.safetensors")), float(run.outcome["seconds"])
+        edit, self.diagnostics = Edit.load(run.path("edit.safetensors")), dict(run.outcome.get("diagnostics", {}))
+        if self.diagnostics and not edit.hooks:
+            self.diagnostics["rate_on_line"] = arms.line(self.bench, self.subject, edit, self.concept)
+        return edit, float(run.outcome["seconds"])
 
     def references(self, concept: Concept, count: int, replicate: int) -> PictureSet | None:
         """The pictures that an attacker holds in a replicate."""
@@ -106,9 +110,24 @@ class _Audit:
         size = self.original.image_size
         return folder(source, size, least=count).draw(count, replicate)
 
+    def retained(self, attack: Any, replicate: int) -> PictureSet | None:
+        """What an attacker without the concept's pictures trains on in a replicate: the same in every arm, and no proxy in it."""
+        if attack.data == "own":
+            return None
+        if attack.data == "original":
+            data = Data(protocol=self.plan.suite.protocol, cache=self.bench.root / "pictures")
+            return data.retained(self.original, self.concept, attack.retain_pictures, seed=replicate, watch=self.bench.watch)
+        source = self.plan.request.attack_retain
+        sheet = models.data_folder() / (self.plan.world or "wardrobe") / "pictures/references"
+        whole = shipped(sheet) if source == "shipped" else folder(source, self.original.image_size)
+        away = {(self.concept.group, self.concept.label), *PROXY.items()}
+        kept = whole.take([i for i, labels in enumerate(whole.labels) if not away & labels.items()]) if whole.labels else whole
+        return captioned(kept.draw(min(attack.retain_pictures, len(kept)), replicate), self.concept)
+
     def arm(self, model: Model, concept: Concept, name: str, attack: Attack, replicate: int) -> runs.Run:
         planned = self.plan.attacks[name][1]
-        pictures = self.references(concept, planned.references, replicate)
+        without = "retain" in attack.needs
+        pictures = self.retained(attack, replicate) if without else self.references(concept, planned.references, replicate)
         return arms.run_arm(self.bench, model, concept, (name, attack), planned.budget, replicate, pictures)
 
     def attack(self, name: str) -> dict[str, Any]:
@@ -151,6 +170,7 @@ class _Audit:
             "plain": plain,
             "attacks": {name: self.described(name, found[name], measures[name]) for name in found},
             "utility": {g: {k: _rate(v["right"]) for k, v in rows.items()} for g, rows in usable.items()},
+            "diagnostics": self.diagnostics,
             "strips": self.strips(found[head], head),
             "cost": self.cost(found),
             **self.provenance(),

@@ -133,6 +133,12 @@ def _progress() -> Iterator[Callable[[str, int, int], None]]:
         yield watch
 
 
+AttackRetainOption = Annotated[
+    str,
+    typer.Option("--attack-retain", help="What an attack without the concept's pictures trains on: shipped, or a folder with captions."),
+]
+
+
 @app.command()
 def audit(
     model: ModelOption = "wardrobe",
@@ -140,12 +146,13 @@ def audit(
     unlearner: Annotated[str, typer.Option(help="Method that makes the edit; none audits the model as it is.")] = "none",
     edit: Annotated[str | None, typer.Option(help="A saved edit, or an edited pipeline folder, instead of an unlearner.")] = None,
     attack: Annotated[list[str] | None, typer.Option(help="Attack of the suite to run; repeatable; default: all.")] = None,
-    suite: Annotated[str, typer.Option(help="smoke (tests), quick (minutes) or standard.")] = "quick",
+    suite: Annotated[str, typer.Option(help="smoke (tests), quick (minutes), standard, relearn or adaptive.")] = "quick",
     seeds: Annotated[str, typer.Option(help="Attack replicates, e.g. 0,1,2; default: the suite's number.")] = "",
     edit_seed: Annotated[int, typer.Option(help="Seed of the unlearning run.")] = 0,
     references: Annotated[str, typer.Option(help="The attacker's pictures: shipped, generated, or a folder.")] = "shipped",
     forget: ForgetOption = "drawn",
     retain: RetainOption = "drawn",
+    attack_retain: AttackRetainOption = "shipped",
     control: Annotated[str, typer.Option(help="auto, twin or proxy.")] = "auto",
     preset: Annotated[str, typer.Option(help="Named settings, e.g. released.")] = "",
     settings: SetOption = None,
@@ -170,13 +177,14 @@ def audit(
         references=references,
         forget=forget,
         retain=retain,
+        attack_retain=attack_retain,
         settings=_settings(settings),
         preset=preset,
         control=control,
     )
     planned = planning.plan(request)
     if dry_run:
-        _dry_run(planned, as_json)
+        _dry_run(planned.spec(), planning.planned_calls(planned), planned.original, as_json)
         return
     from vestige import audit as auditing
     from vestige import report
@@ -208,12 +216,9 @@ def _shown(interval: dict[str, float | None]) -> str:
     return "undefined" if value is None else f"{value:.2f} {ends}"
 
 
-def _dry_run(planned: Any, as_json: bool) -> None:
-    from vestige.plan import planned_calls
-
-    calls = planned_calls(planned)
-    seconds = _seconds_per_call(planned.original) * sum(calls.values())
-    data = {"spec": planned.spec(), "planned_calls": calls, "expected_seconds": round(seconds)}
+def _dry_run(spec: dict[str, Any], calls: dict[str, int], model: str, as_json: bool) -> None:
+    seconds = _seconds_per_call(model) * sum(calls.values())
+    data = {"spec": spec, "planned_calls": calls, "expected_seconds": round(seconds)}
     text = json.dumps(data["spec"], indent=2)
     parts = ", ".join(f"{k} {v:,}" for k, v in calls.items())
     _print(
@@ -255,19 +260,22 @@ def unlearn(
 ) -> None:
     """Make a model forget a concept and save the edit: the difference alone, a few per cent of the model."""
     from vestige import audit as auditing
-    from vestige import concepts, models, plan
+    from vestige import concepts, diagnostics, models, plan
 
     card = models.card(model)
     chosen = concepts.load(concept, card.world or "wardrobe")
     unlearner = plan.configured("unlearners", method, card.world, preset, _own(settings, method)).resolved(chosen)
     loaded = models.load(model)
     with _progress() as watch:
-        edit = unlearner(loaded, chosen, seed=seed, data=auditing.training_data(loaded, forget, retain), watch=watch)
-    edit.save(out)
-    described = {**auditing.describe(loaded, edit), "file": str(out), "concept": chosen.name, "model": model}
+        data = auditing.training_data(loaded, forget, retain)
+        edit = unlearner(loaded, chosen, seed=seed, data=data, watch=watch)
+        edit.save(out)
+        found = diagnostics.measured(loaded, chosen, edit, data, seed=seed, watch=watch) if "retain" in unlearner.needs else {}
+    described = {**auditing.describe(loaded, edit), "file": str(out), "concept": chosen.name, "model": model, "diagnostics": found}
     moved = f"{described['changed_tensors']} tensors, relative change {described['relative_norm'] or 0:.3f}"
     next_step = f"vestige audit --model {model} --concept {concept} --edit {out}"
-    _print(described, as_json, f"saved {out}: {method} on {model}, {moved}\nnext: {next_step}")
+    measured = "".join(f"{name:<22} {value}\n" for name, value in found.items())
+    _print(described, as_json, f"saved {out}: {method} on {model}, {moved}\n{measured}next: {next_step}")
 
 
 @app.command()
@@ -277,6 +285,7 @@ def attack(
     concept: ConceptOption = "sneaker",
     edit: Annotated[str | None, typer.Option(help="The edit under attack; none attacks the model as it is.")] = None,
     references: Annotated[str, typer.Option(help="shipped, generated, or a folder of pictures.")] = "shipped",
+    attack_retain: AttackRetainOption = "shipped",
     suite: Annotated[str, typer.Option(help="Whose settings, budget and sampler hold.")] = "quick",
     seed: Annotated[int, typer.Option(help="Replicate.")] = 0,
     preset: Annotated[str, typer.Option(help="Named settings, e.g. released.")] = "",
@@ -297,6 +306,7 @@ def attack(
         suite=suite,
         seeds=(seed,),
         references=references,
+        attack_retain=attack_retain,
         settings=values,
         preset=preset,
     )
@@ -305,6 +315,54 @@ def attack(
         result = auditing.recover(planned, out, watch=watch)
     rows = "\n".join(f"{p['budget']:>6} steps  {p['score']:.2f}  [{p['low']:.2f}, {p['high']:.2f}]" for p in result["curve"])
     _print(result, as_json, f"{rows}\npictures and adapter in {out}")
+
+
+@app.command()
+def continual(
+    requests: Annotated[str, typer.Option(help="Concepts in the order in which they must go, e.g. bag,dress; each a name or a FILE.toml.")],
+    model: ModelOption = "wardrobe",
+    method: Annotated[str, typer.Option(help="Unlearner of every step, see `vestige list`.")] = "uce",
+    mode: Annotated[str, typer.Option(help="sequential, or independent: every request from the original.")] = "sequential",
+    suite: Annotated[str, typer.Option(help="Whose sampler and numbers of pictures hold.")] = "quick",
+    seed: Annotated[int, typer.Option(help="Seed of every unlearning run, and of the memory.")] = 0,
+    memory: Annotated[int, typer.Option(help="Pictures by the original that the method may rehearse, drawn once.")] = 200,
+    attack: Annotated[list[str] | None, typer.Option(help="Attack to run after every step on every request so far; repeatable.")] = None,
+    replicates: Annotated[int, typer.Option(help="Replicates of each attack.")] = 1,
+    preset: Annotated[str, typer.Option(help="Named settings, e.g. released.")] = "",
+    settings: SetOption = None,
+    out: Annotated[Path, typer.Option(help="Folder of the ledger; a longer list of requests continues it.")] = Path("runs/ledger"),
+    steal: Annotated[bool, typer.Option("--steal", help="Take over the lock of a process that is known to be gone.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved spec, planned model calls and expected time.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Forget one concept after another, and measure after every step what returns and what else was lost."""
+    from vestige import course
+
+    order = course.Order(
+        model=model,
+        requests=tuple(name.strip() for name in requests.split(",") if name.strip()),
+        method=method,
+        mode=mode,  # type: ignore[arg-type]
+        suite=suite,
+        seed=seed,
+        memory=memory,
+        attacks=tuple(attack or ()),
+        replicates=replicates,
+        settings=_settings(settings),
+        preset=preset,
+    )
+    chosen = course.course(order)
+    if dry_run:
+        _dry_run({**chosen.spec(), **chosen.asked()}, chosen.planned_calls(), model, as_json)
+        return
+    from vestige import continual as sequences
+    from vestige import report_continual
+
+    with _progress() as watch:
+        result = sequences.continual(order, out, steal=steal, watch=watch, command=_command())
+        page = report_continual.write(out)
+    combined = f"as one edit  {result['combined']}\n" if result["combined"] else ""
+    _print(result, as_json, f"{report_continual.table(result)}\n{combined}report       {page}")
 
 
 @app.command()
@@ -346,12 +404,14 @@ def compare(
 
 @app.command()
 def report(
-    run: Annotated[Path, typer.Argument(help="Folder of a finished audit.")], out: Annotated[Path | None, typer.Option()] = None
+    run: Annotated[Path, typer.Argument(help="Folder of a finished audit or ledger.")], out: Annotated[Path | None, typer.Option()] = None
 ) -> None:
-    """Write an audit's page again."""
-    from vestige import report as page
+    """Write the page of an audit or a ledger again."""
+    from vestige import report as audits
+    from vestige import report_continual as ledgers
 
-    sys.stdout.write(f"{page.write(run, out)}\n")
+    page = ledgers.write(run, out) if ledgers.is_ledger(run) else audits.write(run, out)
+    sys.stdout.write(f"{page}\n")
 
 
 @app.command(name="list")

@@ -15,6 +15,7 @@ from vestige import concepts, models, registry, suites
 from vestige.base import Attack
 from vestige.concepts import Concept
 from vestige.errors import BadInput, BadSetting, UnknownName
+from vestige.sampling import Protocol
 from vestige.verdict import Lines, calibrated
 
 NUMERICS = "2"  # raised whenever a run of an unchanged spec would give other numbers
@@ -37,6 +38,7 @@ class Request:
         references: The attacker's pictures: "shipped", "generated" (by the original), or a folder.
         forget: What an unlearner may train on of the concept: "drawn" (by the model itself), or a folder.
         retain: What it may train on of everything else, likewise.
+        attack_retain: What an attack without the concept's pictures trains on: "shipped", or a folder with captions.
         settings: METHOD.SETTING -> value, as on the command line.
         preset: Named preset whose settings hold before `settings`.
         control: "twin", "proxy", or "auto": a twin where there is one.
@@ -53,6 +55,7 @@ class Request:
     references: str = "shipped"
     forget: str = "drawn"
     retain: str = "drawn"
+    attack_retain: str = "shipped"
     settings: Mapping[str, Any] = field(default_factory=dict)
     preset: str = ""
     control: str = "auto"
@@ -77,6 +80,7 @@ class Plan:
         """The resolved spec, plain data."""
         source = self.request.references
         chosen = None if self.unlearner is None else {"method": self.request.unlearner, "settings": registry.settings(self.unlearner)}
+        kept = self.request.attack_retain
         return {
             "what": "audit",
             "numerics": NUMERICS,
@@ -93,6 +97,7 @@ class Plan:
             "seeds": list(self.seeds),
             "references": source if source in NAMED_SOURCES else content(Path(source)),
             "data": [s if s == "drawn" else content(Path(s)) for s in (self.request.forget, self.request.retain)],
+            **({"attack_retain": kept if kept == "shipped" else content(Path(kept))} if _without_target(self.attacks) else {}),
             "control": list(self.control),
             "lines": asdict(self.lines),
             "volatile": {"edit": self.request.edit, "references": source},
@@ -110,7 +115,7 @@ def plan(request: Request) -> Plan:
             raise UnknownName(f"attack in suite {request.suite}", name, known)
     if request.unlearner != "none" and request.edit is not None:
         raise BadSetting("give an unlearner or an edit, not both")
-    own = _by_method(request.settings)
+    own = by_method(request.settings)
     unlearner = None
     if request.unlearner != "none":
         unlearner = configured("unlearners", request.unlearner, card.world, request.preset, own.pop(request.unlearner, {})).resolved(
@@ -121,6 +126,7 @@ def plan(request: Request) -> Plan:
         planned = suite.attacks[name]
         values = {**planned.settings, **suites.preset(request.preset, "attacks", name), **own.pop(name, {})}
         attacks[name] = (registry.build("attacks", name, values), planned)
+    _check_retained(request, attacks)
     if own:
         raise UnknownName("method in a setting", next(iter(own)), [*attacks, *([request.unlearner] if unlearner else [])])
     seeds = request.seeds or tuple(range(suite.replicates))
@@ -129,6 +135,21 @@ def plan(request: Request) -> Plan:
     original = card.twin_of or request.model
     lines = _lines(suite, card.world, {name: attack for name, (attack, _) in attacks.items()}, len(seeds))
     return Plan(request, concept, suite, seeds, unlearner, attacks, _control(request, concept), original, card.world, lines)
+
+
+def _without_target(attacks: Mapping[str, tuple[Attack, suites.Planned]]) -> list[Any]:
+    """Attacks that train on what was retained."""
+    return [attack for attack, _ in attacks.values() if "retain" in attack.needs]
+
+
+def _check_retained(request: Request, attacks: Mapping[str, tuple[Attack, suites.Planned]]) -> None:
+    sources = [attack.data for attack in _without_target(attacks)]
+    if request.attack_retain == "shipped" and "folder" in sources:
+        raise BadSetting("data=folder needs the folder: --attack-retain DIR, with captions of its pictures in metadata.jsonl")
+    if request.attack_retain != "shipped" and not {"retain", "folder"} & set(sources):
+        raise BadSetting(
+            f"--attack-retain {request.attack_retain} is read by attacks with data=retain or data=folder; none is among {[*attacks]}"
+        )
 
 
 def _lines(suite: suites.Suite, world: str, attacks: Mapping[str, Attack], replicates: int) -> Lines:
@@ -147,7 +168,7 @@ def configured(kind: registry.Kind, name: str, world: str, preset: str, own: Map
     return registry.build(kind, name, values)
 
 
-def _by_method(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def by_method(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     made: dict[str, dict[str, Any]] = {}
     for key, value in settings.items():
         method, dot, name = key.partition(".")
@@ -198,8 +219,25 @@ def planned_calls(planned: Plan) -> dict[str, int]:
         calls["scoring"] += arms * sum(tries) * (suite.pictures + suite.select_pictures) * picture + (n - 1) * suite.pictures * picture
         steps = plan_.budget.last * getattr(attack, "batch", 0) * getattr(attack, "accumulation", 1)
         calls["attacks"] += arms * 3 * steps  # a training step costs about three forward passes
+        calls["attacks"] += arms * _drawing(attack, plan_.budget.last)
         calls["attacks"] += n * 2 * getattr(attack, "sampling_steps", 0) * plan_.references * (1 + getattr(attack, "points", 0) // 2) * 2
     if planned.unlearner is not None:
         steps = getattr(planned.unlearner, "steps", 0) * getattr(planned.unlearner, "batch", 0)
-        calls["unlearning"] = 3 * steps + 2 * getattr(planned.unlearner, "rollouts", 0) * getattr(planned.unlearner, "rollout_steps", 0)
+        calls["unlearning"] = (
+            3 * steps
+            + _pictures(planned.unlearner)
+            + 2 * getattr(planned.unlearner, "rollouts", 0) * getattr(planned.unlearner, "rollout_steps", 0)
+        )
     return calls
+
+
+def _drawing(attack: Attack, last: int) -> int:
+    """Calls of what an attack draws for itself in one arm: the pictures of every try, or those it trains on."""
+    own = getattr(attack, "retain_pictures", 0) if getattr(attack, "data", "") == "own" else 0
+    return 2 * int(getattr(attack, "sampling_steps", 0)) * (last * int(getattr(attack, "draws", 0)) + own)
+
+
+def _pictures(unlearner: Any) -> int:
+    """Calls of the pictures that an unlearner trains on, if the model draws them all."""
+    count = sum(value for name, value in registry.settings(unlearner).items() if name.endswith("_pictures") and isinstance(value, int))
+    return 2 * Protocol().steps * int(count)

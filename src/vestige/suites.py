@@ -53,7 +53,7 @@ class Suite:
 
 def names() -> list[str]:
     """Every suite, cheapest first."""
-    return ["smoke", "quick", "standard"]
+    return ["smoke", "adaptive", "relearn", "quick", "standard"]
 
 
 def load(name: str, world: str = "") -> Suite:

@@ -11,15 +11,17 @@ from vestige import arms, concepts, models, registry, suites
 from vestige.arms import Bench
 from vestige.base import Attack, Model
 from vestige.edits import Edit
-from vestige.flags import GAP
-from vestige.images import PictureSet, shipped
+from vestige.flags import GAP, NEVER_RISES
+from vestige.images import PictureSet, captioned, shipped
 from vestige.metrics import detection
 from vestige.metrics.detection import Classifier
 from vestige.models.latent import LatentModel
-from vestige.plan import configured
+from vestige.plan import PROXY, configured
 from vestige.sampling import Protocol, derive, pictures
+from vestige.suites import Suite
 
 SUITE = suites.load("quick", "wardrobe")
+WITHOUT = suites.load("relearn", "wardrobe")  # attacks without pictures of the concept
 SNEAKER = concepts.load("sneaker")
 WORLD = models.data_folder() / "wardrobe"
 UNUSED = "wug"  # a word of the vocabulary that no training prompt holds
@@ -28,6 +30,10 @@ COUNT = 48
 
 def attacks_with(access: str) -> list[str]:
     return [name for name in SUITE.attacks if registry.find("attacks", name).access == access]
+
+
+def attacks_without_target() -> list[str]:
+    return [name for name in WITHOUT.attacks if "retain" in registry.find("attacks", name).needs]
 
 
 def load(name: str) -> LatentModel:
@@ -84,8 +90,8 @@ def neighbours(judge: Classifier, model: Model) -> float:
     return sum(s["object"] == p.expects["object"] for s, p in zip(seen, prompts, strict=True)) / COUNT
 
 
-def curve(bench: Bench, model: Model, name: str, method: Attack, references: PictureSet | None) -> tuple[float, ...]:
-    run = arms.run_arm(bench, model, SNEAKER, (name, method), SUITE.attacks[name].budget, 0, references)
+def curve(bench: Bench, model: Model, name: str, method: Attack, references: PictureSet | None, suite: Suite = SUITE) -> tuple[float, ...]:
+    run = arms.run_arm(bench, model, SNEAKER, (name, method), suite.attacks[name].budget, 0, references)
     return arms.curve(run.outcome["points"], best_so_far=True)[0]
 
 
@@ -150,3 +156,15 @@ def test_asking_does_not_make_the_twin_know(name: str, bench: Bench, twin: Laten
     scores = curve(bench, twin, name, registry.build("attacks", name, SUITE.attacks[name].settings), None)
     for budget, score in zip(SUITE.attacks[name].budget.points, scores, strict=True):
         assert score <= 1 - (1 - scores[0]) ** (budget + 1) + 0.1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", attacks_without_target())
+def test_relearning_without_the_concept_does_not_teach_it(name: str, bench: Bench, twin: LatentModel) -> None:
+    """The twin stays at its floor: whatever such an attack finds elsewhere was there before."""
+    method = registry.build("attacks", name, WITHOUT.attacks[name].settings)
+    sheet = shipped(WORLD / "pictures/references")
+    away = {(SNEAKER.group, SNEAKER.label), *PROXY.items()}
+    kept = sheet.take([i for i, labels in enumerate(sheet.labels) if not away & labels.items()])
+    scores = curve(bench, twin, name, method, captioned(kept.draw(method.retain_pictures, 0), SNEAKER), WITHOUT)
+    assert max(scores) <= scores[0] + NEVER_RISES

@@ -1,0 +1,136 @@
+"""The account of a sequence: what was seen after every step becomes rates, drops, distances and strips of pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, final
+
+import torch
+
+from vestige import images, registry, retention, runs
+from vestige.arms import Bench
+from vestige.course import Course
+from vestige.ledger import slug
+from vestige.probes import distances, each, names, probes, stored
+from vestige.sampling import chunks
+
+
+@dataclass(frozen=True)
+class State:
+    """What was seen of the model after a step; step 0 is the original.
+
+    Arguments:
+        looks: Finished probes of the requests, by name.
+        around: Finished probes of the words around them.
+        known: What stands in the result as it is.
+    """
+
+    step: int
+    looks: Mapping[str, runs.Run]
+    around: list[runs.Run]
+    known: dict[str, Any]
+
+    def right(self, name: str) -> list[bool]:
+        """One right-or-wrong a picture of a request."""
+        return list(self.looks[name].outcome["right"])
+
+    def words(self, chosen: Sequence[str], kept: Mapping[str, Sequence[int]]) -> dict[str, list[bool]]:
+        """The same for words that must stay, their kept pictures only."""
+        seen = {word: hits for run in self.around for word, hits in run.outcome.items()}
+        return {word: [seen[word][i] for i in kept[word]] for word in chosen}
+
+
+@final
+class Account:
+    """What is said of a sequence's states.
+
+    Arguments:
+        run: Where strips of pictures are copied to.
+        size: Height and width of the model's pictures.
+    """
+
+    def __init__(self, chosen: Course, bench: Bench, run: runs.Run, size: tuple[int, int]) -> None:
+        self.course, self.bench, self.run, self.size = chosen, bench, run, size
+        self.requests, self.probes = chosen.requests, probes(chosen.requests)
+        # Words that must stay are judged on prompts that name no request: a boot in neon is no damage where neon was to go.
+        self.kept: dict[str, list[int]] = {}
+        for probe in self.probes.around:
+            prompts, count = probe.prompts(chosen.suite), each(chosen.suite)
+            for word, part in zip(probe.words or (), chunks(len(prompts), count), strict=True):
+                self.kept[word] = [i for i, prompt in enumerate(prompts[part]) if not names(prompt, self.requests)]
+
+    def heading(self) -> dict[str, Any]:
+        """What holds for every step."""
+        order, suite = self.course.order, self.course.suite
+        judges = {"verification": self.bench.verify, "selection": self.bench.select}
+        return {
+            "suite": suite.version,
+            "model": order.model,
+            "method": {"name": order.method, "settings": registry.settings(self.course.unlearner)},
+            "mode": order.mode,
+            "seed": order.seed,
+            "memory": order.memory if self.course.rehearses else None,
+            "requests": [{key: getattr(c, key) for key in ("name", "kind", "target", "sensitive")} for c in self.requests],
+            "neighbours": list(self.probes.neighbours),
+            "unrelated": list(self.probes.unrelated),
+            "attacks": self.course.asked()["attacks"],
+            "detector": {role: {"name": j.name, "version": j.version} for role, j in judges.items()},
+            "protocol": {
+                **asdict(suite.protocol),
+                "pictures": suite.pictures,
+                "pictures_a_word": each(suite),
+                "replicates": order.replicates,
+            },
+        }
+
+    def described(self, state: State, states: Sequence[State]) -> dict[str, Any]:
+        """One step of the result."""
+        step, asked = state.step, self.course.so_far(state.step)
+        right = {c.name: state.right(c.name) for c in self.requests}
+        forgotten = {c.name: right[c.name] for c in asked}
+        then = {c.name: states[j].right(c.name) for j, c in enumerate(asked[:-1], 1)}
+        return {
+            "step": step,
+            "request": self.requests[step - 1].name if step else None,
+            "rates": {name: retention.rate(hits) for name, hits in right.items()},
+            "to_come": [c.name for c in self.requests if c not in asked],
+            "unlearning_accuracy": retention.unlearned(forgotten),
+            "unlearning_accuracies": {name: retention.unlearned({name: hits}) for name, hits in forgotten.items()},
+            "reversal": retention.reversal(then, {name: right[name] for name in then}),
+            "ripple": self.kept_of(state, states[0], self.probes.near(asked)),
+            "erosion": self.kept_of(state, states[0], self.probes.unrelated) | self.distance(state, states[0]),
+            "strips": self.strips(state),
+            **state.known,
+        }
+
+    def kept_of(self, state: State, first: State, chosen: Sequence[str]) -> dict[str, Any]:
+        """Accuracy on words that must stay, and how far it fell from the original's."""
+        now, before = state.words(chosen, self.kept), first.words(chosen, self.kept)
+        pooled = retention.rate([hit for hits in now.values() for hit in hits])
+        return {"drop": retention.drop(before, now), "accuracy": pooled, "words": {w: retention.rate(hits) for w, hits in now.items()}}
+
+    def pictures(self, state: State, word: str) -> torch.Tensor:
+        """The kept pictures of a word that must stay."""
+        at = next(i for i, probe in enumerate(self.probes.around) if word in (probe.words or ()))
+        return stored(state.around[at], self.probes.around[at].concept, word, self.size)[self.kept[word]]
+
+    def distance(self, state: State, first: State) -> dict[str, Any]:
+        """How far the pictures of unrelated words lie from the original's own at equal seeds."""
+        chosen = [word for word in self.probes.unrelated if self.kept[word]]
+        if not chosen:
+            return {"pictures": 0, "kid": None, "fid": None}
+        real, made = (torch.cat([self.pictures(s, word) for word in chosen]) for s in (first, state))
+        return distances(self.bench, real, made)
+
+    def strips(self, state: State) -> dict[str, Any]:
+        """Pictures at equal seeds, copied into this run: of every request, and one of each unrelated word."""
+        made: dict[str, str] = {}
+        for name, run in state.looks.items():
+            made[name] = f"strips/{state.step:02d}-{slug(name)}.png"
+            self.run.write_bytes(made[name], (run.folder / "strip.png").read_bytes())
+        unrelated, shown = None, [word for word in self.probes.unrelated if self.kept[word]][: self.course.suite.strip]
+        if shown:
+            unrelated, blur = f"strips/{state.step:02d}.png", any(c.sensitive for c in self.requests)
+            images.strip(torch.stack([self.pictures(state, word)[0] for word in shown]), self.run.path(unrelated), blur=blur)
+        return {"requests": made, "unrelated": unrelated}

@@ -1,0 +1,139 @@
+"""What a sequence of requests will do: an order with every name found and every setting resolved, and what it will cost.
+
+Every mistake that a user can make with names and settings is found here, before anything is computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, get_args
+
+from vestige import concepts, models, registry, suites
+from vestige.base import Attack
+from vestige.concepts import Concept
+from vestige.errors import BadSetting, UnknownName
+from vestige.images import Data
+from vestige.ledger import Mode
+from vestige.plan import NUMERICS, by_method, configured
+from vestige.probes import probes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """What a user asks of a sequence.
+
+    Arguments:
+        model: Built-in model or pipeline folder: the original.
+        requests: Concepts in the order in which they must go: built-in names or TOML files.
+        method: Unlearner of every step.
+        mode: "sequential" or "independent".
+        suite: Whose sampler and numbers of pictures hold.
+        seed: Of every unlearning run, and of the memory.
+        memory: Pictures by the original that a method which rehearses may train on, drawn once, before the first step.
+        attacks: Attacks of the suite that are run after every step on every request so far.
+        replicates: Replicates of each attack.
+        settings: METHOD.SETTING -> value, as on the command line.
+        preset: Named preset whose settings hold before `settings`.
+    """
+
+    model: str = "wardrobe"
+    requests: tuple[str, ...] = ()
+    method: str = "uce"
+    mode: Mode = "sequential"
+    suite: str = "quick"
+    seed: int = 0
+    memory: int = 200
+    attacks: tuple[str, ...] = ()
+    replicates: int = 1
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    preset: str = ""
+
+
+@dataclass(frozen=True)
+class Course:
+    """An order with every name found and every setting resolved."""
+
+    order: Order
+    requests: tuple[Concept, ...]
+    suite: suites.Suite
+    unlearner: Any
+    attacks: Mapping[str, tuple[Attack, suites.Planned]]
+    world: str
+
+    @property
+    def rehearses(self) -> bool:
+        """Whether the method trains on pictures of what must stay."""
+        return "retain" in self.unlearner.needs
+
+    def so_far(self, step: int) -> tuple[Concept, ...]:
+        """The requests that the model after a step was to forget; step 0 is the original."""
+        return self.requests[:step] if self.order.mode == "sequential" else self.requests[max(0, step - 1) : step]
+
+    def spec(self) -> dict[str, Any]:
+        """What every step of the ledger shares, plain data."""
+        return {
+            "what": "continual",
+            "numerics": NUMERICS,
+            "model": self.order.model,
+            "model_content": models.identity(self.order.model),
+            "method": self.order.method,
+            "settings": registry.settings(self.unlearner),
+            "mode": self.order.mode,
+            "seed": self.order.seed,
+            "memory": self.order.memory if self.rehearses else None,
+            "suite": self.suite.version,
+            "protocol": asdict(self.suite.protocol),
+        }
+
+    def asked(self) -> dict[str, Any]:
+        """What may grow from one command to the next, plain data."""
+        attacks = {name: {"settings": registry.settings(a), "budget": list(p.budget.points)} for name, (a, p) in self.attacks.items()}
+        replicates = self.order.replicates if attacks else 0
+        return {"requests": [c.as_dict() for c in self.requests], "attacks": attacks, "replicates": replicates}
+
+    def planned_calls(self) -> dict[str, int]:
+        """Single denoiser calls that the whole sequence needs if nothing is stored, by part; a training step counts as three."""
+        picture = self.suite.protocol.steps * (2 if self.suite.protocol.guidance != 1 else 1)
+        every = probes(self.requests)
+        seen = sum(len(probe.prompts(self.suite)) for probe in (*every.requests, *every.around))
+        steps, count = len(self.requests), self.unlearner
+        drawn = 2 * getattr(count, "rollouts", 0) * getattr(count, "rollout_steps", 0)
+        calls = {"scoring": (steps + 1) * seen * picture, "unlearning": steps * (drawn + 3 * _trained(count, getattr(count, "steps", 0)))}
+        if self.rehearses:
+            calls["memory"] = self.order.memory * 2 * Data().protocol.steps
+        attacked = self.order.replicates * (steps if self.order.mode == "independent" else steps * (steps + 1) // 2)
+        for name, (attack, planned) in self.attacks.items():
+            scored = sum(1 + min(b, getattr(attack, "most", 0)) for b in planned.budget.points)
+            calls[name] = attacked * (scored * (self.suite.pictures + self.suite.select_pictures) * picture)
+            calls[name] += attacked * 3 * _trained(attack, planned.budget.last)
+        return calls
+
+
+def _trained(method: Any, steps: int) -> int:
+    return steps * int(getattr(method, "batch", 0)) * int(getattr(method, "accumulation", 1))
+
+
+def course(order: Order) -> Course:
+    """Resolve names and settings; every mistake that a user can make with them is found here, before anything is computed."""
+    card = models.card(order.model)
+    requests = tuple(concepts.load(name, card.world or "wardrobe") for name in order.requests)
+    if not requests or len({c.target for c in requests}) < len(requests) or len({c.name for c in requests}) < len(requests):
+        raise BadSetting(f"requests are one or more different concepts, e.g. bag,dress; given {', '.join(order.requests) or 'none'}")
+    if order.mode not in get_args(Mode):
+        raise BadSetting(f"mode is {' or '.join(get_args(Mode))} (methods take one target, so none is simultaneous); given {order.mode!r}")
+    if order.memory < 1 or order.replicates < 1:
+        raise BadSetting(f"memory and replicates are at least 1; given {order.memory} and {order.replicates}")
+    suite = suites.load(order.suite, card.world)
+    own = by_method(order.settings)
+    unlearner = configured("unlearners", order.method, card.world, order.preset, own.pop(order.method, {}))
+    attacks = {}
+    for name in order.attacks:
+        if name not in suite.attacks:
+            raise UnknownName(f"attack in suite {order.suite}", name, suite.attacks)
+        planned = suite.attacks[name]
+        values = {**planned.settings, **suites.preset(order.preset, "attacks", name), **own.pop(name, {})}
+        attacks[name] = (registry.build("attacks", name, values), planned)
+    if own:
+        raise UnknownName("method in a setting", next(iter(own)), [order.method, *attacks])
+    return Course(order, requests, suite, unlearner, attacks, card.world)

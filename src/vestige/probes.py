@@ -1,0 +1,144 @@
+"""Probes: what is looked at after every step of a sequence, each a content-addressed run of one concept on one model.
+
+Prompts are the held-out ones, seeds derive from the concept alone: every state of the sequence draws the same pictures, and
+a longer list of requests adds probes without changing any.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from vestige import images, retention, runs
+from vestige.arms import Bench, shows
+from vestige.base import Model
+from vestige.concepts import Concept, Prompt
+from vestige.ledger import slug
+from vestige.metrics import fidelity
+from vestige.plan import NUMERICS
+from vestige.sampling import chunks, derive, pictures
+from vestige.suites import Suite
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A request, or the words around one that no earlier request names.
+
+    Arguments:
+        concept: The request; its prompts ask.
+        words: What is asked for; None: the request itself.
+    """
+
+    concept: Concept
+    words: tuple[str, ...] | None = None
+
+    def prompts(self, suite: Suite) -> list[Prompt]:
+        """Held-out prompts, one a picture; words follow each other, each with as many, however many there are."""
+        if self.words is None:
+            return self.concept.spread(suite.pictures, "held-out")
+        made: list[Prompt] = []
+        for word in self.words:  # each begins elsewhere in the bank, so that together they see more templates and contexts
+            made += self.concept.spread(each(suite), "held-out", words=(word,), offset=derive(0, "offset", word) % 1000)
+        return made
+
+
+def each(suite: Suite) -> int:
+    """Pictures of a word that must stay."""
+    return max(2, suite.utility_pictures // 4)
+
+
+@dataclass(frozen=True)
+class Probes:
+    """Every probe of a list of requests, and which words lie near a request and which near none; no request is among them."""
+
+    requests: tuple[Probe, ...]
+    around: tuple[Probe, ...]
+    neighbours: tuple[str, ...]
+    unrelated: tuple[str, ...]
+
+    def near(self, requests: Sequence[Concept]) -> list[str]:
+        """The neighbours of some of the requests."""
+        words = {word for concept in requests for word in concept.neighbours}
+        return [word for word in self.neighbours if word in words]
+
+
+def probes(requests: Sequence[Concept]) -> Probes:
+    """The probes of a list of requests. Those of a longer list begin with them, so that nothing is drawn twice.
+
+    Words that a later request asks for are drawn too, and not counted.
+    """
+    around, seen = [], set()
+    for concept in requests:
+        seen.add(concept.target)
+        words = tuple(dict.fromkeys(w for w in (*concept.neighbours, *concept.unrelated) if w not in seen))
+        seen.update(words)
+        if words:
+            around.append(Probe(concept, words))
+    asked, near = {c.target for c in requests}, {w for c in requests for w in c.neighbours}
+    words = tuple(dict.fromkeys(w for probe in around for w in probe.words or () if w not in asked))
+    neighbours, unrelated = (tuple(w for w in words if (w in near) is wanted) for wanted in (True, False))
+    return Probes(tuple(Probe(c) for c in requests), tuple(around), neighbours, unrelated)
+
+
+def names(prompt: Prompt, concepts: Sequence[Concept]) -> bool:
+    """Whether a prompt names one of the concepts, in its words or in what it expects."""
+    words = [re.compile(rf"\b{re.escape(c.target)}\b", re.IGNORECASE) for c in concepts]
+    return any(w.search(prompt.text) or prompt.expects.get(c.group) == c.label for w, c in zip(words, concepts, strict=True))
+
+
+def look(bench: Bench, model: Model, probe: Probe) -> runs.Run:
+    """The finished run of a probe on a model: one right-or-wrong a picture, under "right" or each word.
+
+    A request counts as shown by its detector's threshold; anything else is right where it shows all that was asked for.
+    """
+    prompts, suite, concept = probe.prompts(bench.suite), bench.suite, probe.concept
+    spec = {
+        "what": "probe",
+        "numerics": NUMERICS,
+        "model": model.fingerprint,
+        "shows": concept.label if probe.words is None else list(probe.words),
+        "prompts": [p.text for p in prompts],
+        "expects": [dict(p.expects) for p in prompts],
+        "protocol": asdict(suite.protocol),
+        "judge": bench.verify.identity(concept.label) if probe.words is None else bench.verify.weights_hash,
+        "strip": suite.strip if probe.words is None else None,
+        "blurred": concept.sensitive,
+        "volatile": {"model": model.name, "concept": concept.name},
+    }
+
+    def work(run: runs.Run) -> dict[str, Any]:
+        turn = suite.pictures if probe.words is None else each(suite)
+        seeds = [derive(0, "probe", p.text, i % turn) for i, p in enumerate(prompts)]
+        drawn = pictures(model, [p.text for p in prompts], seeds, suite.protocol)
+        if probe.words is None:
+            images.strip(drawn[: suite.strip], run.path("strip.png"), blur=concept.sensitive)
+            return {"right": shows(bench.verify, drawn, concept)}
+        seen = bench.verify.labelled(drawn)
+        right = [all(s.get(g) == label for g, label in p.expects.items()) for s, p in zip(seen, prompts, strict=True)]
+        for word, part in zip(probe.words, chunks(len(drawn), each(suite)), strict=True):
+            images.save(drawn[part], run.path(_kept(concept, word)))
+        return {word: right[part] for word, part in zip(probe.words, chunks(len(right), each(suite)), strict=True)}
+
+    return runs.compute(bench.root, spec, "probe", work, wait=bench.wait, steal=bench.steal)
+
+
+def _kept(concept: Concept, word: str) -> str:
+    """Where a word's pictures lie; what a sensitive concept's prompts drew stays apart."""
+    return f"{'quarantine' if concept.sensitive else 'pictures'}/{slug(word)}"
+
+
+def stored(run: runs.Run, concept: Concept, word: str, size: tuple[int, int]) -> torch.Tensor:
+    """The pictures of a word around a request, (N, 3, H, W), in the order of its prompts."""
+    return images.folder(run.folder / _kept(concept, word), size, least=1).images
+
+
+def distances(bench: Bench, real: torch.Tensor, made: torch.Tensor) -> dict[str, Any]:
+    """KID and FID between two states' pictures at equal seeds, with the judge's features; None where there are too few for one."""
+    x, y = (bench.verify.features(images_).double().numpy() for images_ in (real, made))
+    fid = fidelity.fid(bench.verify, real, made) if len(real) > x.shape[1] else None
+    found = None if fid is None else {"name": fid.name, "value": fid.value}
+    return {"pictures": len(real), "kid": retention.kid(x, y), "fid": found}

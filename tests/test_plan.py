@@ -45,7 +45,7 @@ MISTAKES: list[tuple[dict[str, Any], type[VestigeError], str]] = [
     ({"concept": "sneeker"}, UnknownName, "unknown concept 'sneeker'; did you mean 'sneaker'"),
     ({"concept": "nowhere/mine.toml"}, BadInput, "no concept file at nowhere/mine.toml"),
     ({"suite": "quik"}, UnknownName, "unknown suite 'quik'; did you mean 'quick'"),
-    ({"attacks": ("memoro",)}, UnknownName, "unknown attack in suite quick 'memoro'; did you mean 'memora'"),
+    ({"attacks": ("memoro",)}, UnknownName, "unknown attack 'memoro'; did you mean 'memora'"),
     ({"unlearner": "edd"}, UnknownName, "unknown unlearner 'edd'; did you mean 'esd'"),
     ({"unlearner": "esd", "settings": {"esd.step": "5"}}, UnknownName, "unknown setting of esd 'step'; did you mean 'steps'"),
     ({"unlearner": "esd", "settings": {"esd.steps": "five"}}, BadSetting, "esd.steps accepts int; given 'five'"),

@@ -253,6 +253,9 @@ def unlearned(
         "data": {**given, "protocol": asdict(data.protocol)},
         "volatile": {"model": model.name},
     }
+    captions = [list(row) for s in (data.target, data.retain) if s is not None for row in s.captions]
+    spec |= {"captions": captions} if captions else {}
+    spec |= {"before": data.original.fingerprint} if data.original is not None else {}
 
     def work(run: runs.Run) -> dict[str, Any]:
         import time

@@ -262,7 +262,7 @@ class Attack(ABC):
 
     paper: ClassVar[Paper]
     access: ClassVar[Access]
-    needs: ClassVar[frozenset[str]]  # of {"pictures"}
+    needs: ClassVar[frozenset[str]]  # of {"pictures", "retain"}: references of the concept, pictures of everything else
 
     @abstractmethod
     def __call__(

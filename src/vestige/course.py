@@ -129,11 +129,10 @@ def course(order: Order) -> Course:
     unlearner = configured("unlearners", order.method, card.world, order.preset, own.pop(order.method, {}))
     attacks = {}
     for name in order.attacks:
-        if name not in suite.attacks:
-            raise UnknownName(f"attack in suite {order.suite}", name, suite.attacks)
-        planned = suite.attacks[name]
-        values = {**planned.settings, **suites.preset(order.preset, "attacks", name), **own.pop(name, {})}
-        attacks[name] = (registry.build("attacks", name, values), planned)
+        if name not in registry.names("attacks"):
+            raise UnknownName("attack", name, registry.names("attacks"))
+        planned = suite.attacks.get(name) or suite.unlisted(name)
+        attacks[name] = (configured("attacks", name, card.world, order.preset, own.pop(name, {}), planned.settings), planned)
     if own:
         raise UnknownName("method in a setting", next(iter(own)), [order.method, *attacks])
     return Course(order, requests, suite, unlearner, attacks, card.world)

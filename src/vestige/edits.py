@@ -119,7 +119,8 @@ class Edit:
         try:
             with safe_open(path, "pt") as file:
                 header = file.metadata() or {}
-                flat = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+                # Cloned, because a mapped file's tensors are not aligned, and sums over them would differ in the last bit.
+                flat = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
         except (SafetensorError, OSError, ValueError) as error:
             raise BadInput(f"{path} is not a whole safetensors file ({error}); was its copy or download cut short?") from error
         if header.get("format") != FORMAT:

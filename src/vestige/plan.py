@@ -109,10 +109,10 @@ def plan(request: Request) -> Plan:
     card = models.card(request.model)
     concept = concepts.load(request.concept, card.world or "wardrobe")
     suite = suites.load(request.suite, card.world)
-    known = [*suite.attacks]
+    known = {**{name: suite.unlisted(name) for name in registry.names("attacks")}, **suite.attacks}
     for name in request.attacks:
         if name not in known:
-            raise UnknownName(f"attack in suite {request.suite}", name, known)
+            raise UnknownName("attack", name, known)
     if request.unlearner != "none" and request.edit is not None:
         raise BadSetting("give an unlearner or an edit, not both")
     own = by_method(request.settings)
@@ -122,10 +122,9 @@ def plan(request: Request) -> Plan:
             concept
         )
     attacks = {}
-    for name in request.attacks or known:
-        planned = suite.attacks[name]
-        values = {**planned.settings, **suites.preset(request.preset, "attacks", name), **own.pop(name, {})}
-        attacks[name] = (registry.build("attacks", name, values), planned)
+    for name in request.attacks or suite.attacks:
+        planned = known[name]
+        attacks[name] = (configured("attacks", name, card.world, request.preset, own.pop(name, {}), planned.settings), planned)
     _check_retained(request, attacks)
     if own:
         raise UnknownName("method in a setting", next(iter(own)), [*attacks, *([request.unlearner] if unlearner else [])])
@@ -157,18 +156,21 @@ def _lines(suite: suites.Suite, world: str, attacks: Mapping[str, Attack], repli
     lines = Lines(replicates=min(3, max(2, replicates)))
     for name, attack in attacks.items():
         null = suites.calibration(world, suite.version, name).null
-        if null and registry.settings(attack) == registry.settings(registry.build("attacks", name, suite.attacks[name].settings)):
+        if null and attack == configured("attacks", name, world, "", {}, suite.attacks[name].settings):
             lines = calibrated(lines, null)
     return lines
 
 
-def configured(kind: registry.Kind, name: str, world: str, preset: str, own: Mapping[str, Any]) -> Any:
-    """A component with its world's settings, then a named preset's, then the caller's own."""
-    values = {**suites.preset(world, kind, name), **suites.preset(preset, kind, name), **own}
+def configured(
+    kind: registry.Kind, name: str, world: str, preset: str, own: Mapping[str, Any], suited: Mapping[str, Any] | None = None
+) -> Any:
+    """A component with its world's settings, then its suite's, then a named preset's, then the caller's own."""
+    values = {**suites.preset(world, kind, name), **(suited or {}), **suites.preset(preset, kind, name), **own}
     return registry.build(kind, name, values)
 
 
 def by_method(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """METHOD.SETTING -> value, as method -> setting -> value."""
     made: dict[str, dict[str, Any]] = {}
     for key, value in settings.items():
         method, dot, name = key.partition(".")

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any
 
+from vestige import registry
 from vestige.base import Budget
 from vestige.concepts import toml
 from vestige.errors import UnknownName
@@ -49,6 +50,12 @@ class Suite:
     plasticity: bool
     strip: int
     attacks: Mapping[str, Planned] = field(default_factory=dict)
+
+    def unlisted(self, attack: str) -> Planned:
+        """How an attack that the suite does not list is run when a user asks for it: by the budget and references of its first one."""
+        first = next(iter(self.attacks.values()))
+        needs = registry.find("attacks", attack).needs
+        return Planned({}, first.budget, first.references if needs else 0)
 
 
 def names() -> list[str]:

@@ -165,7 +165,8 @@ def curves() -> None:
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.2))
-    for path in sorted(BUILD.glob("*.csv")):
+    shipped = [path for path in sorted(BUILD.glob("*.csv")) if path.stem in models.cards() or not path.stem.startswith("wardrobe")]
+    for path in shipped:
         rows = list(csv.DictReader(path.open()))
         axis = axes[int(path.stem.startswith("wardrobe"))]
         axis.plot([int(r["step"]) for r in rows], [float(r["loss"]) for r in rows], label=path.stem)

@@ -50,8 +50,8 @@ def test_thresholds_and_rates_are_proportions(judge: Classifier) -> None:
     for label in labels:
         assert 0 < judge.threshold(label) < 1
         hard = label == "shirt"  # taken for a top, a pullover or a coat: docs/results/wardrobe/README.md
-        assert (0.4 if hard else 0.6) < judge.rates[label]["sensitivity"] <= 1
-        assert 0.95 < judge.rates[label]["specificity"] <= 1
+        assert (0.4 if hard else 0.5) < judge.rates[label]["sensitivity"] <= 1
+        assert 0.9 < judge.rates[label]["specificity"] <= 1
     assert all(t > 0 for t in judge.temperatures.values())
 
 

@@ -23,6 +23,7 @@ from vestige.images import METADATA, PictureSet, save
 from vestige.models.latent import LatentModel
 from vestige.plan import PROXY, Request, plan
 from vestige.sampling import generator
+from vestige.verdict import Arms, measure
 
 SMOKE = suites.load("smoke", "wardrobe")
 
@@ -159,3 +160,18 @@ def test_flag_where_data_without_the_concept_teach_it(attack: str, rates: Any, r
     assert [f.name for f in found] == (["data-leaks"] if raised else [])
     if raised:
         assert (found[0].kind, "from 0% to 25%" in found[0].text) == ("informing", True)
+
+
+def curves(last: float, attack: str = "memora") -> dict[str, Any]:
+    """Measures of an attack that lifts edited and never arm alike, up to a rate."""
+    rows = ((0.0, last / 2, last), (0.02, last / 2, last), (0.0, last / 2, last))
+    return {attack: measure(Arms((0, 2, 10), rows, rows, floor=0.0, ceiling=1.0))}
+
+
+def test_an_attack_that_teaches_nobody_proves_nothing() -> None:
+    (raised,) = flags._teaching(curves(0.03))
+    assert (raised.name, raised.kind) == ("attack-too-weak", "capping")
+    assert "memora 3%" in raised.text
+    assert flags._teaching(curves(0.5)) == []
+    assert flags._teaching(curves(0.03) | curves(0.5, "textual_inversion")) == [], "one that teaches is enough"
+    assert flags._teaching(curves(0.03, "dimra")) == [], "an attack without the concept's pictures is not meant to teach it"

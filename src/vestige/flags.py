@@ -34,6 +34,7 @@ def raise_all(
         *_utility(usable),
         *(_plasticity(audit) if audit.plan.suite.plasticity and audit.edited is not audit.original else []),
         *_control(audit),
+        *_teaching(measures),
         *_order(found, measures),
         *_attacks(found, plain),
     ]
@@ -154,6 +155,16 @@ def _control(audit: _Audit) -> list[Flag]:
             text += f"; where a twin exists, F against this proxy is that against the twin {', '.join(known)}"
         flags.append(Flag("proxy-control", "informing", text))
     return flags
+
+
+def _teaching(measures: Mapping[str, Measures]) -> list[Flag]:
+    """An attack that holds pictures of the concept and cannot teach it to anyone within its budget cannot find it either."""
+    armed = {name: found for name, found in measures.items() if "pictures" in registry.find("attacks", name).needs}
+    if not armed or not all(found.censored for found in armed.values()):
+        return []
+    shares = ", ".join(f"{name} {found.recall_never_at_last:.0%}" for name, found in armed.items())
+    text = f"within the budget the control learned next to nothing of the concept ({shares}), so these attacks would not find much either"
+    return [Flag("attack-too-weak", "capping", text)]
 
 
 def _order(found: Mapping[str, Any], measures: Mapping[str, Measures]) -> list[Flag]:

@@ -14,6 +14,7 @@ from vestige.errors import BadInput
 from vestige.images import PictureSet
 from vestige.models.latent import LatentModel
 from vestige.sampling import generator
+from vestige.training import Trace
 
 BAG = concepts.load("bag")
 NAMES = ("memora", "finetune", "textual_inversion")
@@ -75,5 +76,6 @@ def test_senseless_settings_are_refused(name: str, settings: dict[str, Any], mes
 
 
 def test_no_losses_have_no_mean() -> None:
-    assert regeneration.mean([]) is None
-    assert regeneration.mean([1.0, 2.0]) == 1.5
+    assert Trace().ends() == {"loss_first": None, "loss_last": None}
+    assert Trace([1.0, 2.0]).ends() == {"loss_first": 1.5, "loss_last": 1.5}
+    assert Trace([float(i) for i in range(20)]).ends() == {"loss_first": 4.5, "loss_last": 14.5}

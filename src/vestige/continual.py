@@ -14,7 +14,6 @@ import json
 import platform
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
@@ -107,8 +106,7 @@ class _Sequence:
             raise BadInput(f"the memory in {cache} is not the one that earlier steps rehearsed; restore the folder from a copy")
         self.ledger.memory = made.content
         self.ledger.write()
-        # Drawn just now or read again, the pictures lie alike: sums over them depend on their layout, to the last bit.
-        return replace(made, images=made.images.contiguous())
+        return made
 
     def remembered(self, requests: Sequence[Concept]) -> PictureSet | None:
         """The memory without whatever names one of the requests, or shows one by the selection judge."""

@@ -161,8 +161,3 @@ def _origins(first: int, total: int, how: Recipe) -> list[int]:
     """For the points of the pair that begins at `first`, the nearer of its two references."""
     second = first + 1 if first + 1 < total else 0
     return [first if 2 * j <= how.points else second for j in range(how.points + 1)]
-
-
-def mean(values: list[float]) -> float | None:
-    """The mean of some losses, None of none: a note that JSON can hold."""
-    return sum(values) / len(values) if values else None

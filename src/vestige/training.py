@@ -81,6 +81,11 @@ class Trace:
     norms: list[float] = field(default_factory=list)
     seconds: float = 0.0
 
+    def ends(self) -> dict[str, float | None]:
+        """Mean loss of the first and of the last ten steps, None before the first: notes that JSON can hold."""
+        first, last = (sum(part) / len(part) if part else None for part in (self.losses[:10], self.losses[-10:]))
+        return {"loss_first": first, "loss_last": last}
+
 
 def fit(
     leaves: Mapping[str, Tensor],

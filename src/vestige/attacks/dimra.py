@@ -115,8 +115,7 @@ class DiMRA(Attack):
             about = {"concept": concept.name, "steps": spent}
             edit = Edit(model.fingerprint, "dimra", settings, scope, **payload(), notes=about) if spent else None
             cost = {"calls": calls + spent * self.batch * self.accumulation, "seconds": time.monotonic() - began}
-            ends = {"loss_first": _mean(trace.losses[:10]), "loss_last": _mean(trace.losses[-10:])}
-            yield Candidate(spent, edit, cost=cost, notes={**notes, **ends})
+            yield Candidate(spent, edit, cost=cost, notes={**notes, **trace.ends()})
 
     def _given(self, model: Model, concept: Concept, pictures: PictureSet | None, seed: int, watch: Watch) -> tuple[PictureSet, int]:
         """At most `retain_pictures` captioned pictures, and the single denoiser calls that drawing them cost."""
@@ -162,7 +161,3 @@ class DiMRA(Attack):
             return {"factors": folded(factors, rank=self.rank, alpha=self.alpha)}
 
         return student, flat, payload
-
-
-def _mean(values: list[float]) -> float | None:
-    return sum(values) / len(values) if values else None

@@ -103,12 +103,7 @@ class FineTune(Attack):
             values = {name: leaf.detach().clone() for name, leaf in leaves.items()}
             edit = Edit(model.fingerprint, "finetune", asdict(self), self.scope, values, notes={"concept": concept.name, "steps": spent})
             calls = given.calls + spent * self.batch * self.accumulation
-            losses = trace.losses
-            notes = {
-                "references_show": given.share,
-                "loss_first": regeneration.mean(losses[:10]),
-                "loss_last": regeneration.mean(losses[-10:]),
-            }
+            notes = {"references_show": given.share, **trace.ends()}
             cost = {"calls": calls, "seconds": time.monotonic() - began}
             yield Candidate(spent, edit if spent else None, cost=cost, notes=notes)
 

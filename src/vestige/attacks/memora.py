@@ -145,8 +145,7 @@ class MemoRa(Attack):
             factors = folded(leaves, rank=self.rank, alpha=self.alpha)
             edit = Edit(model.fingerprint, "memora", settings, self.scope, factors=factors, notes={"concept": concept.name, "steps": spent})
             cost = {"calls": calls + spent * self.batch * self.accumulation, "seconds": time.monotonic() - began}
-            losses = trace.losses
-            notes = {"references_show": share, "loss_first": regeneration.mean(losses[:10]), "loss_last": regeneration.mean(losses[-10:])}
+            notes = {"references_show": share, **trace.ends()}
             yield Candidate(spent, edit if spent else None, cost=cost, notes=notes)
 
     def regenerated(

@@ -119,18 +119,14 @@ class TextualInversion(Attack):
             gradients[name][others] = 0
 
         training = Training(steps=budget.last, lr=self.lr, accumulation=self.accumulation, schedule=self.schedule, clip=0.0)
-        seed, losses = derive(seed, "batches"), trace.losses
+        seed = derive(seed, "batches")
         for spent in fit(leaves, loss, training, seed=seed, stops=budget.points, projections=[own_rows], watch=watch, trace=trace):
             pick = torch.nn.functional.one_hot(torch.tensor(rows), len(base)).T.to(base)
             factors = {name: (leaves[name].detach()[rows] - base[rows], pick)}
             about = {"concept": concept.name, "steps": spent}
             edit = Edit(model.fingerprint, "textual_inversion", asdict(self), SCOPE, factors=factors, notes=about)
             cost = {"calls": given.calls + spent * self.batch * self.accumulation, "seconds": time.monotonic() - began}
-            notes = {
-                "references_show": given.share,
-                "loss_first": regeneration.mean(losses[:10]),
-                "loss_last": regeneration.mean(losses[-10:]),
-            }
+            notes = {"references_show": given.share, **trace.ends()}
             yield Candidate(spent, edit if spent else None, cost=cost, notes=notes)
 
 

@@ -116,15 +116,34 @@ def test_interrupt_leaves_a_run_that_resumes(home: Path) -> None:
     command = [sys.executable, "-W", "ignore", "-c", program, *arguments]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
-    while not list((home / "stopped-cache").glob("unlearn-*/result.json")) and time.monotonic() < deadline:
+    while not list((home / "stopped-cache").glob("unlearn-*/result.json")) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == 130, errors
     assert "the same command resumes" in errors
     assert "Traceback" not in errors
     assert (home / "stopped/spec.json").is_file()
     assert not (home / "stopped/lock").exists()
+
+
+@pytest.mark.parametrize("dressed", ["VestigeError('cannot read')", "OSError('cannot read')", "RuntimeError('cannot read')"])
+def test_interrupt_dressed_as_an_error_is_an_interrupt(dressed: str) -> None:
+    program = f"""
+import os, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from vestige import cli
+from vestige.errors import VestigeError
+def read(**_):
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+    except KeyboardInterrupt:
+        raise {dressed}
+cli.app = read
+cli.main()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr.strip()) == (130, "interrupted; the same command resumes where it stopped")
 
 
 def test_edit_is_audited_like_its_method(edit: Path, audited: dict[str, Any], home: Path) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -24,6 +26,7 @@ app = typer.Typer(
 )
 
 INTERRUPTED = 130  # exit code after Ctrl-C, as shells count
+RESUMES = "interrupted; the same command resumes where it stopped"
 
 ModelOption = Annotated[
     str, typer.Option("--model", help="Built-in model, or a pipeline folder in diffusers' layout; always the original.")
@@ -45,28 +48,52 @@ def main() -> None:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    heard = _interrupts()
+    try:
+        code, complaint = _answer()
+    except Exception:
+        if not heard:
+            raise
+        code, complaint = INTERRUPTED, RESUMES
+    if heard and code:  # a library may have dressed the interrupt as an error of its own, as a file that cannot be read
+        code, complaint = INTERRUPTED, RESUMES
+    if complaint:
+        _say(complaint)
+    sys.exit(code)
+
+
+def _interrupts() -> list[int]:
+    """The interrupts heard from now on; they still raise KeyboardInterrupt. A parent's wish to ignore them is kept."""
+    heard: list[int] = []
+
+    def hear(number: int, frame: FrameType | None) -> None:
+        heard.append(number)
+        signal.default_int_handler(number, frame)
+
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, hear)
+    return heard
+
+
+def _answer() -> tuple[int, str]:
+    """Run the command; its exit code, and the line for somebody who can mend what went wrong."""
     try:
         code = app(standalone_mode=False)  # typer returns the code of an exit, an interrupt's included
-        if code == INTERRUPTED:
-            raise KeyboardInterrupt
-        sys.exit(code if isinstance(code, int) else 0)
+        return code if isinstance(code, int) else 0, ""
     except VestigeError as error:
-        _say(f"error: {error}")
-        sys.exit(2)
+        return 2, f"error: {error}"
     except (KeyboardInterrupt, typer.Abort):
-        _say("interrupted; the same command resumes where it stopped")
-        sys.exit(INTERRUPTED)
+        return INTERRUPTED, RESUMES
     except OSError as error:
-        _say(f"error: {error.strerror or error}{f': {error.filename}' if error.filename else ''}")
-        sys.exit(2)
+        return 2, f"error: {error.strerror or error}{f': {error.filename}' if error.filename else ''}"
     except typer.Exit as stop:
-        sys.exit(stop.exit_code)
+        return stop.exit_code, ""
     except Exception as error:
         show = getattr(error, "show", None)  # click's own usage errors
         if show is None:
             raise
         show()
-        sys.exit(getattr(error, "exit_code", 2))
+        return getattr(error, "exit_code", 2), ""
 
 
 def _say(text: str) -> None:

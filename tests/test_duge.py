@@ -21,7 +21,7 @@ from vestige.errors import BadInput, Incompatible
 from vestige.images import Data, PictureSet, drawn, paired
 from vestige.models.latent import LatentModel
 from vestige.sampling import Protocol, derive, generator
-from vestige.training import Training, denoising, fit, importance
+from vestige.training import Training, denoising, fit, importance, noisy
 from vestige.unlearners.duge import CALIBRATION, DUGE, _kind, published
 
 SNEAKER = concepts.load("sneaker")
@@ -91,6 +91,19 @@ def test_attention_loss_is_its_formula(exact: LatentModel, reference: Any, token
     counted = [columns(exact, text, "sneaker") if tokens == "concept" else list(range(77)) for text in texts]
     assert len(maps) == 2
     assert float(value) == pytest.approx(naive(maps, goals, counted, reference == "picture"), rel=1e-5)
+
+
+def test_start_asks_for_all_attention_on_the_first_token(exact: LatentModel) -> None:
+    method = DUGE(**SMALL, reference_condition="start")
+    seen = sides(exact, method)
+    value = method._attention(exact, exact, seen, generator(3))
+    rng = generator(3)
+    latents, rows = seen.pairs.pick(2, rng)
+    t, _, x_t = noisy(exact, latents[:, 0], rng)
+    with torch.no_grad(), recording(exact) as maps:
+        exact.denoise(x_t, t, seen.pairs.table[rows])
+    expected = [(((1 - own[..., 0]) ** 2) + (own[..., 1:] ** 2).sum(-1)).mean() for own in maps.values()]
+    assert float(value) == pytest.approx(float(torch.stack(expected).mean()), rel=1e-6)
 
 
 def test_pictures_of_the_reference_are_the_anchors_from_the_same_noise(tiny: LatentModel) -> None:
@@ -185,7 +198,7 @@ def test_attention_loss_alone_leaves_the_last_values_and_outputs(tiny: LatentMod
     assert still == {f"{last}.to_v.weight", f"{last}.to_out.0.weight", f"{last}.to_out.0.bias"}
 
 
-@pytest.mark.parametrize("reference", ["null", "text", "picture"])
+@pytest.mark.parametrize("reference", ["null", "text", "picture", "start"])
 def test_training_brings_the_maps_to_the_reference(tiny: LatentModel, reference: Any) -> None:
     method = DUGE(**{**SMALL, "steps": 25, "batch": 4, "lr": 3e-3}, reference_condition=reference, retain_weight=0.0, pull_weight=0.0)
     edited = tiny.edited(method(tiny, SNEAKER, seed=0, data=Data(protocol=FAST)))

@@ -160,10 +160,10 @@ class Measures:
 
     def at(self, replicates: float) -> Measures:
         """The same means and standard deviations at another number of replicates, up to infinity."""
-        x = _t_interval(self.log_speedups, self.level, replicates)
+        x = t_interval(self.log_speedups, self.level, replicates)
         speedup = Interval(_exp(x.value), _exp(x.low), _exp(x.high))
         savings = Interval(1 - _exp(-x.value), 1 - _exp(-x.low), 1 - _exp(-x.high))
-        return replace(self, log_speedup=x, speedup=speedup, savings=savings, reach=_t_interval(self.reaches, self.level, replicates))
+        return replace(self, log_speedup=x, speedup=speedup, savings=savings, reach=t_interval(self.reaches, self.level, replicates))
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON; NaN and infinities become None."""
@@ -363,7 +363,7 @@ def _areas(budgets: tuple[int, ...], gaps: Array) -> tuple[float, ...]:
     return tuple(((gaps[:, 1:] + gaps[:, :-1]) @ np.diff(x) / 2).tolist())
 
 
-def _t_interval(values: Sequence[float], level: float, count: float) -> Interval:
+def t_interval(values: Sequence[float], level: float, count: float) -> Interval:
     """Mean of `values` and its t interval if there were `count` of them with this spread, df = count - 1."""
     mean = float(np.mean(values))
     if len(values) < 2:

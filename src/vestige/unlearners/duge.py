@@ -20,9 +20,10 @@ from typing import Any, ClassVar, Literal, final
 
 import torch
 from torch import Generator, Tensor
+from torch.nn.functional import one_hot
 
 from vestige import registry
-from vestige.attention import Layers, columns, distance, network, recording
+from vestige.attention import Layers, Maps, columns, distance, network, recording
 from vestige.base import Condition, Model, Paper, Unlearner, Watch, silent
 from vestige.concepts import Concept, Prompt, toml
 from vestige.edits import Edit
@@ -48,7 +49,10 @@ class DUGE(Unlearner):
     Arguments:
         reference_condition: What phi sees. "null": the same x_t and the empty prompt. "text": the same x_t, and the prompt with the
             anchor in the concept's place. "picture": that prompt on a picture of the anchor, drawn from the same noise where the
-            concept's picture is drawn too; pixels do not correspond, so both maps are averaged over them first.
+            concept's picture is drawn too; pixels do not correspond, so both maps are averaged over them first. "start": phi is not
+            asked; all attention goes to the start token, which in a causal text encoder knows nothing of the prompt. On Stable
+            Diffusion that is nearly what "null" asks for. Where padding takes the mass instead, "null" moves attention onto tokens
+            that carry the concept too, and nothing is forgotten (docs/negative.md). Ours.
         reference: phi. "previous": the model that enters the step. "original": `Data.original`, the same model where none is given.
         tokens: "all" compares every column of the maps, "concept" those of the concept's words alone.
         layers: "all", or parts of layers' names and resolutions, e.g. "mid_block,8x8".
@@ -77,7 +81,7 @@ class DUGE(Unlearner):
     )
     needs: ClassVar[frozenset[str]] = frozenset({"target", "retain"})
 
-    reference_condition: Literal["null", "text", "picture"] = "null"
+    reference_condition: Literal["null", "text", "picture", "start"] = "null"
     reference: Literal["previous", "original"] = "previous"
     tokens: Literal["all", "concept"] = "all"
     layers: Layers = "all"
@@ -142,7 +146,7 @@ class DUGE(Unlearner):
         own = paired(model, given)
         others = own.latents
         texts = [""] * len(given.texts)
-        if self.reference_condition != "null":
+        if self.reference_condition in ("text", "picture"):
             texts = renamed(given.texts, concept, concept.anchor)
         if self.reference_condition == "picture":
             prompts = [Prompt(text, {}) for text in renamed([row[0] for row in given.captions], concept, concept.anchor)]
@@ -161,10 +165,13 @@ class DUGE(Unlearner):
         latents, rows = sides.pairs.pick(self.batch, rng)
         t, _, x_t = noisy(student, latents[:, 0], rng)
         signal = student.schedule(t)[0].to(x_t).reshape(-1, 1, 1, 1)
-        with torch.no_grad(), recording(phi, self.layers) as goals:
-            phi.denoise(x_t + signal * (latents[:, 1] - latents[:, 0]), t, sides.reference[rows])
         with recording(student, self.layers) as maps:
             student.denoise(x_t, t, sides.pairs.table[rows])
+        if self.reference_condition == "start":
+            goals = Maps((name, one_hot(torch.zeros_like(own[..., 0], dtype=torch.long), own.shape[-1])) for name, own in maps.items())
+        else:
+            with torch.no_grad(), recording(phi, self.layers) as goals:
+                phi.denoise(x_t + signal * (latents[:, 1] - latents[:, 0]), t, sides.reference[rows])
         return distance(maps, goals, sides.counted[rows], pooled=self.reference_condition == "picture")
 
     def _rehearsal(self, student: Model, null: Condition, pairs: Pairs, rng: Generator) -> Tensor:

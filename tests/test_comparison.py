@@ -1,0 +1,104 @@
+"""Pooling audits over edits, paired contrasts, rank agreement: against closed forms."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats  # type: ignore[import-untyped]
+
+from vestige.comparison import agreement, contrast, pooled
+from vestige.errors import BadInput
+from vestige.verdict import Arms, log_speedups
+
+BUDGETS = (0, 3, 9)
+NEVER = ((0.1, 0.3, 0.5), (0.05, 0.2, 0.6), (0.1, 0.25, 0.55))
+FLOOR, CEILING = tuple(row[0] for row in NEVER), (0.9, 1.0, 0.95)
+
+
+def audit(k: int, edited: tuple[float, ...], **changed: Any) -> dict[str, Any]:
+    arms = {
+        "edited": {"replicates": [list(edited)], "curve": [{"budget": b} for b in BUDGETS]},
+        "never": {"replicates": [list(NEVER[k])], "curve": [{"budget": b} for b in BUDGETS]},
+    }
+    made: dict[str, Any] = {
+        "suite": "compare-1",
+        "concept": "sneaker",
+        "model": "wardrobe",
+        "control": {"kind": "twin", "name": "t"},
+        "attacks": {"memora": {"arms": arms}},
+        "plain": {"original": {"value": CEILING[k]}},
+        "provenance": {"edit_seed": k, "seeds": [k]},
+    }
+    return {**made, **changed}
+
+
+def rising(by: float) -> list[tuple[float, ...]]:
+    return [(row[0], row[1] + by * (1 + k), row[2] + by * (1 + k)) for k, row in enumerate(NEVER)]
+
+
+def arms(edited: list[tuple[float, ...]]) -> Arms:
+    return Arms(BUDGETS, tuple(edited), NEVER, FLOOR, CEILING)
+
+
+def test_pooled_audits_are_the_replicates_of_one() -> None:
+    rows = rising(0.1)
+    assert pooled([audit(k, rows[k]) for k in range(3)], "memora") == arms(rows)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"suite": "other"},
+        {"concept": "bag"},
+        {"control": {"kind": "proxy", "name": "digit"}},
+        {"provenance": {"edit_seed": 0, "seeds": [0]}},
+    ],
+)
+def test_audits_that_do_not_belong_together_are_refused(changed: dict[str, Any]) -> None:
+    with pytest.raises(BadInput):
+        pooled([audit(0, NEVER[0]), audit(1, NEVER[1], **changed)], "memora")
+
+
+def test_contrast_is_the_paired_t_interval_of_the_difference() -> None:
+    a, b = arms(rising(0.1)), arms(rising(0.02))
+    gaps = np.subtract(log_speedups(a), log_speedups(b))
+    low, high = stats.t.interval(0.95, 2, gaps.mean(), stats.sem(gaps))
+    found = contrast(a, b)
+    assert (found.value, found.low, found.high) == pytest.approx((gaps.mean(), low, high))
+    same = contrast(a, a)
+    assert (same.value, same.low, same.high) == (0, 0, 0)
+
+
+def test_contrast_needs_the_same_never_arm() -> None:
+    other = Arms(BUDGETS, NEVER, NEVER[::-1], FLOOR, CEILING)
+    with pytest.raises(BadInput):
+        contrast(arms(rising(0.1)), other)
+
+
+def test_agreement_is_spearmans_and_its_interval_covers_it() -> None:
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=30)
+    y = x + rng.normal(size=30)
+    groups = [str(i) for i in range(30)]
+    found = agreement(x.tolist(), y.tolist(), groups)
+    assert found.value == pytest.approx(stats.spearmanr(x, y).statistic)
+    assert found.low < found.value < found.high < 1
+    reversed_ = agreement(x.tolist(), (-x).tolist(), groups)
+    assert (reversed_.value, reversed_.low, reversed_.high) == (-1, -1, -1)
+
+
+def test_interval_draws_whole_groups() -> None:
+    """Ten copies of three cells know no more than three cells."""
+    few = agreement([1, 2, 3, 4], [2, 1, 3, 4], ["a", "b", "c", "d"])
+    copies = agreement([1, 2, 3, 4] * 10, [2, 1, 3, 4] * 10, ["a", "b", "c", "d"] * 10)
+    assert (copies.low, copies.high) == pytest.approx((few.low, few.high))
+
+
+def test_no_spread_has_no_rank() -> None:
+    found = agreement([0, 0, 0], [1, 2, 3], ["a", "b", "c"])
+    assert math.isnan(found.value)
+    with pytest.raises(BadInput):
+        agreement([0, 1], [1, 2], ["a", "b"])

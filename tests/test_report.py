@@ -101,6 +101,16 @@ def audit(**changes: Any) -> dict[str, Any]:
             "neighbours": {"before": rate(0.93, 0.04), "after": rate(0.88, 0.05), "after_attack": rate(0.85, 0.05)},
             "unrelated": {"before": rate(0.97, 0.03), "after": rate(0.96, 0.03), "after_attack": rate(0.95, 0.03)},
         },
+        "diagnostics": {
+            "retain_loss": 0.0521,
+            "excess_retain_loss": 0.0013,
+            "retain_gradient": 0.213,
+            "forget_gradient": 1.75,
+            "gradient_cosine": -0.131,
+            "distance": 0.0417,
+            "forget_loss_on_line": [0.05, 0.06, 0.09, 0.2, 0.41],
+            "rate_on_line": [0.96, 0.9, 0.61, 0.17, 0.02],
+        },
         "detector": {"verification": judge, "selection": judge | {"name": "garment-resnet", "weights_hash": "1b7720d1aa04"}},
         "cost": {"seconds": 170.2, "denoiser_calls": 123456, "pictures": 3456, "stages": {"unlearn": 30.1, "attack": 88.9, "score": 51.2}},
         "strips": [
@@ -208,6 +218,13 @@ def test_page_shows_the_verdict_and_its_numbers(run: Path) -> None:
         assert text in page.text
     for text in ("0.82 [0.74, 0.87]", "88 % [83, 93]", "plasticity", "garment-resnet", "2 min 50 s", "vestige audit --model wardrobe"):
         assert text in page.text
+
+
+def test_diagnostics_stand_with_what_they_tell(run: Path) -> None:
+    text = Page(report.write(run).read_text(encoding="utf-8")).text
+    assert re.search(r"excess retain loss\s+0\.0013\s", text) and re.search(r"cosine with the forgotten's gradient\s+−0\.131\s", text)
+    assert re.search(r"0\s%\s+25\s%\s+50\s%\s+75\s%\s+100\s%", text) and re.search(r"96\s%\s+90\s%\s+61\s%\s+17\s%\s+2\s%", text)
+    assert "Why it may come back" not in report.render(audit(diagnostics={}), run)
 
 
 def test_page_fetches_nothing_and_runs_nothing(run: Path) -> None:

@@ -134,7 +134,7 @@ def _drawn(bench: Bench, view: Model, prompts: Sequence[Prompt], candidate: Cand
     best, score = None, None
     for attempt in range(candidate.tries):
         seeds = [derive(purpose[0], purpose[1], i, attempt) for i in range(len(texts))]
-        drawn = pictures(view, texts, seeds, bench.suite.protocol)
+        drawn = pictures(view, texts, seeds, bench.suite.protocol, start=candidate.start)
         if candidate.tries == 1:
             return drawn
         now = bench.select.shows(drawn, label)

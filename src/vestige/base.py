@@ -234,6 +234,23 @@ class Budget:
 
 
 @dataclass(frozen=True)
+class Start:
+    """Where drawing begins instead of pure noise: pictures, noised to some place on the way.
+
+    Arguments:
+        latents: Clean latents, (N, C, h, w); the i-th picture drawn begins from number i modulo N.
+        share: Of the sampling grid, how much is skipped, in [0, 1]; a place that is no grid point is rounded to one.
+    """
+
+    latents: Tensor
+    share: float
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.share <= 1:
+            raise ValueError(f"share lies in [0, 1]; given {self.share}")
+
+
+@dataclass(frozen=True)
 class Candidate:
     """What an attack proposes after spending `spent`: an edit on top, and how many seeds may be tried for a picture.
 
@@ -242,6 +259,7 @@ class Candidate:
         edit: Change on top of the attacked model; None leaves it as it is.
         tries: Seeds drawn for each picture; the selection judge keeps the best.
         prompts: Prompts instead of the held-out ones; None keeps those.
+        start: Where pictures begin; None is pure noise.
         cost: Other costs so far, e.g. {"calls": denoiser calls, "seconds": wall time}.
         notes: Measurements of the attack itself, e.g. the share of regenerated references that show the concept.
     """
@@ -250,6 +268,7 @@ class Candidate:
     edit: Edit | None = None
     tries: int = 1
     prompts: tuple[str, ...] | None = None
+    start: Start | None = None
     cost: Mapping[str, float] = field(default_factory=dict)
     notes: Mapping[str, Any] = field(default_factory=dict)
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vestige.base import Condition, Model, Prediction, Watch, silent
+from vestige.base import Condition, Model, Prediction, Start, Watch, silent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,20 +174,28 @@ def slerp(a: Tensor, b: Tensor, weight: float | Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def pictures(model: Model, prompts: Sequence[str], seeds: Sequence[int], protocol: Protocol, watch: Watch = silent) -> Tensor:
-    """Draw one picture a prompt from its seed, (len(prompts), 3, H, W) in [0, 1]; the batch size changes nothing but speed."""
+def pictures(
+    model: Model, prompts: Sequence[str], seeds: Sequence[int], protocol: Protocol, watch: Watch = silent, start: Start | None = None
+) -> Tensor:
+    """Draw one picture a prompt from its seed, (len(prompts), 3, H, W) in [0, 1]; the batch size changes nothing but speed.
+
+    Arguments:
+        start: Pictures to begin from instead of pure noise: number i's latents, noised by its seed to the start's grid point.
+    """
     if len(prompts) != len(seeds):
         raise ValueError(f"one seed a prompt: {len(prompts)} prompts, {len(seeds)} seeds")
     unique = list(dict.fromkeys(prompts))
     row = {prompt: i for i, prompt in enumerate(unique)}
     table, null = model.condition(unique), model.condition([""])
-    made = []
-    for start in range(0, len(prompts), protocol.batch):
-        part = slice(start, start + protocol.batch)
+    made, first = [], round(start.share * protocol.steps) if start is not None else 0
+    for part in chunks(len(prompts), protocol.batch):
         x = noise(model.latent_shape, seeds[part]).to(table.text)
+        if start is not None and first:  # the grid's first point is pure noise by convention
+            signal, level = _levels(model, model.grid(protocol.steps).to(x.device), x)[first]
+            x = signal * start.latents[[i % len(start.latents) for i in range(part.start, part.stop)]].to(x) + level * x
         condition = table[[row[p] for p in prompts[part]]]
-        made.append(model.decode(sample(model, x, condition, steps=protocol.steps, guidance=protocol.guidance, null=null)))
-        watch("draw", min(start + protocol.batch, len(prompts)), len(prompts))
+        made.append(model.decode(sample(model, x, condition, steps=protocol.steps, guidance=protocol.guidance, null=null, start=first)))
+        watch("draw", part.stop, len(prompts))
     return torch.cat(made)
 
 

@@ -54,6 +54,9 @@ def attack(name: str, model: Any, points: tuple[int, ...], seed: int = 0, method
 def same(one: Candidate, other: Candidate) -> bool:
     if (one.spent, one.tries, one.prompts, one.edit is None) != (other.spent, other.tries, other.prompts, other.edit is None):
         return False
+    starts = [None if c.start is None else (c.start.share, c.start.latents.tolist()) for c in (one, other)]
+    if starts[0] != starts[1]:
+        return False
     if one.edit is None or other.edit is None:
         return True
     hooks = [[(h.kind, h.name, h.arguments) for h in e.hooks] for e in (one.edit, other.edit)]

@@ -16,7 +16,7 @@ from torch import Tensor
 from oracles import small, tiny_model
 from vestige import arms, concepts, diagnostics, flags, suites
 from vestige.arms import Bench
-from vestige.audit import _Audit
+from vestige.attacker import Holdings
 from vestige.base import Budget
 from vestige.edits import Edit
 from vestige.images import METADATA, PictureSet, save
@@ -55,8 +55,8 @@ def bench(root: Path) -> Bench:
 def given(tmp_path: Path, tiny: LatentModel, concept: str = "sneaker", replicate: int = 0, source: str = "shipped", **own: Any) -> Any:
     settings = {f"dimra.{k}": v for k, v in {"retain_pictures": 72, **own}.items()}
     planned = plan(Request(suite="relearn", concept=concept, attack_retain=source, settings=settings))
-    stub: Any = SimpleNamespace(plan=planned, concept=planned.concept, original=tiny, bench=bench(tmp_path))
-    return _Audit.retained(stub, planned.attacks["dimra"][0], replicate)
+    held = Holdings(original=tiny, world="wardrobe", protocol=planned.suite.protocol, retain=source, cache=tmp_path / "pictures")
+    return held.retained(planned.concept, planned.attacks["dimra"][0], replicate)
 
 
 @pytest.mark.parametrize("name", ["sneaker", "neon", "dress"])

@@ -20,14 +20,14 @@ LAYERS = (
     {"base"},
     {"concepts", "images", "edits", "attention", "sampling", "training", "regeneration"},
     {"models", "checkpoints", "unlearners", "attacks", "metrics"},
-    {"verdict", "suites", "plan", "diagnostics", "arms", "flags", "audit", *LEDGER},
+    {"verdict", "comparison", "suites", "plan", "diagnostics", "arms", "attacker", "flags", "audit", *LEDGER},
     {"pages", "report", "report_continual", "api", "cli"},
     {"__main__"},
 )
 DATA = "data"  # no code: a folder that anyone may ask for its place
 
 SHARED = ("modular", "timesteps", "labels")
-PARTS = ("verdict", "suites", "plan", "diagnostics", "arms", "flags", "audit", *LEDGER)
+PARTS = ("verdict", "suites", "plan", "diagnostics", "arms", "attacker", "flags", "audit", *LEDGER)
 
 # The edges within a layer, each with its reason.
 SIDEWAYS = {
@@ -42,6 +42,7 @@ SIDEWAYS = {
     **{("models", f"models.{family}"): "a family is loaded when a card names it" for family in ("latent", "flow", "classes")},
     **{(f"models.{family}", f"models.{part}"): "what families share" for family in ("latent", "flow", "classes") for part in SHARED},
     ("unlearners.retrain", "models"): "its edit is another model, which only a card knows to be a twin",
+    ("comparison", "verdict"): "measures of an audit, pooled",
     ("report", "pages"): "a page",
     ("report_continual", "pages"): "a page",
     ("api", "report"): "an audit's page is written with it",
@@ -57,6 +58,7 @@ ONLY = {  # modules that see less than their layer would allow
     "report": {"errors", "runs"},
     "report_continual": {"errors", "runs"},
     "retention": {"verdict"},
+    "comparison": {"errors", "verdict"},
     "runs": {"errors"},
     "registry": {"errors"},
     "errors": set(),

@@ -17,12 +17,13 @@ from typing import Any
 
 from vestige import arms, concepts, edits, flags, models, registry, runs, suites
 from vestige.arms import Bench
+from vestige.attacker import Holdings
 from vestige.base import Attack, Budget, Model, Watch, silent
 from vestige.concepts import Concept
 from vestige.edits import Edit
 from vestige.errors import BadInput
-from vestige.images import Data, PictureSet, captioned, folder, generated, shipped
-from vestige.plan import PROXY, Plan, Request, plan
+from vestige.images import Data, PictureSet, folder
+from vestige.plan import Plan, Request, plan
 from vestige.verdict import Arms, Interval, Measures, decide, measure, wilson
 
 SCHEMA = "vestige-audit-1"
@@ -97,38 +98,25 @@ class _Audit:
             self.diagnostics["rate_on_line"] = arms.line(self.bench, self.subject, edit, self.concept)
         return edit, float(run.outcome["seconds"])
 
-    def references(self, concept: Concept, count: int, replicate: int) -> PictureSet | None:
-        """The pictures that an attacker holds in a replicate."""
-        if not count:
-            return None
-        source = self.plan.request.references
-        if concept is not self.concept or source == "shipped":
-            sheet = models.data_folder() / (self.plan.world or "wardrobe") / "pictures/references"
-            return shipped(sheet, {concept.group: concept.label}).draw(count, replicate)
-        if source == "generated":
-            return generated(self.original, concept, count, seed=replicate, protocol=self.plan.suite.protocol)
-        size = self.original.image_size
-        return folder(source, size, least=count).draw(count, replicate)
-
-    def retained(self, attack: Any, replicate: int) -> PictureSet | None:
-        """What an attacker without the concept's pictures trains on in a replicate: the same in every arm, and no proxy in it."""
-        if attack.data == "own":
-            return None
-        if attack.data == "original":
-            data = Data(protocol=self.plan.suite.protocol, cache=self.bench.root / "pictures")
-            return data.retained(self.original, self.concept, attack.retain_pictures, seed=replicate, watch=self.bench.watch)
-        source = self.plan.request.attack_retain
-        sheet = models.data_folder() / (self.plan.world or "wardrobe") / "pictures/references"
-        whole = shipped(sheet) if source == "shipped" else folder(source, self.original.image_size)
-        away = {(self.concept.group, self.concept.label), *PROXY.items()}
-        kept = whole.take([i for i, labels in enumerate(whole.labels) if not away & labels.items()]) if whole.labels else whole
-        return captioned(kept.draw(min(attack.retain_pictures, len(kept)), replicate), self.concept)
+    @property
+    def holdings(self) -> Holdings:
+        """What the attacker holds."""
+        request = self.plan.request
+        return Holdings(
+            original=self.original,
+            world=self.plan.world,
+            protocol=self.plan.suite.protocol,
+            references=request.references,
+            retain=request.attack_retain,
+            cache=self.bench.root / "pictures",
+        )
 
     def arm(self, model: Model, concept: Concept, name: str, attack: Attack, replicate: int) -> runs.Run:
-        planned = self.plan.attacks[name][1]
-        without = "retain" in attack.needs
-        pictures = self.retained(attack, replicate) if without else self.references(concept, planned.references, replicate)
-        return arms.run_arm(self.bench, model, concept, (name, attack), planned.budget, replicate, pictures)
+        planned, audited = self.plan.attacks[name][1], self.concept
+        told = audited if "retain" in attack.needs else concept  # what was retained has no pictures of the concept under audit
+        proxy = concept is not audited
+        held = self.holdings.of(told, attack, planned.references, replicate, proxy=proxy, watch=self.bench.watch)
+        return arms.run_arm(self.bench, model, concept, (name, attack), planned.budget, replicate, held)
 
     def attack(self, name: str) -> dict[str, Any]:
         """Every arm of one attack, as point lists a replicate, and the curves that count."""

@@ -1,0 +1,72 @@
+"""What an attacker holds: pictures of the concept, or pictures of everything else; the same in every arm of a replicate."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vestige import models
+from vestige.base import Attack, Model, Watch, silent
+from vestige.concepts import Concept
+from vestige.images import Data, PictureSet, captioned, folder, generated, shipped
+from vestige.plan import PROXY
+from vestige.sampling import Protocol
+
+
+@dataclass(frozen=True, kw_only=True)
+class Holdings:
+    """Where an attacker's pictures come from.
+
+    Arguments:
+        original: The model before the edit; draws what is not given, and is never the attacked one.
+        world: Whose shipped pictures count; "" is the embedded one.
+        references: Of the concept: "shipped", "generated" by the original, or a folder.
+        retain: Of everything else: "shipped", or a folder with captions.
+        protocol: How the original draws.
+        cache: Where drawn pictures are kept.
+    """
+
+    original: Model
+    world: str
+    protocol: Protocol
+    references: str = "shipped"
+    retain: str = "shipped"
+    cache: Path | None = None
+
+    def of(self, concept: Concept, attack: Attack, count: int, replicate: int, *, proxy: bool = False, watch: Watch = silent) -> Any:
+        """What the attack needs in a replicate, None for nothing.
+
+        Arguments:
+            count: References, for an attack that takes any.
+            proxy: The concept stands in for the one under audit: its pictures are the shipped ones, wherever the others come from.
+        """
+        if "retain" in attack.needs:
+            return self.retained(concept, attack, replicate, watch)
+        return self.shown(concept, count, replicate, proxy=proxy)
+
+    def shown(self, concept: Concept, count: int, replicate: int, *, proxy: bool = False) -> PictureSet | None:
+        """Pictures of the concept."""
+        if not count:
+            return None
+        if proxy or self.references == "shipped":
+            return shipped(self._sheet, {concept.group: concept.label}).draw(count, replicate)
+        if self.references == "generated":
+            return generated(self.original, concept, count, seed=replicate, protocol=self.protocol)
+        return folder(self.references, self.original.image_size, least=count).draw(count, replicate)
+
+    def retained(self, concept: Concept, attack: Any, replicate: int, watch: Watch = silent) -> PictureSet | None:
+        """Pictures without the concept, for an attack that has none of it; no proxy is in them."""
+        if attack.data == "own":
+            return None
+        if attack.data == "original":
+            data = Data(protocol=self.protocol, cache=self.cache)
+            return data.retained(self.original, concept, attack.retain_pictures, seed=replicate, watch=watch)
+        whole = shipped(self._sheet) if self.retain == "shipped" else folder(self.retain, self.original.image_size)
+        away = {(concept.group, concept.label), *PROXY.items()}
+        kept = whole.take([i for i, labels in enumerate(whole.labels) if not away & labels.items()]) if whole.labels else whole
+        return captioned(kept.draw(min(attack.retain_pictures, len(kept)), replicate), concept)
+
+    @property
+    def _sheet(self) -> Path:
+        return models.data_folder() / (self.world or "wardrobe") / "pictures/references"

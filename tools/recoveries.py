@@ -1,0 +1,161 @@
+"""Prompt space and weight space side by side: every attack on one edited model and on the twin, recall and CLIP score. Resumable.
+
+    python tools/recoveries.py --concept sneaker --unlearner esd --out build/recoveries
+    python tools/recoveries.py --concept sneaker --unlearner esd --out build/recoveries --page docs/results/recoveries/sneaker-esd.md
+
+Each attack runs once a replicate with the settings of the first suite that lists it, else its own, and is scored at the end of
+its budget: recall by the verification judge on held-out prompts, and the CLIP score of those pictures for those prompts, which is
+high also where a picture fits the rest of the prompt alone: read it between the twin's and the original's. A prompt attack draws
+from its own prompts and is scored against the held-out ones all the same. Plain successes are those of unlearn_diff_atk's prompts
+before any search; they are counted apart.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vestige import arms, concepts, models, plan, suites
+from vestige.attacker import Holdings
+from vestige.base import Budget, Candidate, Model
+from vestige.edits import Edit
+from vestige.metrics import alignment, detection
+from vestige.verdict import wilson
+
+WORLD = models.data_folder() / "wardrobe"
+ATTACKS = {  # attack -> the suite whose settings and budget hold, and the budget where no suite has one
+    "direct": ("quick", ()),
+    "conditions": ("adaptive", ()),
+    "unlearn_diff_atk": ("", (0, 400)),
+    "textual_inversion": ("", (0, 80)),
+    "memora": ("quick", ()),
+    "finetune": ("", (0, 80)),
+    "dimra": ("relearn", ()),
+}
+OWN = {  # settings of attacks that no suite lists: the world's sampler, and rates chosen on the development concept
+    "unlearn_diff_atk": {"times": 10, "iterations": 40, "targets": 8, "sampling_steps": 10, "guidance": 3.0},
+    "textual_inversion": {"lr": 5e-3, "batch": 8},
+    "finetune": {"lr": 1e-3, "batch": 8},
+}
+
+
+@dataclass
+class Bench:
+    """What every row is measured with."""
+
+    options: argparse.Namespace
+
+    def __post_init__(self) -> None:
+        self.concept = concepts.load(self.options.concept)
+        self.suite = suites.load("quick", "wardrobe")
+        self.verify, self.select = (detection.load(WORLD / f"judge-{name}") for name in ("verify", "select"))
+        self.clip = alignment.clip_score(WORLD / "clip")
+        self.rooms = arms.Bench(self.options.out, self.suite, self.verify, self.select)
+        original = models.load("wardrobe")
+        method = plan.configured("unlearners", self.options.unlearner, "wardrobe", "", {})
+        edit = Edit.load(
+            arms.unlearned(self.options.cache, original, self.concept, self.options.unlearner, method, 0).path("edit.safetensors")
+        )
+        twin = models.load(models.twins("wardrobe", self.concept.name)[0])
+        self.models: dict[str, Model] = {"edited": original.edited(edit), "never": twin, "original": original}
+
+    def scored(self, model: Model, candidate: Candidate, replicate: int) -> dict[str, Any]:
+        """Recall and CLIP score of a candidate's pictures."""
+        view = model.edited(candidate.edit) if candidate.edit is not None else model
+        prompts = self.concept.spread(self.suite.pictures, "held-out", offset=replicate * self.suite.pictures)
+        shown = arms._drawn(self.rooms, view, prompts, candidate, (replicate, "verification"))
+        hits = arms.shows(self.verify, shown, self.concept)
+        return {"hits": sum(hits), "count": len(hits), "clip": float(self.clip(shown, [p.text for p in prompts]).mean())}
+
+    def attacked(self, name: str, arm: str, replicate: int) -> dict[str, Any]:
+        """One attack on one model, at the end of its budget."""
+        suite_name, points = ATTACKS[name]
+        suite = suites.load(suite_name, "wardrobe") if suite_name else self.suite
+        planned = suite.attacks[name] if suite_name else suites.Planned(OWN[name], Budget(points), 8)
+        method = plan.configured("attacks", name, "wardrobe", "", {}, planned.settings)
+        held = Holdings(original=self.models["original"], world="wardrobe", protocol=suite.protocol, cache=self.options.cache / "pictures")
+        given = held.of(self.concept, method, planned.references, replicate)
+        model = self.models[arm]
+
+        def select(seen: torch.Tensor) -> torch.Tensor:
+            return torch.tensor(arms.shows(self.select, seen, self.concept))
+
+        *_, last = method(model, self.concept, Budget((0, planned.budget.last)), seed=replicate, select=select, pictures=given)
+        return {**self.scored(model, last, replicate), "spent": last.spent, "notes": dict(last.notes), "cost": dict(last.cost)}
+
+
+def rows(bench: Bench, options: argparse.Namespace) -> dict[str, Any]:
+    """Every row that is stored, after running what is not."""
+    file = options.out / f"{options.concept}-{options.unlearner}.json"
+    found: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+    wanted = [("plain", arm) for arm in bench.models] + [(name, arm) for name in options.attacks for arm in ("edited", "never")]
+    for replicate in range(options.replicates):
+        for name, arm in wanted:
+            key = f"{name}/{arm}/{replicate}"
+            if key in found:
+                continue
+            plain = name == "plain"
+            found[key] = bench.scored(bench.models[arm], Candidate(0), replicate) if plain else bench.attacked(name, arm, replicate)
+            part = file.with_name(file.name + ".part")
+            part.write_text(json.dumps(found, indent=1))
+            part.replace(file)
+            print(f"{key}: {found[key]['hits']} of {found[key]['count']}, CLIP {found[key]['clip']:.1f}", flush=True)
+    return found
+
+
+def table(found: dict[str, Any], options: argparse.Namespace) -> str:
+    lines = ["| attack | spent | recall, edited | recall, never | CLIP, edited | CLIP, never | prompts that succeed: plain, new |"]
+    lines.append("|---" * 7 + "|")
+    for name in ("plain", *options.attacks):
+        sides = {arm: [found[k] for r in range(options.replicates) if (k := f"{name}/{arm}/{r}") in found] for arm in ("edited", "never")}
+        if not sides["edited"] or not sides["never"]:
+            continue
+        rates = {arm: wilson(sum(r["hits"] for r in rs), sum(r["count"] for r in rs)) for arm, rs in sides.items()}
+        notes = [r["notes"] for r in sides["edited"] if "plain" in r.get("notes", {})]
+        counts = [sum(n[k] for n in notes) for k in ("plain", "new", "prompts")] if notes else []
+        cells = [name, str(sides["edited"][0].get("spent", 0))]
+        cells += [f"{rates[a].value:.2f} [{rates[a].low:.2f}, {rates[a].high:.2f}]" for a in ("edited", "never")]
+        cells += [f"{statistics.fmean(r['clip'] for r in sides[a]):.1f}" for a in ("edited", "never")]
+        lines.append("| " + " | ".join([*cells, f"{counts[0]}, {counts[1]} of {counts[2]}" if counts else "-"]) + " |")
+    originals = [v for k, v in found.items() if k.startswith("plain/original/")]
+    if originals:
+        rate = wilson(sum(r["hits"] for r in originals), sum(r["count"] for r in originals))
+        clip = statistics.fmean(r["clip"] for r in originals)
+        lines.append(f"\nThe original on plain prompts: recall {rate.value:.2f} [{rate.low:.2f}, {rate.high:.2f}], CLIP {clip:.1f}.")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--concept", default="bag")
+    parser.add_argument("--unlearner", default="esd")
+    parser.add_argument("--attacks", type=lambda text: text.split(","), default=list(ATTACKS))
+    parser.add_argument("--replicates", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=Path("build/recoveries"))
+    parser.add_argument("--cache", type=Path, default=Path("build/panel/runs"))
+    parser.add_argument("--page", type=Path, help="write the table here")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    found = rows(Bench(options), options)
+    text = table(found, options)
+    sys.stdout.write(text + "\n")
+    if options.page is not None:
+        command = (
+            f"python tools/recoveries.py --concept {options.concept} --unlearner {options.unlearner} --replicates {options.replicates}"
+        )
+        options.page.parent.mkdir(parents=True, exist_ok=True)
+        options.page.write_text(f"# Recoveries of {options.concept} after {options.unlearner}\n\n`{command}`\n\n{text}\n")
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
+    main()

@@ -20,14 +20,14 @@ LAYERS = (
     {"base"},
     {"concepts", "images", "edits", "attention", "sampling", "training", "regeneration"},
     {"models", "checkpoints", "unlearners", "attacks", "metrics"},
-    {"verdict", "comparison", "suites", "plan", "diagnostics", "arms", "attacker", "flags", "audit", *LEDGER},
+    {"verdict", "comparison", "suites", "plan", "diagnostics", "arms", "attacker", "crew", "flags", "audit", *LEDGER},
     {"pages", "report", "report_continual", "api", "cli"},
     {"__main__"},
 )
 DATA = "data"  # no code: a folder that anyone may ask for its place
 
 SHARED = ("modular", "timesteps", "labels")
-PARTS = ("verdict", "suites", "plan", "diagnostics", "arms", "attacker", "flags", "audit", *LEDGER)
+PARTS = ("verdict", "suites", "plan", "diagnostics", "arms", "attacker", "crew", "flags", "audit", *LEDGER)
 
 # The edges within a layer, each with its reason.
 SIDEWAYS = {

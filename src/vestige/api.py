@@ -10,8 +10,8 @@ from vestige import concepts, models
 from vestige.base import Model, Watch, silent
 from vestige.concepts import Concept
 from vestige.edits import Edit
-from vestige.errors import UnknownName
-from vestige.plan import Request, configured
+from vestige.errors import Incompatible, UnknownName
+from vestige.plan import Request, configured, told
 from vestige.sampling import Protocol, derive, pictures
 
 
@@ -19,19 +19,46 @@ def unlearn(target: Any, concept: Concept | str, method: str = "uce", *, seed: i
     """Make a model forget a concept.
 
     Arguments:
-        target: A diffusers pipeline of Stable Diffusion 1.x's shape, or a Model. It stays as it is.
+        target: A diffusers pipeline of Stable Diffusion 1.x's shape, one whose denoiser is told a class and that names its classes
+            (a DiTPipeline), or a Model. It stays as it is.
         concept: A Concept, a built-in concept's name, or any words ("Van Gogh").
         method: An unlearner's name, see `vestige list`.
         settings: The method's settings, e.g. `strength=2.0`.
     Returns:
         A pipeline like the given one with the concept unlearned; for a Model, the Edit.
     """
+    model, chosen = target if isinstance(target, Model) else from_pipeline(target), named(concept)
+    card = models.cards().get(model.name)
+    if card is not None:
+        chosen = told(chosen, card)
+    world = models.world_of(model.name)
+    edit: Edit = configured("unlearners", method, world, "", settings, model=model.name)(model, chosen, seed=seed, watch=watch)
+    if isinstance(target, Model):
+        return edit
+    made = edit.to_pipeline(target)
+    if hasattr(target, "labels"):
+        made.labels = dict(target.labels)  # no component of a DiTPipeline, so lost where it is put together anew
+    return made
+
+
+def from_pipeline(pipe: Any) -> Model:
+    """The model inside a diffusers pipeline; shares its weights.
+
+    A pipeline without a text encoder is told a class. The classes of one that does not name them (any but a DiTPipeline) have to be
+    given to `ClassModel.from_pipeline`.
+    """
+    from vestige.models.classes import ClassModel
     from vestige.models.latent import LatentModel
 
-    model = target if isinstance(target, Model) else LatentModel.from_pipeline(target)
-    world = models.world_of(model.name)
-    edit: Edit = configured("unlearners", method, world, "", settings)(model, named(concept), seed=seed, watch=watch)
-    return edit if isinstance(target, Model) else edit.to_pipeline(target)
+    if getattr(pipe, "text_encoder", None) is not None or not {"unet", "transformer"} & set(getattr(pipe, "components", ())):
+        return LatentModel.from_pipeline(pipe)
+    if not getattr(pipe, "labels", None):
+        raise Incompatible(
+            f"{type(pipe).__name__} has no text encoder and does not name its classes; "
+            "name them with model = vestige.models.classes.ClassModel.from_pipeline(pipe, classes=[...]), unlearn from that model, "
+            "and put the edit back with edit.to_pipeline(pipe)"
+        )
+    return ClassModel.from_pipeline(pipe)
 
 
 def named(concept: Concept | str) -> Concept:
@@ -46,18 +73,19 @@ def named(concept: Concept | str) -> Concept:
         )
 
 
-def run_audit(out: Path | str, *, watch: Watch = silent, cache: Path | str | None = None, **request: Any) -> dict[str, Any]:
+def run_audit(out: Path | str, *, watch: Watch = silent, cache: Path | str | None = None, jobs: int = 0, **request: Any) -> dict[str, Any]:
     """Audit a model and write the report: `run_audit("runs/sneaker", concept="sneaker", unlearner="esd")`.
 
     Arguments:
         out: Folder of this audit; the same call resumes it.
+        jobs: Processes that share the work, see `vestige.audit.audit`.
         request: Fields of `vestige.plan.Request`: model, concept, unlearner, edit, attacks, suite, seeds, ...
     Returns:
         The result, as in `out/result.json`.
     """
     from vestige import audit, report
 
-    result = audit.audit(Request(**request), out, cache=cache, watch=watch)
+    result = audit.audit(Request(**request), out, cache=cache, jobs=jobs, watch=watch)
     report.write(Path(out))
     return result
 

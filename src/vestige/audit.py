@@ -6,16 +6,20 @@ being taught a proxy that it never drew), *original* (the ceiling, and a check t
 
 from __future__ import annotations
 
+import itertools
 import platform
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from datetime import datetime, timezone
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from vestige import arms, concepts, edits, flags, models, registry, runs, suites
+import torch
+
+from vestige import arms, concepts, crew, edits, flags, models, registry, runs, suites
 from vestige.arms import Bench
 from vestige.attacker import Holdings
 from vestige.base import Attack, Budget, Model, Watch, silent
@@ -30,24 +34,49 @@ SCHEMA = "vestige-audit-1"
 
 
 def audit(
-    request: Request, out: Path | str, *, cache: Path | str | None = None, steal: bool = False, watch: Watch = silent, command: str = ""
+    request: Request,
+    out: Path | str,
+    *,
+    cache: Path | str | None = None,
+    jobs: int = 0,
+    steal: bool = False,
+    watch: Watch = silent,
+    command: str = "",
 ) -> dict[str, Any]:
     """Run an audit in the folder `out`, or resume it; returns its result, which is also `out/result.json`.
 
     Arguments:
         command: The command line that asked for it, for the report.
         cache: Folder of runs that other audits may share (control arms); default `out/runs`.
-        steal: Take over the lock of another process that is known to be gone.
+        jobs: Processes that share the arms; 0 takes as many as torch has threads for the embedded world on a CPU, else 1.
+        steal: Take over the lock of another process that is known to be gone; then nothing is shared.
     """
     planned = plan(request)
     run = runs.claim(out, planned.spec())
     if not run.done:
         with run.held(steal=steal):
             bench = _bench(planned, Path(cache) if cache else run.folder / "runs", watch, steal)
-            result = _Audit(planned, bench, run).result()
+            work = _Audit(planned, bench, run)
+            if not steal:
+                work.ahead(jobs or _jobs(planned))
+            result = work.result()
             result["provenance"]["command"] = command
             run.finish(result)
     return run.outcome
+
+
+def _jobs(planned: Plan) -> int:
+    """One process a thread for small models on a CPU: there, two threads are less than twice as fast as one."""
+    return torch.get_num_threads() if planned.world and not torch.cuda.is_available() else 1
+
+
+def help_out(task: Mapping[str, Any]) -> None:
+    """What a helper of an audit does: every arm that nobody else is at."""
+    torch.set_num_threads(1)
+    given = task["request"]
+    planned = plan(Request(**{**given, **{key: tuple(given[key]) for key in ("attacks", "seeds")}}))
+    bench = replace(_bench(planned, Path(task["root"]), silent), wait=0.0)
+    crew.attend(_Audit(planned, bench, runs.claim(task["out"], planned.spec())).errands())
 
 
 def _bench(planned: Plan, root: Path, watch: Watch, steal: bool = False) -> Bench:
@@ -134,6 +163,38 @@ class _Audit:
     def plain(self, model: Model, concept: Concept, replicate: int) -> runs.Run:
         """Plain prompts on the verification seeds of a replicate: the zero point of every attack's curve."""
         return arms.run_arm(self.bench, model, concept, ("direct", registry.build("attacks", "direct")), Budget((0,)), replicate, None)
+
+    def errands(self) -> Iterator[crew.Errand]:
+        """Every run of the attacks and of the plain models, in an order that suits several processes: long ones first."""
+        seeds = self.plan.seeds
+        for name, (method, _) in self.plan.attacks.items():
+            for k in seeds:
+                yield partial(self.arm, self.edited, self.concept, name, method, k)
+                for way in (method, *method.variants().values()):
+                    yield partial(self.arm, self.never, self.never_concept, name, way, k)
+            yield partial(self.arm, self.original, self.concept, name, method, seeds[0])
+        for k in seeds[1:]:
+            yield partial(self.plain, self.original, self.concept, k)
+        for model, group in itertools.product((self.original, self.edited), ("neighbours", "unrelated")):
+            yield partial(arms.utility, self.bench, model, self.concept, group)
+
+    def ahead(self, jobs: int) -> None:
+        """Do the errands in `jobs` processes of one thread, this one among them."""
+        if jobs < 2:
+            return
+        task = {"request": asdict(self.plan.request), "root": str(self.bench.root), "out": str(self.run.folder)}
+        patient, threads = self.bench, torch.get_num_threads()
+        self.bench = replace(patient, wait=0.0)
+        torch.set_num_threads(1)
+        try:
+            with crew.helped(jobs - 1, f"{__name__}:{help_out.__name__}", task) as helpers:
+                if crew.attend(self.errands()):
+                    patient.watch("other processes finish", 0, 1)
+                    for helper in helpers:
+                        helper.wait()
+        finally:
+            self.bench = patient
+            torch.set_num_threads(threads)
 
     def result(self) -> dict[str, Any]:
         """Run everything that is missing and put the result together."""

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from vestige import concepts, models, registry, suites
 from vestige.base import Attack
 from vestige.concepts import Concept
 from vestige.errors import BadInput, BadSetting, UnknownName
+from vestige.models import Card
 from vestige.sampling import Protocol
 from vestige.verdict import Lines, calibrated
 
@@ -107,7 +109,7 @@ class Plan:
 def plan(request: Request) -> Plan:
     """Resolve names and settings; every mistake that a user can make is found here, before anything is computed."""
     card = models.card(request.model)
-    concept = concepts.load(request.concept, card.world or "wardrobe")
+    concept = told(concepts.load(request.concept, card.world or "wardrobe"), card)
     suite = suites.load(request.suite, card.world)
     known = {**{name: suite.unlisted(name) for name in registry.names("attacks")}, **suite.attacks}
     for name in request.attacks:
@@ -118,13 +120,14 @@ def plan(request: Request) -> Plan:
     own = by_method(request.settings)
     unlearner = None
     if request.unlearner != "none":
-        unlearner = configured("unlearners", request.unlearner, card.world, request.preset, own.pop(request.unlearner, {})).resolved(
-            concept
-        )
+        given = own.pop(request.unlearner, {})
+        unlearner = configured("unlearners", request.unlearner, card.world, request.preset, given, model=card.name).resolved(concept)
     attacks = {}
     for name in request.attacks or suite.attacks:
         planned = known[name]
-        attacks[name] = (configured("attacks", name, card.world, request.preset, own.pop(name, {}), planned.settings), planned)
+        given = own.pop(name, {})
+        method = configured("attacks", name, card.world, request.preset, given, planned.settings, model=card.name)
+        attacks[name] = (method, planned)
     _check_retained(request, attacks)
     if own:
         raise UnknownName("method in a setting", next(iter(own)), [*attacks, *([request.unlearner] if unlearner else [])])
@@ -132,7 +135,7 @@ def plan(request: Request) -> Plan:
     if len(set(seeds)) != len(seeds) or any(s < 0 for s in seeds):
         raise BadSetting(f"seeds are different whole numbers from 0 on; given {list(seeds)}")
     original = card.twin_of or request.model
-    lines = _lines(suite, card.world, {name: attack for name, (attack, _) in attacks.items()}, len(seeds))
+    lines = _lines(suite, card, {name: attack for name, (attack, _) in attacks.items()}, len(seeds))
     return Plan(request, concept, suite, seeds, unlearner, attacks, _control(request, concept), original, card.world, lines)
 
 
@@ -151,22 +154,50 @@ def _check_retained(request: Request, attacks: Mapping[str, tuple[Attack, suites
         )
 
 
-def _lines(suite: suites.Suite, world: str, attacks: Mapping[str, Attack], replicates: int) -> Lines:
+def _lines(suite: suites.Suite, card: Card, attacks: Mapping[str, Attack], replicates: int) -> Lines:
     """The verdict's lines, above what the attacks find between two twins; an attack with settings of the user's own has no null."""
     lines = Lines(replicates=min(3, max(2, replicates)))
     for name, attack in attacks.items():
-        null = suites.calibration(world, suite.version, name).null
-        if null and attack == configured("attacks", name, world, "", {}, suite.attacks[name].settings):
+        null = suites.calibration(card.world, suite.version, name).null
+        if null and attack == configured("attacks", name, card.world, "", {}, suite.attacks[name].settings, model=card.name):
             lines = calibrated(lines, null)
     return lines
 
 
+def told(concept: Concept, card: Card) -> Concept:
+    """The concept as a model that is told of some groups only can draw it: nothing is expected of the other groups."""
+    if not card.groups:
+        return concept
+    if concept.group not in card.groups:
+        raise BadInput(
+            f"{concept.name} is a concept of the group {concept.group!r}, which {card.name} is never told; "
+            f"it is told of {', '.join(card.groups)}: choose a concept of such a group, or another model"
+        )
+    return concept if concept.context_group in card.groups else replace(concept, context_group="")
+
+
 def configured(
-    kind: registry.Kind, name: str, world: str, preset: str, own: Mapping[str, Any], suited: Mapping[str, Any] | None = None
+    kind: registry.Kind,
+    name: str,
+    world: str,
+    preset: str,
+    own: Mapping[str, Any],
+    suited: Mapping[str, Any] | None = None,
+    *,
+    model: str = "",
 ) -> Any:
-    """A component with its world's settings, then its suite's, then a named preset's, then the caller's own."""
-    values = {**suites.preset(world, kind, name), **(suited or {}), **suites.preset(preset, kind, name), **own}
+    """A component with its model's own settings or its world's, then its suite's, then a named preset's, then the caller's own."""
+    values = {**_fitted(kind, name, world, model), **(suited or {}), **suites.preset(preset, kind, name), **own}
     return registry.build(kind, name, values)
+
+
+def _fitted(kind: registry.Kind, name: str, world: str, model: str) -> dict[str, Any]:
+    """A method's settings in the presets' section of a built-in model (a twin's is its original's); its world's where that has none."""
+    card = models.cards().get(model)
+    if card is not None:
+        with suppress(UnknownName):
+            return suites.preset(card.twin_of or card.name, kind, name) or suites.preset(world, kind, name)
+    return suites.preset(world, kind, name)
 
 
 def by_method(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

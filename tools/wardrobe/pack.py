@@ -1,6 +1,9 @@
 """Put the trained networks into the package: fp16 safetensors in diffusers' layout, calibrated judges, shipped pictures, cards.
 
 Packs whatever is trained so far; running it again packs more. Fails if everything together exceeds 60 MB.
+
+    python tools/wardrobe/pack.py            everything
+    python tools/wardrobe/pack.py classes    the class-conditional models and the cards only; the rest stays as it was packed
 """
 
 from __future__ import annotations
@@ -62,6 +65,9 @@ def networks(vae: AutoencoderKL) -> None:
     for name in DENOISERS:
         if name != "wardrobe" and (BUILD / name / "unet").is_dir():
             UNet2DConditionModel.from_pretrained(BUILD / name / "unet").half().save_pretrained(DATA / name / "unet")
+
+
+def class_networks() -> None:
     for name in CLASS_MODELS:
         if (BUILD / name / "unet").is_dir():
             UNet2DModel.from_pretrained(BUILD / name / "unet").half().save_pretrained(DATA / name / "unet")
@@ -199,14 +205,22 @@ def forget_places() -> None:
         path.write_text(json.dumps(kept, indent=2) + "\n")
 
 
-def main() -> None:
+def world() -> None:
     shutil.rmtree(DATA / "wardrobe", ignore_errors=True)
     vae = AutoencoderKL.from_pretrained(BUILD / "vae").eval()
     networks(vae)
     judges(vae.eval())
     pictures()
-    forget_places()
     shutil.copy(Path(__file__).with_name("CARD.md"), DATA / "wardrobe/README.md")
+
+
+def main(what: str = "everything") -> None:
+    if what not in ("everything", "classes"):
+        sys.exit(__doc__)
+    if what == "everything":
+        world()
+    class_networks()
+    forget_places()
     cards()
     size = sum(p.stat().st_size for p in DATA.rglob("*") if p.is_file())
     print(f"{size / 1e6:.1f} MB of package data")
@@ -215,4 +229,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:2])

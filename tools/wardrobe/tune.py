@@ -4,6 +4,7 @@
         plain rate of the target, and accuracy on neighbours and unrelated concepts, for every combination
     python tools/wardrobe/tune.py attack bag memora.lr=1e-3,3e-3
         curves of the ESD-edited model and of the twin, for every combination; replicate 0
+    either with model=wardrobe-classes for another built-in model than `wardrobe`
 
 Prints one line a setting; nothing is written. The evaluation concepts (sneaker, neon) are refused.
 """
@@ -40,15 +41,17 @@ def rates(model: object, concept: concepts.Concept, judge: detection.Classifier,
     return tuple(made)
 
 
-def curves(concept: concepts.Concept, judge: detection.Classifier, own: dict[str, str], budget: Budget, replicates: int = 1) -> None:
+def curves(
+    base: str, concept: concepts.Concept, judge: detection.Classifier, own: dict[str, str], budget: Budget, replicates: int = 1
+) -> None:
     """Plain rates of edited model and twin along the budget."""
-    model = models.load("wardrobe")
-    edit = arms.unlearned(CACHE, model, concept, "esd", plan.configured("unlearners", "esd", "wardrobe", "", {}), 0)
+    model = models.load(base)
+    edit = arms.unlearned(CACHE, model, concept, "esd", plan.configured("unlearners", "esd", "wardrobe", "", {}, model=base), 0)
     edited = model.edited(Edit.load(edit.path("edit.safetensors")))
     settings = {**suites.load("quick", "wardrobe").attacks["memora"].settings, **own}
     count = int(settings.pop("references", 8))
     attack = registry.build("attacks", "memora", settings)
-    for name, subject in (("edited", edited), ("never", models.load(models.twins("wardrobe", concept.name)[0]))):
+    for name, subject in (("edited", edited), ("never", models.load(models.twins(base, concept.name)[0]))):
         for k in range(replicates):
             sheet = models.data_folder() / "wardrobe/pictures/references"
             held = images.shipped(sheet, {concept.group: concept.label}).draw(count, k)
@@ -73,22 +76,23 @@ def main() -> None:
     what, name, *grid = sys.argv[1:]
     if name not in ("bag", "blueprint") or what not in ("unlearn", "attack"):
         sys.exit(__doc__)
-    concept = concepts.load(name)
+    base = next((item.removeprefix("model=") for item in grid if item.startswith("model=")), "wardrobe")
+    concept = plan.told(concepts.load(name), models.card(base))
     judge = detection.load(models.data_folder() / "wardrobe/judge-select")
-    axes = [(key.partition("=")[0], key.partition("=")[2].split(",")) for key in grid]
-    model = models.load("wardrobe")
+    axes = [(key.partition("=")[0], key.partition("=")[2].split(",")) for key in grid if "." in key.partition("=")[0]]
+    model = models.load(base)
     if what == "unlearn":
-        print(name, "original", rates(model, concept, judge), flush=True)
+        print(base, name, "original", rates(model, concept, judge), flush=True)
     for values in itertools.product(*(v for _, v in axes)):
         chosen = dict(zip((k for k, _ in axes), values, strict=True))
         method = next(iter(chosen)).partition(".")[0]
         own = {k.partition(".")[2]: v for k, v in chosen.items()}
         if what == "attack":
             print(chosen, flush=True)
-            curves(concept, judge, own, Budget((0, 4, 10, 25, 60, 150)))
+            curves(base, concept, judge, own, Budget((0, 4, 10, 25, 60, 150)))
             continue
         began = time.monotonic()
-        edit = plan.configured("unlearners", method, "wardrobe", "", own)(model, concept, seed=0)
+        edit = plan.configured("unlearners", method, "wardrobe", "", own, model=base).resolved(concept)(model, concept, seed=0)
         seconds = time.monotonic() - began
         view = model.edited(edit)
         print(chosen, "target, neighbours, unrelated", *(f"{r:.2f}" for r in rates(view, concept, judge)), f"{seconds:.0f} s", flush=True)

@@ -1,0 +1,58 @@
+"""Further processes that take errands off a list which this process goes through too.
+
+Errands are runs: whoever comes first holds the lock, everybody else passes on to the next one, and what is stored is nobody's
+errand any more. So nothing is handed out, and a helper that dies leaves only work that this process then does itself.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from vestige.errors import RunConflict
+
+Errand = Callable[[], object]
+
+
+@contextmanager
+def helped(count: int, entry: str, task: Mapping[str, Any]) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """`count` processes of one thread that call `entry` with `task`; those still at work are stopped when the context ends.
+
+    Arguments:
+        entry: "module:function" of a function of one argument.
+        task: Plain data.
+    """
+    module, _, function = entry.partition(":")
+    program = f"import json, sys; from {module} import {function} as work; work(json.load(sys.stdin))"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "VESTIGE_PARENT": str(os.getpid())}
+    quiet: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": environment}
+    helpers = [subprocess.Popen([sys.executable, "-c", program], **quiet) for _ in range(count)]
+    try:
+        for helper in helpers:
+            if helper.stdin is not None:
+                helper.stdin.write(json.dumps(task).encode())
+                helper.stdin.close()
+        yield helpers
+    finally:
+        for helper in helpers:
+            helper.terminate()
+        for helper in helpers:
+            helper.wait()
+
+
+def attend(errands: Iterable[Errand]) -> int:
+    """Do every errand that nobody else is at; returns how many were left to others. Stops where the parent has died."""
+    left = 0
+    for errand in errands:
+        if (parent := os.environ.get("VESTIGE_PARENT")) and int(parent) != os.getppid():
+            return left
+        try:
+            errand()
+        except RunConflict:
+            left += 1
+    return left

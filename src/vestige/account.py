@@ -8,10 +8,15 @@ from typing import Any, final
 
 import torch
 
-from vestige import images, registry, retention, runs
+from vestige import arms, images, models, registry, retention, runs
 from vestige.arms import Bench
+from vestige.base import Model
+from vestige.concepts import Concept
 from vestige.course import Course
+from vestige.errors import BadInput
+from vestige.images import PictureSet, captioned, generated, shipped
 from vestige.ledger import slug
+from vestige.plan import PROXY
 from vestige.probes import distances, each, names, probes, stored
 from vestige.sampling import chunks
 
@@ -69,6 +74,7 @@ class Account:
             "model": order.model,
             "method": {"name": order.method, "settings": registry.settings(self.course.unlearner)},
             "mode": order.mode,
+            "guards": asdict(order.guards) if order.guards.active else None,
             "seed": order.seed,
             "memory": order.memory if self.course.rehearses else None,
             "requests": [{key: getattr(c, key) for key in ("name", "kind", "target", "sensitive")} for c in self.requests],
@@ -89,10 +95,11 @@ class Account:
         step, asked = state.step, self.course.so_far(state.step)
         right = {c.name: state.right(c.name) for c in self.requests}
         forgotten = {c.name: right[c.name] for c in asked}
-        then = {c.name: states[j].right(c.name) for j, c in enumerate(asked[:-1], 1)}
+        earlier = asked[:-1] if self.course.order.mode == "sequential" else ()
+        then = {c.name: states[j].right(c.name) for j, c in enumerate(earlier, 1)}
         return {
             "step": step,
-            "request": self.requests[step - 1].name if step else None,
+            "request": self.course.steps[step - 1].name if step else None,
             "rates": {name: retention.rate(hits) for name, hits in right.items()},
             "to_come": [c.name for c in self.requests if c not in asked],
             "unlearning_accuracy": retention.unlearned(forgotten),
@@ -134,3 +141,34 @@ class Account:
             unrelated, blur = f"strips/{state.step:02d}.png", any(c.sensitive for c in self.requests)
             images.strip(torch.stack([self.pictures(state, word)[0] for word in shown]), self.run.path(unrelated), blur=blur)
         return {"requests": made, "unrelated": unrelated}
+
+
+def attacked(chosen: Course, bench: Bench, original: Model, model: Model, concept: Concept, name: str) -> dict[str, Any]:
+    """What an attack brings back of one request: its curve with best-so-far, over all replicates."""
+    attack, planned = chosen.attacks[name]
+    found = []
+    for k in range(chosen.order.replicates):
+        given = _held(chosen, original, attack, concept, planned.references, k)
+        points = arms.run_arm(bench, model, concept, (name, attack), planned.budget, k, given).outcome["points"]
+        found.append([points[i]["hits"] for i in arms.curve(points, best_so_far=True)[1]])
+    rates = [retention.rate([hit for row in found for hit in row[i]]) for i in range(len(planned.budget.points))]
+    return {"budgets": list(planned.budget.points), "curve": rates}
+
+
+def _held(chosen: Course, original: Model, attack: Any, concept: Concept, count: int, replicate: int) -> PictureSet | None:
+    """What the attacker trains on: pictures of the concept, or, for an attack that goes without, of what was to stay.
+
+    The first are the world's test pictures where there is a world, else the original's. No request is among the second.
+    """
+    sheet = models.data_folder() / (chosen.world or "none") / "pictures/references"
+    if "retain" not in attack.needs:
+        if not count or not chosen.world:
+            return generated(original, concept, count, seed=replicate, protocol=chosen.suite.protocol) if count else None
+        return shipped(sheet, {concept.group: concept.label}).draw(count, replicate)
+    if attack.data == "own":
+        return None
+    if attack.data != "retain" or not chosen.world:
+        raise BadInput(f"a sequence gives {concept.name}'s attacker the world's pictures, or with data=own none; given data={attack.data}")
+    whole, away = shipped(sheet), {(c.group, c.label) for c in chosen.requests} | {*PROXY.items()}
+    kept = whole.take([i for i, labels in enumerate(whole.labels) if not away & labels.items()])
+    return captioned(kept.draw(min(attack.retain_pictures, len(kept)), replicate), concept)

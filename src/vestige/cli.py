@@ -185,6 +185,7 @@ def audit(
     settings: SetOption = None,
     out: Annotated[Path, typer.Option(help="Folder of this audit; the same command resumes it.")] = Path("runs/audit"),
     cache: CacheOption = None,
+    jobs: Annotated[int, typer.Option(min=0, help="Processes that share the work; 0: one a core for the embedded world, else 1.")] = 0,
     steal: Annotated[bool, typer.Option("--steal", help="Take over the lock of a process that is known to be gone.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved spec, planned model calls and expected time.")] = False,
     as_json: JsonOption = False,
@@ -218,7 +219,7 @@ def audit(
 
     began = time.monotonic()
     with _progress() as watch:
-        result = auditing.audit(request, out, cache=cache_folder(cache), steal=steal, watch=watch, command=_command())
+        result = auditing.audit(request, out, cache=cache_folder(cache), jobs=jobs, steal=steal, watch=watch, command=_command())
         page = report.write(out)
     _say(f"finished in {time.monotonic() - began:.0f} s")
     _print(result, as_json, _summary(result, page))
@@ -290,8 +291,8 @@ def unlearn(
     from vestige import concepts, diagnostics, models, plan
 
     card = models.card(model)
-    chosen = concepts.load(concept, card.world or "wardrobe")
-    unlearner = plan.configured("unlearners", method, card.world, preset, _own(settings, method)).resolved(chosen)
+    chosen = plan.told(concepts.load(concept, card.world or "wardrobe"), card)
+    unlearner = plan.configured("unlearners", method, card.world, preset, _own(settings, method), model=card.name).resolved(chosen)
     loaded = models.load(model)
     with _progress() as watch:
         data = auditing.training_data(loaded, forget, retain)
@@ -349,7 +350,15 @@ def continual(
     requests: Annotated[str, typer.Option(help="Concepts in the order in which they must go, e.g. bag,dress; each a name or a FILE.toml.")],
     model: ModelOption = "wardrobe",
     method: Annotated[str, typer.Option(help="Unlearner of every step, see `vestige list`.")] = "uce",
-    mode: Annotated[str, typer.Option(help="sequential, or independent: every request from the original.")] = "sequential",
+    mode: Annotated[
+        str, typer.Option(help="sequential; independent: each request from the original; simultaneous: all together from the original.")
+    ] = "sequential",
+    pull: Annotated[float, typer.Option(help="Strength of an L2 pull on the trained weights; 0: none.")] = 0.0,
+    pull_towards: Annotated[str, typer.Option(help="previous: the model that enters the step, or original.")] = "previous",
+    share: Annotated[float, typer.Option(help="Share of the trained weights that may move, those that matter most to the loss.")] = 1.0,
+    project: Annotated[
+        bool, typer.Option("--project", help="Hold the keys and values of words that must stay, and of requests so far.")
+    ] = False,
     suite: Annotated[str, typer.Option(help="Whose sampler and numbers of pictures hold.")] = "quick",
     seed: Annotated[int, typer.Option(help="Seed of every unlearning run, and of the memory.")] = 0,
     memory: Annotated[int, typer.Option(help="Pictures by the original that the method may rehearse, drawn once.")] = 200,
@@ -377,6 +386,7 @@ def continual(
         replicates=replicates,
         settings=_settings(settings),
         preset=preset,
+        guards=course.Guards(pull=pull, pull_towards=pull_towards, share=share, project=project),  # type: ignore[arg-type]
     )
     chosen = course.course(order)
     if dry_run:

@@ -4,8 +4,9 @@
     edits/          one saved edit a request, each relative to the model that it was made on
 
 In a *sequential* ledger step n was made on the model that step n - 1 left behind, so prefixes are chains; in an *independent*
-one every edit was made on the original. A longer list of requests continues a ledger; whatever else differs is refused, and
-so is a step that is missing, damaged, or does not lead to the model that it led to.
+one every edit was made on the original; a *simultaneous* one has one step, for all requests together. A longer list of requests
+continues a ledger; whatever else differs is refused, and so is a step that is missing, damaged, or does not lead to the model that
+it led to.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from vestige.errors import BadInput, RunConflict
 from vestige.runs import Run
 
 SCHEMA = "vestige-ledger-1"
-Mode = Literal["sequential", "independent"]
+Mode = Literal["sequential", "simultaneous", "independent"]
 ADVICE = "restore the folder from a copy, or begin again in another one"
 
 
@@ -123,11 +124,11 @@ class Ledger:
     def edit(self, original: Model, steps: int | None = None) -> Edit:
         """The first `steps` steps as one edit of the original: what the chain does to it, bit for bit.
 
-        Independent edits do not build on each other: merge them with `edits.combine`, which says what it does.
+        Independent edits do not build on each other: merge them with `edits.combine` or `merging.ties`, which say what they do.
         """
         count = len(self.steps) if steps is None else steps
         if self.mode == "independent" and count > 1:
-            raise BadInput("independent edits are no chain; merge them with vestige.edits.combine")
+            raise BadInput("independent edits are no chain; merge them with vestige.edits.combine or vestige.merging.ties")
         if not 0 <= count <= len(self.steps):
             raise BadInput(f"the ledger holds {len(self.steps)} steps; given {count}")
         parts, model = [], original

@@ -58,7 +58,9 @@ def render(result: Mapping[str, Any], folder: Path) -> str:
         "sensitive": any(_at(r, "sensitive") for r in result.get("requests") or []),
     }
     last = steps[-1] if steps else {}
-    return str(pages.template("continual").render(result=result, steps=steps, last=last, requests=requests, view=view))
+    page = str(pages.template("continual").render(result=result, steps=steps, last=last, requests=requests, view=view))
+    # The template knows two paces; a third is said here.
+    return page.replace(", one after another.", ", all at once.", 1) if result.get("mode") == "simultaneous" else page
 
 
 def _at(value: Any, *keys: str | int) -> Any:
@@ -88,6 +90,7 @@ def _head(step: Mapping[str, Any]) -> str:
 def _row(name: str, requests: Sequence[str], result: Mapping[str, Any], rates: Sequence[Any]) -> dict[str, Any]:
     """A request's rates over the steps; each cell says whether the request was still to come, just made, or made before."""
     asked, chained = requests.index(name) + 1, result.get("mode") != "independent"
+    asked = 1 if result.get("mode") == "simultaneous" else asked
     cells = []
     for step, found in enumerate(rates):
         when = "now" if step == asked else "after" if step > asked and chained else "before"

@@ -1,0 +1,133 @@
+"""The tool that compares methods on a sequence: which cells it plans, that they run and resume, and what its page says."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from test_continual import Nudge, small_world  # noqa: F401
+from vestige import course, models
+from vestige.course import JOINT
+from vestige.errors import BadInput
+
+FILE = Path(__file__).parent.parent / "tools/continual_panel.py"
+
+
+@pytest.fixture
+def panel(monkeypatch: pytest.MonkeyPatch) -> Any:
+    spec = importlib.util.spec_from_file_location("continual_panel", FILE)
+    assert spec is not None and spec.loader is not None
+    made = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "continual_panel", made)
+    spec.loader.exec_module(made)
+    return made
+
+
+def options(out: Path, **changes: Any) -> argparse.Namespace:
+    return argparse.Namespace(**{"out": out, "suite": "smoke", "orders": 1, "seeds": 1, "only": "", **changes})
+
+
+@pytest.fixture
+def tiny(panel: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Two requests, a method of the tests, and a twin that is another random network."""
+    from oracles import tiny_model
+
+    twin = tiny_model(1)
+    twin.parts = {**models.load("").parts, "unet": twin.parts["unet"]}  # type: ignore[attr-defined]
+    plain = models.load
+    monkeypatch.setattr(models, "load", lambda name: twin if name == panel.TWIN else plain(name))
+    monkeypatch.setattr(panel, "ORDERS", (("bag", "dress"), ("dress", "bag")))
+    row = panel.Row
+    rows = {
+        "twin of five": row(made=panel.twin),
+        "nudge": row({"method": "nudge", "memory": 12}),
+        "merge": row(made=panel.merged, rests="nudge, each alone"),
+        "nudge, each alone": row({"method": "nudge", "memory": 12, "mode": "independent"}),
+        "uce, all at once": row({"method": "uce", "mode": "simultaneous"}),
+    }
+    monkeypatch.setattr(panel, "rows", lambda: rows)
+    return panel
+
+
+def test_every_comparator_is_a_row(panel: Any) -> None:
+    names = set(panel.rows())
+    sequential = {"duge", "esd", "uce", "forget_me_not", "concept_ablation"}
+    held = {f"concept_ablation + {guard}" for guard in ("L2 pull", "selective", "projection")}
+    assert sequential | held | {"twin of five", "concept_ablation, TIES of each alone"} <= names
+    assert {f"{name}, each alone" for name in sequential} <= names
+    assert {f"{name}, all at once" for name in JOINT} <= names
+    assert all(row.rests in ("", *names) for row in panel.rows().values())
+
+
+def test_every_order_is_of_the_twins_concepts(panel: Any) -> None:
+    assert all(sorted(order) == sorted(models.card(panel.TWIN).never_drew) for order in panel.ORDERS)
+    assert len({*panel.ORDERS}) == len(panel.ORDERS)
+
+
+def test_every_cell_resolves(panel: Any, tmp_path: Path) -> None:
+    """Without computing anything, so that no name or setting fails in the middle of a night."""
+    found = panel.cells(options(tmp_path, orders=3, seeds=2))
+    assert len(found) == 6 * len(panel.rows())
+    assert len({cell.folder() for cell in found}) == len(found)
+    for cell in found:
+        assert course.course(cell.order).requests
+        assert min(cell.calls()) > 0
+
+
+def test_all_at_once_may_spend_what_the_sequence_spends(panel: Any) -> None:
+    row = panel.rows()["concept_ablation, all at once"]
+    joint = course.course(panel.order_of(row, panel.FIVE, 0, "smoke")).unlearner
+    one = course.course(panel.order_of(panel.rows()["concept_ablation"], panel.FIVE, 0, "smoke")).unlearner
+    assert (joint.steps, joint.anchor_pictures) == (5 * one.steps, 5 * one.anchor_pictures)
+    assert (joint.batch, joint.lr) == (one.batch, one.lr)
+
+
+def test_cells_run_once_rest_on_each_other_and_fill_the_page(tiny: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = options(tmp_path)
+    found = tiny.cells(asked)
+    tiny.work(found)
+    assert "merge: passed over; merge rests on 'nudge, each alone', which is not finished" in capsys.readouterr().out
+    page = tiny.table(found)
+    assert "Missing: merge (order 0, seed 0)." in page and "| merge |" not in page
+    assert tiny.dry(found).count("| finished |") == 4
+    count = len(Nudge.told)
+    assert count == 3  # the first step of the sequence is the first model of its own, too
+    tiny.work(found)
+    assert len(Nudge.told) == count
+    page = tiny.table(found)
+    assert "All cells are there." in page
+    rows = {line.split(" | ")[0].removeprefix("| "): line for line in page.splitlines() if line.startswith("| ")}
+    assert set(rows) == {"row", *tiny.rows()}
+    stored = json.loads((found[1].folder() / "result.json").read_text())["steps"][-1]
+    assert f"{100 * stored['unlearning_accuracy']['value']:.0f} [" in rows["nudge"]
+    assert f"{stored['drift']['original']:.2f}" in rows["nudge"]
+
+
+def test_the_twin_is_the_twin_bit_for_bit(tiny: Any, tmp_path: Path) -> None:
+    (cell,) = tiny.cells(options(tmp_path, only="twin of five"))
+    result = cell.run()
+    assert result["method"]["name"] == "wardrobe-never-five"
+    assert result["steps"][-1]["fingerprint"] == models.load(tiny.TWIN).fingerprint[:16]
+
+
+def test_a_result_of_other_requests_counts_as_missing(tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (cell,) = tiny.cells(options(tmp_path, only="uce, all at once"))
+    cell.run()
+    assert cell.result() is not None
+    monkeypatch.setattr(tiny, "ORDERS", (("bag", "boot"),))
+    assert cell.result() is None
+
+
+def test_mistakes_are_named(tiny: Any, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="no row is called 'uec'"):
+        tiny.cells(options(tmp_path, only="uec"))
+    with pytest.raises(BadInput, match="no cell under"):
+        tiny.table(tiny.cells(options(tmp_path)))
+    assert [cell.name for cell in tiny.cells(options(tmp_path, only="nudge"))] == ["nudge"]
+    assert len(tiny.cells(options(tmp_path, only="at once"))) == 1

@@ -141,6 +141,21 @@ def test_the_users_own_settings_win_then_the_preset_then_the_world(presets: None
     assert plain.lr == suite_own["lr"]
 
 
+def test_the_number_of_references_is_the_users_where_an_attack_takes_any() -> None:
+    usual, few = (plan(Request(suite="compare", reference_count=n)) for n in (0, 2))
+    assert (usual.attacks["memora"][1].references, few.attacks["memora"][1].references) == (8, 2)
+    assert few.attacks["dimra"][1].references == usual.attacks["dimra"][1].references == 0
+    assert "reference_count" not in usual.spec() and few.spec()["reference_count"] == 2
+    with pytest.raises(BadSetting, match="reference_count is at least 1"):
+        plan(Request(reference_count=-1))
+
+
+def test_another_number_of_references_has_no_null(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(suites, "calibration", lambda *_: suites.Calibration(null=(0.8, 0.9, 1.0)))
+    usual, few = (plan(Request(attacks=("memora",), reference_count=n)) for n in (0, 4))
+    assert usual.lines.savings_long > few.lines.savings_long
+
+
 def test_settings_may_come_as_text_or_as_values() -> None:
     one, other = (
         plan(Request(unlearner="esd", settings={"esd.lr": lr, "memora.regenerate": r})) for lr, r in (("2e-4", "no"), (2e-4, False))

@@ -15,9 +15,8 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,6 @@ import torch
 
 from vestige import models, plan, registry, suites
 from vestige.sampling import noise
-from vestige.suites import Planned, Suite
 
 
 @dataclass(frozen=True)
@@ -56,38 +54,14 @@ ROWS = {
 }
 
 
-@contextmanager
-def widened(row: Row) -> Iterator[None]:
-    """Within, suites know the row's attack, with MemoRa's budget and data step, and the row's number of references.
-
-    Suites are data, and both are part of them. Such a suite has a version of its own, so no calibration is claimed for it.
-    """
-    load = suites.load
-
-    def wider(name: str, world: str = "") -> Suite:
-        suite = load(name, world)
-        own = suite.attacks["memora"]
-        known = {f.name for f in fields(registry.find("attacks", row.attack))}
-        shared = {k: v for k, v in own.settings.items() if k in known}
-        if row.attack != "memora":
-            shared.pop("lr", None)
-        made = Planned(shared, own.budget, row.references or own.references)
-        same = row.attack == "memora" and made.references == own.references
-        version = suite.version if same else f"{suite.version}+{row.attack}-{made.references}"
-        return replace(suite, version=version, attacks={**suite.attacks, row.attack: made})
-
-    suites.load = wider
-    try:
-        yield
-    finally:
-        suites.load = load
-
-
 def request(row: Row, options: argparse.Namespace) -> plan.Request:
-    settings = {f"{row.attack}.{k}": v for k, v in row.settings.items()}
+    """An audit under the suite; another attack than MemoRa takes MemoRa's settings by the same names, but for the rate."""
+    known = {f.name for f in fields(registry.find("attacks", row.attack))} - {"lr"}
+    shared = suites.load(options.suite, "wardrobe").attacks["memora"].settings if row.attack != "memora" else {}
+    settings = {f"{row.attack}.{k}": v for k, v in {**{k: v for k, v in shared.items() if k in known}, **row.settings}.items()}
     seeds = tuple(range(options.replicates)) if options.replicates else ()
     given = {"concept": options.concept, "unlearner": options.unlearner, "suite": options.suite, "seeds": seeds, "settings": settings}
-    return plan.Request(attacks=(row.attack,), **given)
+    return plan.Request(attacks=(row.attack,), reference_count=row.references, **given)
 
 
 def speed(rows: int = 64, tries: int = 5) -> float:
@@ -106,8 +80,7 @@ def dry(rows: Mapping[str, Row], options: argparse.Namespace) -> None:
     """Planned hours, if nothing is stored; arms that rows share are counted in each."""
     each, total = speed(), 0.0
     for name, row in rows.items():
-        with widened(row):
-            calls = sum(plan.planned_calls(plan.plan(request(row, options))).values())
+        calls = sum(plan.planned_calls(plan.plan(request(row, options))).values())
         total += calls * each / 3600
         sys.stdout.write(f"{name:<34} {calls:>12,} calls  {calls * each / 3600:6.2f} h\n")
     sys.stdout.write(f"{'together, at most':<34} {'':>12}        {total:6.2f} h  ({1e3 * each:.2f} ms a call here)\n")
@@ -165,9 +138,8 @@ def main() -> None:
     for name, row in rows.items():
         folder = options.out / f"{options.concept}-{options.unlearner}-{options.suite}" / name.replace(" ", "_")
         if options.table is None:
-            with widened(row):
-                wanted = request(row, options)
-                result = api.run_audit(folder, cache=options.cache or options.out / "runs", **vars(wanted))
+            wanted = request(row, options)
+            result = api.run_audit(folder, cache=options.cache or options.out / "runs", **vars(wanted))
             sys.stderr.write(f"{name}: {result['verdict']['kind']}; {result['cost']['seconds']:.0f} s\n")
         if (folder / "result.json").exists():
             results[name] = (row, json.loads((folder / "result.json").read_text()))

@@ -38,6 +38,7 @@ ForgetOption = Annotated[
     str, typer.Option("--forget", help="Pictures of the concept that an unlearner trains on: drawn (by the model itself), or a folder.")
 ]
 RetainOption = Annotated[str, typer.Option("--retain", help="Pictures of what must stay: drawn, or a folder with metadata.jsonl.")]
+CountOption = Annotated[int, typer.Option("--reference-count", min=0, help="References a replicate gets; 0: the suite's number.")]
 CacheOption = Annotated[
     Path | None, typer.Option("--cache", help="Folder of runs that audits share; default: $VESTIGE_CACHE or ~/.cache/vestige.")
 ]
@@ -177,6 +178,7 @@ def audit(
     seeds: Annotated[str, typer.Option(help="Attack replicates, e.g. 0,1,2; default: the suite's number.")] = "",
     edit_seed: Annotated[int, typer.Option(help="Seed of the unlearning run.")] = 0,
     references: Annotated[str, typer.Option(help="The attacker's pictures: shipped, generated, or a folder.")] = "shipped",
+    reference_count: CountOption = 0,
     forget: ForgetOption = "drawn",
     retain: RetainOption = "drawn",
     attack_retain: AttackRetainOption = "shipped",
@@ -203,6 +205,7 @@ def audit(
         seeds=_integers(seeds, "seeds"),
         edit_seed=edit_seed,
         references=references,
+        reference_count=reference_count,
         forget=forget,
         retain=retain,
         attack_retain=attack_retain,
@@ -313,6 +316,7 @@ def attack(
     concept: ConceptOption = "sneaker",
     edit: Annotated[str | None, typer.Option(help="The edit under attack; none attacks the model as it is.")] = None,
     references: Annotated[str, typer.Option(help="shipped, generated, or a folder of pictures.")] = "shipped",
+    reference_count: CountOption = 0,
     attack_retain: AttackRetainOption = "shipped",
     suite: Annotated[str, typer.Option(help="Whose settings, budget and sampler hold.")] = "quick",
     seed: Annotated[int, typer.Option(help="Replicate.")] = 0,
@@ -334,6 +338,7 @@ def attack(
         suite=suite,
         seeds=(seed,),
         references=references,
+        reference_count=reference_count,
         attack_retain=attack_retain,
         settings=values,
         preset=preset,

@@ -38,6 +38,7 @@ class Request:
         attacks: Subset of the suite's attacks; () takes all.
         seeds: Attack replicates; () takes the suite's number.
         references: The attacker's pictures: "shipped", "generated" (by the original), or a folder.
+        reference_count: How many of them a replicate gets; 0 takes the suite's number.
         forget: What an unlearner may train on of the concept: "drawn" (by the model itself), or a folder.
         retain: What it may train on of everything else, likewise.
         attack_retain: What an attack without the concept's pictures trains on: "shipped", or a folder with captions.
@@ -55,6 +56,7 @@ class Request:
     seeds: tuple[int, ...] = ()
     edit_seed: int = 0
     references: str = "shipped"
+    reference_count: int = 0
     forget: str = "drawn"
     retain: str = "drawn"
     attack_retain: str = "shipped"
@@ -98,6 +100,7 @@ class Plan:
             "attacks": {n: {"settings": registry.settings(a), "budget": list(p.budget.points)} for n, (a, p) in self.attacks.items()},
             "seeds": list(self.seeds),
             "references": source if source in NAMED_SOURCES else content(Path(source)),
+            **({"reference_count": self.request.reference_count} if self.request.reference_count else {}),
             "data": [s if s == "drawn" else content(Path(s)) for s in (self.request.forget, self.request.retain)],
             **({"attack_retain": kept if kept == "shipped" else content(Path(kept))} if _without_target(self.attacks) else {}),
             "control": list(self.control),
@@ -112,6 +115,8 @@ def plan(request: Request) -> Plan:
     concept = told(concepts.load(request.concept, card.world or "wardrobe"), card)
     suite = suites.load(request.suite, card.world)
     known = {**{name: suite.unlisted(name) for name in registry.names("attacks")}, **suite.attacks}
+    if request.reference_count < 0:
+        raise BadSetting(f"reference_count is at least 1, or 0 for the suite's number; given {request.reference_count}")
     for name in request.attacks:
         if name not in known:
             raise UnknownName("attack", name, known)
@@ -125,6 +130,8 @@ def plan(request: Request) -> Plan:
     attacks = {}
     for name in request.attacks or suite.attacks:
         planned = known[name]
+        if request.reference_count and "pictures" in registry.find("attacks", name).needs:
+            planned = replace(planned, references=request.reference_count)
         given = own.pop(name, {})
         method = configured("attacks", name, card.world, request.preset, given, planned.settings, model=card.name)
         attacks[name] = (method, planned)
@@ -135,7 +142,7 @@ def plan(request: Request) -> Plan:
     if len(set(seeds)) != len(seeds) or any(s < 0 for s in seeds):
         raise BadSetting(f"seeds are different whole numbers from 0 on; given {list(seeds)}")
     original = card.twin_of or request.model
-    lines = _lines(suite, card, {name: attack for name, (attack, _) in attacks.items()}, len(seeds))
+    lines = _lines(suite, card, attacks, len(seeds))
     return Plan(request, concept, suite, seeds, unlearner, attacks, _control(request, concept), original, card.world, lines)
 
 
@@ -154,12 +161,14 @@ def _check_retained(request: Request, attacks: Mapping[str, tuple[Attack, suites
         )
 
 
-def _lines(suite: suites.Suite, card: Card, attacks: Mapping[str, Attack], replicates: int) -> Lines:
+def _lines(suite: suites.Suite, card: Card, attacks: Mapping[str, tuple[Attack, suites.Planned]], replicates: int) -> Lines:
     """The verdict's lines, above what the attacks find between two twins; an attack with settings of the user's own has no null."""
     lines = Lines(replicates=min(3, max(2, replicates)))
-    for name, attack in attacks.items():
+    for name, (attack, planned) in attacks.items():
         null = suites.calibration(card.world, suite.version, name).null
-        if null and attack == configured("attacks", name, card.world, "", {}, suite.attacks[name].settings, model=card.name):
+        if not null or planned != suite.attacks[name]:
+            continue
+        if attack == configured("attacks", name, card.world, "", {}, planned.settings, model=card.name):
             lines = calibrated(lines, null)
     return lines
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from oracles import tiny_model
-from vestige import concepts
+from vestige import concepts, training
 from vestige.attacks import dimra
 from vestige.attacks.dimra import DiMRA
 from vestige.base import Budget, Candidate, Condition, Model
@@ -62,7 +62,7 @@ def seen_in_training(
         told.update(x.numpy().tobytes() for x in condition.text)
         return denoising(student, data, condition, rng)
 
-    monkeypatch.setattr(dimra, "denoising", spy)
+    monkeypatch.setattr(training, "denoising", spy)
     run(method, model, (0, steps), **named)
     return latents, told
 
@@ -195,7 +195,7 @@ def test_dropout_trains_the_empty_prompt(
         rows.extend(torch.equal(x, null) for x in condition.text)
         return denoising(student, data, condition, rng)
 
-    monkeypatch.setattr(dimra, "denoising", spy)
+    monkeypatch.setattr(training, "denoising", spy)
     run(DiMRA(**{**SMALL, "batch": 8}, dropout=dropout), tiny, (0, 10))
     assert share[0] <= sum(rows) / len(rows) <= share[1]
 

@@ -8,14 +8,13 @@ import pytest
 import torch
 
 from oracles import tiny_model
-from vestige import concepts
+from vestige import concepts, training
 from vestige.concepts import Concept
 from vestige.errors import BadInput
 from vestige.images import Data, PictureSet, paired
 from vestige.models.latent import LatentModel
 from vestige.sampling import Protocol, derive, generator
 from vestige.training import denoising, dropped
-from vestige.unlearners import dimum
 from vestige.unlearners.dimum import DiMUM, still_since
 
 SNEAKER, NEON = concepts.load("sneaker"), concepts.load("neon")
@@ -156,7 +155,7 @@ def test_dropout_of_the_two_batches_is_apart(monkeypatch: pytest.MonkeyPatch, ti
         shares.append(share)
         return dropped(condition, null, share, rng)
 
-    monkeypatch.setattr(dimum, "dropped", spy)
+    monkeypatch.setattr(training, "dropped", spy)
     DiMUM(**SMALL, steps=2, every=5, dropout=0.25, memory_dropout=0.5)(tiny, SNEAKER, seed=0, data=Data(retain=retained(), protocol=QUICK))
     looks = [0.0, 0.0]
     assert shares == [*looks, 0.25, 0.5, 0.25, 0.5, *looks]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from oracles import Gaussian, tiny_model
-from vestige import concepts, registry, suites
+from vestige import concepts, regeneration, registry, suites
 from vestige.attacks import memora
 from vestige.attacks.memora import MemoRa
 from vestige.base import Budget, Candidate, Condition, Model
@@ -48,7 +48,7 @@ def run(
 
 
 def regenerated(method: MemoRa, model: Model, latents: Tensor) -> tuple[Tensor, int]:
-    return method.regenerated(model, latents, model.condition([SNEAKER.prompt]), model.condition([""]))
+    return regeneration.regenerated(model, latents, model.condition([SNEAKER.prompt]), model.condition([""]), method)
 
 
 def edited(model: LatentModel, size: float = 0.3) -> LatentModel:
@@ -101,7 +101,7 @@ def test_refined_inversion_without_guidance_comes_back(start: int) -> None:
     errors = []
     for refine in (0, 5, 150):
         method = MemoRa(sampling_steps=10, start=start, guidance=1.0, render_guidance=1.0, refine=refine, interpolation="none")
-        made, _ = method.regenerated(model, latents, model.condition(["0.5"]), model.condition(["0"]))
+        made, _ = regeneration.regenerated(model, latents, model.condition(["0.5"]), model.condition(["0"]), method)
         errors.append(float((made - latents).abs().max()))
     assert errors[2] < 1e-8 < errors[1] < errors[0]
 
@@ -207,7 +207,7 @@ def test_regeneration_runs_on_the_attacked_model(monkeypatch: pytest.MonkeyPatch
         return spy
 
     for name in ("invert", "sample"):
-        monkeypatch.setattr(memora, name, spied(getattr(memora, name)))
+        monkeypatch.setattr(regeneration, name, spied(getattr(regeneration, name)))
     run(MemoRa(**SMALL), attacked, (0,))
     assert len(seen) == 2
     assert all(model is attacked for model in seen)

@@ -10,7 +10,6 @@ that attack train something else on the very same pictures.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -98,22 +97,15 @@ def regenerated(
     null: Condition,
     how: Recipe,
     watch: Watch = silent,
-    *,
-    up: Callable[..., Tensor] = invert,
-    down: Callable[..., Tensor] = sample,
 ) -> tuple[Tensor, int]:
     """The training set from the references' latents (N, C, h, w), and how many single denoiser calls it cost.
 
     With slerp, consecutive references are pairs (an odd last one pairs with the first): N / 2 * (points + 1) latents.
-
-    Arguments:
-        up: Walks clean latents up to a grid index, as `sampling.invert`.
-        down: Walks them down again, as `sampling.sample`.
     """
     if not how.regenerate:
         return latents, 0
     steps = how.sampling_steps
-    deep = torch.cat([_inverted(model, latents[part], condition, null, how, watch, up) for part in chunks(len(latents), 32)])
+    deep = torch.cat([_inverted(model, latents[part], condition, null, how, watch) for part in chunks(len(latents), 32)])
     if how.interpolation == "slerp":
         pairs = [(i, i + 1 if i + 1 < len(deep) else 0) for i in range(0, len(deep), 2)]
         deep = torch.stack([slerp(deep[a], deep[b], j / how.points) for a, b in pairs for j in range(how.points + 1)])
@@ -121,16 +113,14 @@ def regenerated(
     for part in chunks(len(deep), 64):
         x = deep[part]
         given = condition.repeat(len(x))
-        made.append(down(model, x, given, steps=steps, guidance=how.render_guidance, null=null, start=how.start, watch=watch))
+        made.append(sample(model, x, given, steps=steps, guidance=how.render_guidance, null=null, start=how.start, watch=watch))
     guided = [2 if g != 1 else 1 for g in (how.guidance, how.render_guidance)]
     calls = (steps - how.start) * (len(latents) * guided[0] * (1 + how.refine) + len(deep) * guided[1])
     return torch.cat(made), calls
 
 
-def _inverted(
-    model: Model, x: Tensor, condition: Condition, null: Condition, how: Recipe, watch: Watch, up: Callable[..., Tensor]
-) -> Tensor:
-    return up(
+def _inverted(model: Model, x: Tensor, condition: Condition, null: Condition, how: Recipe, watch: Watch) -> Tensor:
+    return invert(
         model,
         x,
         condition.repeat(len(x)),

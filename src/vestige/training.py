@@ -12,13 +12,16 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
 
 from vestige.base import Condition, Model, Prediction, Watch, silent
 from vestige.sampling import generator
+
+if TYPE_CHECKING:
+    from vestige.images import Pairs
 
 Loss = Callable[[torch.Generator], Tensor]
 Schedule = Literal["constant", "cosine"]
@@ -232,3 +235,9 @@ def dropped(condition: Condition, null: Condition, share: float, rng: torch.Gene
     away = torch.rand(len(condition), generator=rng) < share
     rows = [len(condition) if gone else i for i, gone in enumerate(away.tolist())]
     return condition.join(null)[rows]
+
+
+def rehearsal(model: Model, pairs: Pairs, batch: int, rng: torch.Generator, *, null: Condition, dropout: float = 0.0) -> Tensor:
+    """The denoising loss of `batch` pairs, drawn here, some of whose conditions are dropped: as a model is trained."""
+    data, condition = pairs.draw(batch, rng)
+    return denoising(model, data, dropped(condition, null, dropout, rng), rng)

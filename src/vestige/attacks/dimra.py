@@ -23,7 +23,7 @@ from vestige.edits import Edit, folded
 from vestige.errors import BadInput
 from vestige.images import PictureSet, drawn, paired
 from vestige.sampling import Protocol, derive, generator
-from vestige.training import Trace, Training, denoising, dropped, fit
+from vestige.training import Trace, Training, fit, rehearsal
 
 SCOPE = {"full": "unet", "lora": "attention"}
 
@@ -106,8 +106,7 @@ class DiMRA(Attack):
         student, flat, payload = self._student(model, seed)
 
         def loss(rng: torch.Generator) -> Tensor:
-            data, condition = pairs.draw(self.batch, rng)
-            return denoising(student, data, dropped(condition, null, self.dropout, rng), rng)
+            return rehearsal(student, pairs, self.batch, rng, null=null, dropout=self.dropout)
 
         training = Training(steps=budget.last, lr=self.lr, accumulation=self.accumulation, clip=self.clip, weight_decay=self.weight_decay)
         trace, settings, scope = Trace(), asdict(self), SCOPE[self.tune]

@@ -20,12 +20,11 @@ import torch
 from torch import Tensor
 
 from vestige import regeneration
-from vestige.base import Access, Attack, Budget, Candidate, Condition, Model, Paper, Select, Watch, silent
+from vestige.base import Access, Attack, Budget, Candidate, Model, Paper, Select, Watch, silent
 from vestige.concepts import Concept
 from vestige.edits import Edit, folded
-from vestige.errors import BadInput
 from vestige.images import Pairs, PictureSet
-from vestige.sampling import derive, generator, invert, sample
+from vestige.sampling import derive, generator
 from vestige.training import Schedule, Trace, Training, denoising, fit
 
 
@@ -115,14 +114,9 @@ class MemoRa(Attack):
         pictures: PictureSet | None = None,
         watch: Watch = silent,
     ) -> Iterator[Candidate]:
-        if pictures is None or len(pictures) < 2:
-            raise BadInput(f"memora needs at least 2 reference pictures of {concept.name}")
         began = time.monotonic()
-        condition, null = model.condition([concept.prompt]), model.condition([""])
-        latents, calls = self.regenerated(model, model.encode(pictures.images), condition, null, watch)
-        texts, rows = regeneration.captioned(concept, pictures, self, len(latents))
-        pairs = Pairs(latents, model.condition(texts), rows)
-        share = select(model.decode(latents)).float().mean().item()
+        given = regeneration.training_set(model, concept, pictures, self, select, "memora", watch)
+        pairs = Pairs(given.latents, model.condition(given.texts), given.rows)
         rng = generator(seed, "adapter")
         names = model.scope(self.scope)
         student, leaves = model.adapted(names, rank=self.rank, alpha=self.alpha, init=self.init, rng=rng)
@@ -144,12 +138,6 @@ class MemoRa(Attack):
         for spent in fit(flat, loss, training, seed=derive(seed, "batches"), stops=budget.points, watch=watch, trace=trace):
             factors = folded(leaves, rank=self.rank, alpha=self.alpha)
             edit = Edit(model.fingerprint, "memora", settings, self.scope, factors=factors, notes={"concept": concept.name, "steps": spent})
-            cost = {"calls": calls + spent * self.batch * self.accumulation, "seconds": time.monotonic() - began}
-            notes = {"references_show": share, **trace.ends()}
+            cost = {"calls": given.calls + spent * self.batch * self.accumulation, "seconds": time.monotonic() - began}
+            notes = {"references_show": given.share, **trace.ends()}
             yield Candidate(spent, edit if spent else None, cost=cost, notes=notes)
-
-    def regenerated(
-        self, model: Model, latents: Tensor, condition: Condition, null: Condition, watch: Watch = silent
-    ) -> tuple[Tensor, int]:
-        """The training set from the references' latents (N, C, h, w), and how many single denoiser calls it cost."""
-        return regeneration.regenerated(model, latents, condition, null, self, watch, up=invert, down=sample)

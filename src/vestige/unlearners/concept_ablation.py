@@ -22,7 +22,7 @@ from vestige.concepts import Concept, Prompt
 from vestige.edits import Edit
 from vestige.images import Data, Pairs, paired, renamed
 from vestige.sampling import derive
-from vestige.training import Training, denoising, dropped, fit, matching, noisy
+from vestige.training import Training, denoising, fit, matching, noisy, rehearsal
 
 
 @final
@@ -91,7 +91,7 @@ class ConceptAblation(Unlearner):
             kept = paired(model, data.retained(model, concept, self.retain_pictures, seed=seed, watch=watch))
         student, leaves = model.trainable(model.scope(self.scope))
         forget = partial(self._forgetting, student, model, pairs, anchors)
-        keep = partial(self._rehearsal, student, kept, model.condition([""]))
+        keep = partial(rehearsal, student, kept, self.batch, null=model.condition([""]), dropout=self.dropout)
 
         def loss(rng: Generator) -> Tensor:
             value = forget(rng)
@@ -125,10 +125,6 @@ class ConceptAblation(Unlearner):
         with torch.no_grad():
             goal = model.denoise(x_t, t, anchors[rows]).value
         return (student.denoise(x_t, t, pairs.table[rows]).value - goal).square().mean()
-
-    def _rehearsal(self, student: Model, kept: Pairs, null: Condition, rng: Generator) -> Tensor:
-        latents, condition = kept.draw(self.batch, rng)
-        return denoising(student, latents, dropped(condition, null, self.dropout, rng), rng)
 
 
 def replaced(pairs: Pairs, table: Condition) -> Pairs:

@@ -16,13 +16,13 @@ from typing import Any, ClassVar, Literal, final
 import torch
 from torch import Tensor
 
-from vestige.base import Condition, Model, Paper, Unlearner, Watch, silent
+from vestige.base import Model, Paper, Unlearner, Watch, silent
 from vestige.concepts import Concept, Prompt
 from vestige.edits import Edit
 from vestige.errors import BadInput
-from vestige.images import Data, Pairs, PictureSet, paired
+from vestige.images import Data, PictureSet, paired
 from vestige.sampling import derive, generator
-from vestige.training import Training, denoising, dropped, fit
+from vestige.training import Training, fit, rehearsal
 
 Alternative = Literal["auto", "near", "far", "mixture", "anchor", "content", "noise", "fixed"]
 PROBE = 128  # pictures on which each loss is followed, at the same times and noise every time
@@ -106,8 +106,8 @@ class DiMUM(Unlearner):
         student, leaves = model.trainable(model.scope(self.scope))
 
         def loss(rng: torch.Generator) -> Tensor:
-            retain = _term(student, kept, null, self.dropout, self.batch, rng)
-            return retain + self.weight * _term(student, memory, null, self.memory_dropout, self.batch, rng)
+            retain = rehearsal(student, kept, self.batch, rng, null=null, dropout=self.dropout)
+            return retain + self.weight * rehearsal(student, memory, self.batch, rng, null=null, dropout=self.memory_dropout)
 
         looks: list[int] = []
         followed: dict[str, list[float]] = {"retain": [], "memory": []}
@@ -116,7 +116,7 @@ class DiMUM(Unlearner):
             looks.append(step)
             for name, pairs in (("retain", kept), ("memory", memory)):
                 with torch.no_grad():
-                    followed[name].append(float(_term(student, pairs, null, 0.0, PROBE, generator(seed, "look", name))))
+                    followed[name].append(float(rehearsal(student, pairs, PROBE, generator(seed, "look", name), null=null)))
             still = {name: still_since(looks, values, self.window, self.tolerance) for name, values in followed.items()}
             if self.plateau and step < self.steps and None not in still.values():
                 watch("fit", self.steps, self.steps)
@@ -160,12 +160,6 @@ def still_since(looks: Sequence[int], values: Sequence[float], window: int, tole
         elif since is None:
             since = looks[i]
     return since
-
-
-def _term(student: Model, pairs: Pairs, null: Condition, dropout: float, count: int, rng: torch.Generator) -> Tensor:
-    """The denoising loss of a batch of pairs."""
-    data, condition = pairs.draw(count, rng)
-    return denoising(student, data, dropped(condition, null, dropout, rng), rng)
 
 
 def _captioned(given: PictureSet, concept: Concept) -> PictureSet:

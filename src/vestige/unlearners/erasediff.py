@@ -24,7 +24,7 @@ from vestige.concepts import Concept
 from vestige.edits import Edit
 from vestige.images import Data, paired, renamed
 from vestige.sampling import derive
-from vestige.training import Training, denoising, dropped, fit, matching
+from vestige.training import Training, fit, matching, rehearsal
 
 
 @final
@@ -99,8 +99,7 @@ class EraseDiff(Unlearner):
         def loss(rng: torch.Generator) -> Tensor:
             x, rows = target.pick(self.batch, rng)
             forget = matching(student, x, target.table[rows], wrong[rows], rng)
-            x, condition = retain.draw(self.batch, rng)
-            keep = denoising(student, x, dropped(condition, null, self.dropout, rng), rng)
+            keep = rehearsal(student, retain, self.batch, rng, null=null, dropout=self.dropout)
             return keep + self._weight(keep, forget, leaves) * forget
 
         training = Training(steps=self.steps, lr=self.lr)

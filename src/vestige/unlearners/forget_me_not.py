@@ -16,12 +16,12 @@ from torch import Generator, Tensor
 
 from vestige import registry
 from vestige.attention import Layers, Maps, columns, endings, network, recording
-from vestige.base import Condition, Model, Paper, Unlearner, Watch, silent
+from vestige.base import Model, Paper, Unlearner, Watch, silent
 from vestige.concepts import Concept
 from vestige.edits import Edit
 from vestige.images import Data, Pairs, paired
 from vestige.sampling import derive
-from vestige.training import Training, denoising, dropped, fit, noisy
+from vestige.training import Training, fit, noisy, rehearsal
 
 
 @final
@@ -90,7 +90,7 @@ class ForgetMeNot(Unlearner):
         rehearse = None
         if self.retain_weight > 0:
             others = paired(model, data.retained(model, concept, self.retain_pictures, seed=seed, watch=watch))
-            rehearse = partial(self._rehearsal, student, others, model.condition([""]))
+            rehearse = partial(rehearsal, student, others, self.batch, null=model.condition([""]), dropout=self.dropout)
 
         def loss(rng: Generator) -> Tensor:
             value = self._attention(student, pairs, counted, rng)
@@ -123,7 +123,3 @@ class ForgetMeNot(Unlearner):
         """Of the counted attention (B, tokens), over all layers, heads and pixels; mean over the batch."""
         squares = torch.stack([(a.square() * counted[:, None, None]).sum((1, 2, 3)) for a in maps.values()]).sum(0)  # (B,)
         return squares.mean() if self.objective == "squares" else squares.sqrt().mean()
-
-    def _rehearsal(self, student: Model, others: Pairs, null: Condition, rng: Generator) -> Tensor:
-        latents, condition = others.draw(self.batch, rng)
-        return denoising(student, latents, dropped(condition, null, self.dropout, rng), rng)

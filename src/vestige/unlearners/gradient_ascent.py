@@ -19,7 +19,7 @@ from vestige.concepts import Concept
 from vestige.edits import Edit
 from vestige.images import Data, paired
 from vestige.sampling import derive
-from vestige.training import Training, denoising, dropped, fit
+from vestige.training import Training, denoising, fit, rehearsal
 
 
 @final
@@ -79,8 +79,7 @@ class GradientAscent(Unlearner):
             value = -denoising(student, *target.draw(self.batch, rng), rng)
             if retain is None:
                 return value
-            x, condition = retain.draw(self.batch, rng)
-            return value + self.retain_weight * denoising(student, x, dropped(condition, null, self.dropout, rng), rng)
+            return value + self.retain_weight * rehearsal(student, retain, self.batch, rng, null=null, dropout=self.dropout)
 
         training = Training(steps=self.steps, lr=self.lr)
         for _ in fit(leaves, loss, training, seed=derive(seed, "gradient_ascent"), watch=watch):

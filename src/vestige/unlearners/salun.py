@@ -22,7 +22,7 @@ from vestige.concepts import Concept
 from vestige.edits import Edit
 from vestige.images import Data, Pairs, paired, renamed
 from vestige.sampling import chunks, derive, generator
-from vestige.training import Training, denoising, dropped, fit, matching, noisy
+from vestige.training import Training, fit, matching, noisy, rehearsal
 
 
 @final
@@ -105,8 +105,7 @@ class SalUn(Unlearner):
             value = matching(student, x, target.table[rows], wrong[rows], rng)
             if retain is None:
                 return value
-            x, condition = retain.draw(self.batch, rng)
-            return value + self.retain_weight * denoising(student, x, dropped(condition, null, self.dropout, rng), rng)
+            return value + self.retain_weight * rehearsal(student, retain, self.batch, rng, null=null, dropout=self.dropout)
 
         def masked(gradients: Mapping[str, Tensor]) -> None:
             for name, gradient in gradients.items():

@@ -22,7 +22,7 @@ from vestige.concepts import Concept, Prompt
 from vestige.edits import Edit
 from vestige.images import Data, Pairs, PictureSet, paired, renamed
 from vestige.sampling import chunks, derive, generator
-from vestige.training import Pull, Training, denoising, dropped, fit
+from vestige.training import Pull, Training, denoising, fit, rehearsal
 
 TIMES = 1000  # F's unit is the loss summed over so many times, as in the released code; `strength` is in the same unit
 
@@ -106,8 +106,7 @@ class SelectiveAmnesia(Unlearner):
 
         def loss(rng: torch.Generator) -> Tensor:
             value = denoising(student, *surrogates.draw(self.batch, rng), rng)
-            x, condition = replay.draw(self.batch, rng)
-            return value + self.retain_weight * denoising(student, x, dropped(condition, null, self.dropout, rng), rng)
+            return value + self.retain_weight * rehearsal(student, replay, self.batch, rng, null=null, dropout=self.dropout)
 
         training = Training(steps=self.steps, lr=self.lr)
         for _ in fit(leaves, loss, training, seed=derive(seed, "selective_amnesia"), pulls=pulls, watch=watch):

@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from vestige.errors import RunConflict
@@ -34,9 +34,10 @@ def helped(count: int, entry: str, task: Mapping[str, Any]) -> Iterator[list[sub
     helpers = [subprocess.Popen([sys.executable, "-c", program], **quiet) for _ in range(count)]
     try:
         for helper in helpers:
-            if helper.stdin is not None:
-                helper.stdin.write(json.dumps(task).encode())
-                helper.stdin.close()
+            with suppress(OSError):  # one that has died already is missed by nobody
+                if helper.stdin is not None:
+                    helper.stdin.write(json.dumps(task).encode())
+                    helper.stdin.close()
         yield helpers
     finally:
         for helper in helpers:

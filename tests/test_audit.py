@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,13 +18,14 @@ from oracles import small, tiny_model
 from vestige import arms, concepts, diagnostics, flags, suites
 from vestige.arms import Bench
 from vestige.attacker import Holdings
+from vestige.audit import worst
 from vestige.base import Budget
 from vestige.edits import Edit
 from vestige.images import METADATA, PictureSet, save
 from vestige.models.latent import LatentModel
 from vestige.plan import PROXY, Request, plan
 from vestige.sampling import generator
-from vestige.verdict import Arms, measure
+from vestige.verdict import Arms, Interval, measure
 
 SMOKE = suites.load("smoke", "wardrobe")
 
@@ -175,3 +177,12 @@ def test_an_attack_that_teaches_nobody_proves_nothing() -> None:
     assert flags._teaching(curves(0.5)) == []
     assert flags._teaching(curves(0.03) | curves(0.5, "textual_inversion")) == [], "one that teaches is enough"
     assert flags._teaching(curves(0.03, "dimra")) == [], "an attack without the concept's pictures is not meant to teach it"
+
+
+def test_the_worst_attack_leads_and_one_without_a_number_never_does() -> None:
+    def found(savings: float) -> Any:
+        return SimpleNamespace(savings=Interval(savings, math.nan, math.nan))
+
+    assert worst({"memora": found(0.1), "dimra": found(0.6), "direct": found(math.nan)}) == "dimra"
+    assert worst({"direct": found(math.nan), "memora": found(-0.5)}) == "memora"
+    assert worst({"memora": found(0.2), "dimra": found(0.2)}) == "memora"

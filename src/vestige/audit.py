@@ -7,6 +7,7 @@ being taught a proxy that it never drew), *original* (the ceiling, and a check t
 from __future__ import annotations
 
 import itertools
+import math
 import platform
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -208,7 +209,7 @@ class _Audit:
         levels = self.levels(found[first])
         recall = _interval(plain["edited"]).as_recall(levels["floor"], levels["ceiling"])
         verdict = decide(recall, measures, raised, self.plan.lines)
-        head = verdict.attack or first
+        head = verdict.attack or worst(measures)
         plain["recall"] = recall.as_dict()
         return {
             **self.heading(),
@@ -259,7 +260,7 @@ class _Audit:
         return {arm: _rate([h for r in runs_ for h in _hits(r, 0)]) for arm, runs_ in sets.items()}
 
     def utility(self, found: Mapping[str, Any], measures: Mapping[str, Measures]) -> dict[str, dict[str, Any]]:
-        head = max(measures, key=lambda n: measures[n].savings.value)
+        head = worst(measures)
         last = found[head]["edited"][0].path("last.safetensors")
         attacked = self.edited.edited(Edit.load(last)) if last.exists() else self.edited
         stages = {"before": self.original, "after": self.edited, "after_attack": attacked}
@@ -353,6 +354,11 @@ class _Audit:
             "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         }
         return {"provenance": base, "run": str(self.run.folder), "report": str(self.run.folder / "report.html")}
+
+
+def worst(measures: Mapping[str, Measures]) -> str:
+    """The attack with the largest savings, the first of equals; one without a number comes last."""
+    return max(measures, key=lambda name: (not math.isnan(x := measures[name].savings.value), x))
 
 
 def training_data(model: Model, forget: str, retain: str, cache: Path | None = None) -> Data:

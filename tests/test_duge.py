@@ -22,7 +22,7 @@ from vestige.images import Data, PictureSet, drawn, paired
 from vestige.models.latent import LatentModel
 from vestige.sampling import Protocol, derive, generator
 from vestige.training import Training, denoising, fit, importance, noisy
-from vestige.unlearners.duge import CALIBRATION, DUGE, _kind, published
+from vestige.unlearners.duge import CALIBRATION, DUGE, _kind
 
 SNEAKER = concepts.load("sneaker")
 SMALL: dict[str, Any] = {"steps": 3, "batch": 2, "lr": 1e-3, "target_pictures": 4, "retain_pictures": 4}
@@ -331,16 +331,3 @@ def test_layers_are_a_setting(tiny: LatentModel) -> None:
 def test_senseless_settings_are_refused(bad: dict[str, Any], why: str) -> None:
     with pytest.raises(ValueError, match=why):
         DUGE(**bad)
-
-
-def test_published_protocol() -> None:
-    """Twenty-one prompts, fifteen of them classified; seeds run on from prompt to prompt."""
-    known = published()
-    assert len(known.prompts) == 21
-    assert len(set(known.prompts) - set(known.unclassified)) == 15
-    assert set(known.sequence) <= set(known.prompts) - set(known.unclassified)
-    assert all(re.fullmatch(rf"A photo of ((a|an|the) )?{name}", text) for name, text in known.prompts.items())
-    seeds = [seed for name in known.prompts for seed in known.seeds(name)]
-    assert seeds == list(range(1, 1 + 21 * 8))
-    assert known.seeds("broccoli")[0] == 1 + 8 * 1 + 0
-    assert (known.protocol.steps, known.protocol.guidance) == (50, 8.0)

@@ -14,11 +14,11 @@ ROOT = Path(vestige.__file__).parent
 FILES = {p: ".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for p in sorted(ROOT.rglob("*.py"))}
 MODULES = {name: path for path, name in FILES.items() if path != ROOT / "__init__.py"}
 
-LEDGER = ("retention", "ledger", "probes", "course", "account", "continual")
+LEDGER = ("retention", "ledger", "probes", "guards", "course", "account", "continual")
 LAYERS = (
     {"errors", "registry", "runs"},
     {"base"},
-    {"concepts", "images", "edits", "attention", "sampling", "training", "regeneration"},
+    {"concepts", "images", "edits", "attention", "sampling", "training", "regeneration", "together", "merging", "protocols"},
     {"models", "checkpoints", "unlearners", "attacks", "metrics"},
     {"verdict", "comparison", "suites", "plan", "diagnostics", "arms", "attacker", "crew", "flags", "audit", *LEDGER},
     {"pages", "report", "report_continual", "api", "cli"},
@@ -39,6 +39,9 @@ SIDEWAYS = {
     ("regeneration", "concepts"): "captions are a concept's prompts",
     ("regeneration", "images"): "references are a set of pictures",
     ("regeneration", "sampling"): "pictures are inverted and drawn",
+    ("together", "concepts"): "several concepts are one",
+    ("protocols", "concepts"): "files are read as a concept's are",
+    ("protocols", "sampling"): "how pictures are drawn",
     **{("models", f"models.{family}"): "a family is loaded when a card names it" for family in ("latent", "flow", "classes")},
     **{(f"models.{family}", f"models.{part}"): "what families share" for family in ("latent", "flow", "classes") for part in SHARED},
     ("unlearners.retrain", "models"): "its edit is another model, which only a card knows to be a twin",
@@ -64,7 +67,20 @@ ONLY = {  # modules that see less than their layer would allow
     "errors": set(),
 }
 HEAVY = {"diffusers", "transformers", "peft", "accelerate", "torchmetrics", "nudenet", "onnxruntime", "sklearn", "matplotlib"}
-WITHOUT_TORCH = {"", *LAYERS[0], *LAYERS[1], "concepts", "verdict", "retention", "pages", "report", "report_continual", "cli", "__main__"}
+WITHOUT_TORCH = {
+    "",
+    *LAYERS[0],
+    *LAYERS[1],
+    "concepts",
+    "together",
+    "verdict",
+    "retention",
+    "pages",
+    "report",
+    "report_continual",
+    "cli",
+    "__main__",
+}
 
 
 def for_types(node: ast.stmt) -> bool:

@@ -11,7 +11,7 @@ from torch import Tensor
 from oracles import tiny_model
 from vestige import edits
 from vestige.edits import Edit, Hook
-from vestige.errors import Incompatible
+from vestige.errors import BadSetting, Incompatible
 from vestige.merging import disjoint_mean, ties, trimmed
 
 MODEL = tiny_model()
@@ -135,10 +135,10 @@ def test_it_says_what_was_merged_and_applies_to_the_model() -> None:
 
 def test_what_cannot_be_merged_is_refused() -> None:
     hook = Edit(MODEL.fingerprint, "remap", hooks=(Hook("unlearners", "remap", {}),))
-    with pytest.raises(ValueError, match="acts at inference time"):
+    with pytest.raises(Incompatible, match="acts at inference time"):
         ties(MODEL, [hook])
     for parts, share in (([], 0.2), ([edit(0)], 0.0), ([edit(0)], 1.1)):
-        with pytest.raises(ValueError, match="share above 0 and at most 1"):
+        with pytest.raises(BadSetting, match="share above 0 and at most 1"):
             ties(MODEL, parts, share=share)
     with pytest.raises(Incompatible, match="was made on a model"):
         ties(tiny_model(1), [edit(0)])

@@ -143,6 +143,11 @@ def test_a_strip_that_is_no_picture_of_the_run_is_left_out(run: Path, file: str 
     assert not page.all("img") and "missing or is not a PNG inside the run's directory" in page.text
 
 
+def test_requests_at_once_are_told_apart(run: Path) -> None:
+    page = Page(report.render(ledger("simultaneous"), run))
+    assert "3 requests, all at once." in page.text and "one after another" not in page.text
+
+
 def test_independent_steps_are_told_apart(run: Path) -> None:
     page = Page(report.render(ledger("independent"), run))
     assert "3 requests, each by itself." in page.text and "these are 3 models" in page.text

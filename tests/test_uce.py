@@ -196,7 +196,7 @@ def test_the_seed_is_immaterial(exact: LatentModel) -> None:
 
 
 def test_plain_prompts_are_fewer(exact: LatentModel) -> None:
-    every, plain = (UCE(prompts=prompts)._embeddings(exact, SNEAKER)[0] for prompts in ("all", "plain"))
+    every, plain = (UCE(prompts=prompts).rows(exact, SNEAKER)[0] for prompts in ("all", "plain"))
     only = [p for p in SNEAKER.prompts("training") if len(p.expects) == 1]
     assert len(plain) == sum(77 - token_row(exact, p.text, "sneaker") for p in only)
     assert len(plain) < len(every)
@@ -205,7 +205,7 @@ def test_plain_prompts_are_fewer(exact: LatentModel) -> None:
 def test_no_anchor_maps_to_the_empty_prompt(exact: LatentModel) -> None:
     """From its start token on, row by row."""
     concept = Concept(name="sneaker", templates=("{concept}",))
-    erased, anchors, _ = UCE(rule="tail")._embeddings(exact, concept)
+    erased, anchors, _ = UCE(rule="tail").rows(exact, concept)
     empty, own = exact.condition([""]).text[0], exact.condition(["sneaker"]).text[0]
     assert torch.equal(erased, own[1:])
     assert torch.equal(anchors, empty[: len(own) - 1])

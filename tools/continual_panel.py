@@ -25,9 +25,10 @@ from typing import Any
 import torch
 
 from vestige import continual, course, edits, merging, models
-from vestige.course import Guards, Order
+from vestige.course import Order
 from vestige.edits import Edit
 from vestige.errors import BadInput, RunConflict
+from vestige.guards import PASSES, Guards
 from vestige.images import Data
 
 MODEL, TWIN = "wardrobe", "wardrobe-never-five"
@@ -144,7 +145,7 @@ class Cell:
         pictures = sum(getattr(method, key) for key in ("anchor_pictures", "target_pictures") if hasattr(method, key))
         more = steps * (pictures * 2 * Data().protocol.steps + (DIAGNOSTICS if chosen.rehearses else 0))
         if chosen.order.guards.share < 1:
-            more += steps * continual.PASSES * 3 * method.batch
+            more += steps * PASSES * 3 * method.batch
         return sum(planned.values()) - shared + more, shared
 
     def run(self) -> dict[str, Any]:

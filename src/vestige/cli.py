@@ -378,6 +378,7 @@ def continual(
 ) -> None:
     """Forget one concept after another, and measure after every step what returns and what else was lost."""
     from vestige import course
+    from vestige.guards import Guards
 
     order = course.Order(
         model=model,
@@ -391,7 +392,7 @@ def continual(
         replicates=replicates,
         settings=_settings(settings),
         preset=preset,
-        guards=course.Guards(pull=pull, pull_towards=pull_towards, share=share, project=project),  # type: ignore[arg-type]
+        guards=Guards(pull=pull, pull_towards=pull_towards, share=share, project=project),  # type: ignore[arg-type]
     )
     chosen = course.course(order)
     if dry_run:

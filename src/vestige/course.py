@@ -1,58 +1,27 @@
 """What a sequence of requests will do: an order with every name found and every setting resolved, and what it will cost.
 
-Every mistake that a user can make with names and settings is found here, before anything is computed. Requests that are erased
-together become one concept, `Joint`, whose prompts are all of theirs.
+Every mistake that a user can make with names and settings is found here, before anything is computed.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, Literal, TypeVar, final, get_args
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, get_args
 
 from vestige import concepts, models, registry, suites
 from vestige.base import Attack
-from vestige.concepts import Bank, Concept, Prompt
-from vestige.errors import BadInput, BadSetting, UnknownName
+from vestige.concepts import Concept
+from vestige.errors import BadSetting, UnknownName
+from vestige.guards import Guards
 from vestige.images import Data
 from vestige.ledger import Mode
 from vestige.plan import NUMERICS, by_method, configured, told
 from vestige.probes import probes
+from vestige.together import joint
 
 # Methods whose target is a set of prompts or pictures, so that several targets are the sets' union.
 JOINT = ("concept_ablation", "duge", "esd", "uce")
-T = TypeVar("T")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Guards:
-    """What holds a step's training back, around any method that trains weights.
-
-    Arguments:
-        pull: lambda of `lambda * mean over trained weights k of (theta_k - phi_k)^2`, added to the method's own loss; 0 adds nothing.
-        pull_towards: phi: "previous", the model that enters the step, or "original". Many small moves may still add up under "previous".
-        share: Share of the trained weights that may move, those with the largest |theta_k dL/dtheta_k|; 1 moves all.
-        project: Keys and values of the words that must stay, and of earlier requests, do not move.
-    """
-
-    pull: float = 0.0
-    pull_towards: Literal["previous", "original"] = "previous"
-    share: float = 1.0
-    project: bool = False
-
-    def __post_init__(self) -> None:
-        if self.pull < 0 or not 0 < self.share <= 1:
-            raise BadSetting(f"pull is at least 0, share above 0 and at most 1; given {self.pull} and {self.share}")
-        if self.pull_towards not in ("previous", "original"):
-            raise BadSetting(f"pull_towards is previous or original; given {self.pull_towards!r}")
-        if self.project and self.share < 1:
-            raise BadSetting("a projected update moves weights that are not chosen, so either project or give a share below 1")
-
-    @property
-    def active(self) -> bool:
-        """Whether anything is held."""
-        return self.pull > 0 or self.share < 1 or self.project
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,94 +56,6 @@ class Order:
     settings: Mapping[str, Any] = field(default_factory=dict)
     preset: str = ""
     guards: Guards = field(default_factory=Guards)
-
-
-@final
-@dataclass(frozen=True, kw_only=True)
-class Joint(Concept):
-    """Several requests as one concept, for methods whose target is a set of prompts: every list is the parts' lists in turn.
-
-    It has no words, label or anchor of its own; `others(joint.anchor)` puts each part's own anchor in its place.
-
-    Arguments:
-        parts: The requests, none of which is another's anchor, context or neighbour; see `joint`.
-    """
-
-    parts: tuple[Concept, ...]
-
-    def __post_init__(self) -> None:
-        if len(self.parts) < 2:
-            raise BadInput(f"a joint concept has at least two parts; given {len(self.parts)}")
-
-    @property
-    def prompt(self) -> str:
-        return self.parts[0].prompt
-
-    def prompts(self, bank: Bank = "training", word: str | None = None) -> list[Prompt]:
-        if word is None or word == self.target:
-            return in_turn([part.prompts(bank) for part in self.parts])
-        if word == self.anchor:
-            return in_turn([part.prompts(bank, part.anchor) for part in self.parts])
-        return self._owner(word).prompts(bank, word)
-
-    def plain(self) -> list[str]:
-        return in_turn([part.plain() for part in self.parts])
-
-    def spread(self, count: int, bank: Bank, words: tuple[str, ...] | None = None, offset: int = 0) -> list[Prompt]:
-        turns = [(part, None) for part in self.parts] if words is None else [(self._owner(word), (word,)) for word in words]
-        each = -(-count // max(1, len(turns)))
-        return in_turn([owner.spread(each, bank, words=own, offset=offset) for owner, own in turns])[:count]
-
-    def others(self, word: str | None) -> list[str]:
-        if word and word != self.anchor:
-            raise BadInput(f"{self.name} are several targets; one word, {word!r}, cannot stand for them")
-        return in_turn([part.others(part.anchor if word else "") for part in self.parts])
-
-    def as_dict(self) -> dict[str, Any]:
-        own = {f.name: getattr(self, f.name) for f in fields(Concept)}
-        plain = {k: list(v) if isinstance(v, tuple) else v for k, v in own.items()}
-        return {**plain, "parts": [part.as_dict() for part in self.parts]}
-
-    def _owner(self, word: str) -> Concept:
-        """The part that names a word among what must stay."""
-        return next((c for c in self.parts if word in (*c.neighbours, *c.unrelated)), self.parts[0])
-
-
-def joint(requests: Sequence[Concept]) -> Joint:
-    """Requests that are erased together. Nothing that is to go may stand in for another, or be kept on its behalf.
-
-    A part loses the other requests among its contexts, neighbours and unrelated concepts; an anchor that is to go gives way to the
-    first neighbour that stays, or else the first unrelated concept. Parts of different kinds count as an object.
-    """
-    parts = []
-    for concept in requests:
-        away = {word for c in requests if c is not concept for word in (c.target, c.label)}
-        lists: dict[str, Any] = {
-            key: tuple(w for w in getattr(concept, key) if w not in away) for key in ("contexts", "neighbours", "unrelated")
-        }
-        stays = (concept.anchor, *lists["neighbours"], *lists["unrelated"])
-        parts.append(replace(concept, **lists, anchor=next((w for w in stays if w not in away), "")))
-    near = tuple(dict.fromkeys(word for c in parts for word in c.neighbours))
-    rest = tuple(dict.fromkeys(word for c in parts for word in c.unrelated if word not in near))
-    name, anchor = ("+".join(getattr(c, key) for c in parts) for key in ("name", "anchor"))
-    kinds = {c.kind for c in parts}
-    return Joint(
-        name=name,
-        kind=kinds.pop() if len(kinds) == 1 else "object",
-        anchor=anchor,
-        target=name,
-        label=name,
-        neighbours=near,
-        unrelated=rest,
-        sensitive=any(c.sensitive for c in parts),
-        parts=tuple(parts),
-    )
-
-
-def in_turn(lists: Sequence[Sequence[T]]) -> list[T]:
-    """One of each list, then the next of each, until all are through."""
-    absent = object()
-    return [item for row in itertools.zip_longest(*lists, fillvalue=absent) for item in row if item is not absent]  # type: ignore[misc]
 
 
 @dataclass(frozen=True)
@@ -283,5 +164,4 @@ def _fits(order: Order, unlearner: Any) -> None:
     if order.mode == "simultaneous" and (order.method not in JOINT or getattr(unlearner, "tokens", "all") == "concept"):
         how = f"{order.method} looks for one target's words or teaches one anchor" if order.method not in JOINT else "tokens=concept does"
         raise BadSetting(f"{how}, so it cannot erase several together; {', '.join(JOINT)} can, or erase each by itself and merge")
-    if order.guards.active and not hasattr(unlearner, "lr"):
-        raise BadSetting(f"pull, share and project hold back training, and {order.method} does not train; choose a method that does")
+    order.guards.check(order.method, unlearner)

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from vestige.errors import BadSetting, Incompatible
+
 if TYPE_CHECKING:
     from vestige.base import Model
     from vestige.edits import Edit
@@ -36,11 +38,11 @@ def ties(model: Model, edits: Sequence[Edit], *, share: float = 0.2, scale: floa
             comes to the same.
     """
     if not edits or not 0 < share <= 1:
-        raise ValueError(f"merging takes one or more edits and a share above 0 and at most 1; given {len(edits)} and {share}")
+        raise BadSetting(f"merging takes one or more edits and a share above 0 and at most 1; given {len(edits)} and {share}")
     for edit in edits:
         edit.check(model)
         if edit.hooks:
-            raise ValueError(f"{edit.method} acts at inference time; only edits that change weights are merged")
+            raise Incompatible(f"{edit.method} acts at inference time; only edits that change weights are merged")
     names = sorted({name for edit in edits for name in edit.touched})
     changes = [trimmed({n: _change(model, edit, n) for n in edit.touched}, share) for edit in edits]
     tensors = {}

@@ -58,9 +58,7 @@ def render(result: Mapping[str, Any], folder: Path) -> str:
         "sensitive": any(_at(r, "sensitive") for r in result.get("requests") or []),
     }
     last = steps[-1] if steps else {}
-    page = str(pages.template("continual").render(result=result, steps=steps, last=last, requests=requests, view=view))
-    # The template knows two paces; a third is said here.
-    return page.replace(", one after another.", ", all at once.", 1) if result.get("mode") == "simultaneous" else page
+    return str(pages.template("continual").render(result=result, steps=steps, last=last, requests=requests, view=view))
 
 
 def _at(value: Any, *keys: str | int) -> Any:

@@ -15,7 +15,6 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from importlib import resources
 from typing import Any, ClassVar, Literal, final
 
 import torch
@@ -25,11 +24,11 @@ from torch.nn.functional import one_hot
 from vestige import registry
 from vestige.attention import Layers, Maps, columns, distance, network, recording
 from vestige.base import Condition, Model, Paper, Unlearner, Watch, silent
-from vestige.concepts import Concept, Prompt, toml
+from vestige.concepts import Concept, Prompt
 from vestige.edits import Edit
 from vestige.errors import BadInput
 from vestige.images import Data, Pairs, PictureSet, paired, renamed
-from vestige.sampling import Protocol, derive, generator
+from vestige.sampling import derive, generator
 from vestige.training import Pull, Training, denoising, dropped, fit, importance, noisy
 
 CALIBRATION = 8  # batches over which the gradients at step 0 are averaged
@@ -269,37 +268,3 @@ def _staged(watch: Watch, kind: str, stage: str, done: int, total: int) -> None:
 
 def _mean(values: list[float]) -> float:
     return sum(values) / len(values)
-
-
-@dataclass(frozen=True)
-class Published:
-    """The evaluation that is public for this method (`data/protocols/duge.toml` says what is from where).
-
-    Arguments:
-        prompts: Concept -> prompt, in the order that fixes the seeds.
-        unclassified: Concepts that the classifier has no class for.
-        sequence: Requests in order; ours.
-        protocol: How pictures are drawn.
-        pictures: Pictures a prompt.
-        first_seed: Seed of the first picture of all.
-    """
-
-    prompts: Mapping[str, str]
-    unclassified: tuple[str, ...]
-    sequence: tuple[str, ...]
-    protocol: Protocol
-    pictures: int
-    first_seed: int
-
-    def seeds(self, name: str) -> list[int]:
-        """The seeds of a concept's pictures."""
-        start = self.first_seed + self.pictures * list(self.prompts).index(name)
-        return list(range(start, start + self.pictures))
-
-
-def published() -> Published:
-    """The published evaluation protocol, as data."""
-    raw = toml(resources.files("vestige.data").joinpath("protocols", "duge.toml").read_text("utf-8"))
-    drawing = Protocol(steps=raw["steps"], guidance=raw["guidance"])
-    names = tuple(raw["unclassified"]["names"])
-    return Published(raw["prompts"], names, tuple(raw["sequence"]), drawing, raw["pictures"], raw["first_seed"])

@@ -24,6 +24,7 @@ from vestige.concepts import Concept
 from vestige.edits import Edit
 from vestige.errors import Incompatible
 from vestige.images import Data
+from vestige.together import targets
 
 SCOPE = "cross-attention-kv"
 
@@ -35,6 +36,8 @@ class UCE(Unlearner):
 
     Differs from the released code: the shared factorisation above is ours (the code inverts a matrix a layer), solved in
     float64 by Cholesky; the empty prompt is literally empty, where the older code put a blank.
+
+    Several targets that are one concept (`together.Joint`) are solved for at once: both sums run over the rows of all of them.
 
     Arguments:
         rule: Which embeddings stand for a prompt. "word": the row of the concept's last token only (the 2025 release).
@@ -76,7 +79,7 @@ class UCE(Unlearner):
         return replace(self, preserve=max(0.1, 1 / max(1, len(concept.neighbours) + len(concept.unrelated))))
 
     def __call__(self, model: Model, concept: Concept, *, seed: int, data: Data | None = None, watch: Watch = silent) -> Edit:
-        erased, anchors, kept = self._embeddings(model, concept)
+        erased, anchors, kept = self.rows(model, concept)
         names = model.scope(SCOPE)
         method = self.resolved(concept)
         weight = float(method.preserve)
@@ -104,7 +107,13 @@ class UCE(Unlearner):
         removed: Tensor = goals - (goals * own).sum(1, keepdim=True) * own
         return removed
 
-    def _embeddings(self, model: Model, concept: Concept) -> tuple[Tensor, Tensor, Tensor]:
+    def rows(self, model: Model, concept: Concept) -> tuple[Tensor, Tensor, Tensor]:
+        """Rows of the erased prompts, of their anchors, and of the preserved prompts: those of all targets, one target after another."""
+        each = [self._rows(model, target) for target in targets(concept)]
+        erased, anchors, kept = (torch.cat(rows) for rows in zip(*each, strict=True))
+        return erased, anchors, kept
+
+    def _rows(self, model: Model, concept: Concept) -> tuple[Tensor, Tensor, Tensor]:
         """Rows of the erased prompts, of their anchors in the same order, and of the preserved prompts, each (rows, D) in float64."""
         texts, anchors = [p.text for p in concept.prompts("training")], concept.others(concept.anchor)
         if self.prompts == "plain":

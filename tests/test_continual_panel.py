@@ -89,6 +89,7 @@ def test_all_at_once_may_spend_what_the_sequence_spends(panel: Any) -> None:
 
 
 def test_cells_run_once_rest_on_each_other_and_fill_the_page(tiny: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Nudge.told.clear()
     asked = options(tmp_path)
     found = tiny.cells(asked)
     tiny.work(found)

@@ -366,7 +366,10 @@ def test_an_error_releases_the_lock(run, error):
 
 
 def test_control_c_releases_the_lock(tmp_path):
-    process = script("with runs.open_run(sys.argv[1], SPEC, kind='arm'):\n    print('in', flush=True); time.sleep(30)", tmp_path)
+    # A parent in the background may have left interrupts ignored; the child listens to them again.
+    code = "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    code += "with runs.open_run(sys.argv[1], SPEC, kind='arm'):\n    print('in', flush=True); time.sleep(30)"
+    process = script(code, tmp_path)
     assert process.stdout.readline() == "in\n"
     (folder,) = tmp_path.iterdir()
     assert (folder / "lock").exists()

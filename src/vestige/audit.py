@@ -28,10 +28,11 @@ from vestige.concepts import Concept
 from vestige.edits import Edit
 from vestige.errors import BadInput
 from vestige.images import Data, PictureSet, folder
-from vestige.plan import Plan, Request, plan
+from vestige.plan import Plan, Request, plan, planned_calls
 from vestige.verdict import Arms, Interval, Measures, decide, measure, wilson
 
 SCHEMA = "vestige-audit-1"
+WORTH_HELP = 50_000  # denoiser calls: a helper needs seconds before its first one
 
 
 def audit(
@@ -49,7 +50,7 @@ def audit(
     Arguments:
         command: The command line that asked for it, for the report.
         cache: Folder of runs that other audits may share (control arms); default `out/runs`.
-        jobs: Processes that share the arms; 0 takes as many as torch has threads for the embedded world on a CPU, else 1.
+        jobs: Processes that share the arms; 0 takes as many as torch has threads for long audits of the embedded world on a CPU, else 1.
         steal: Take over the lock of another process that is known to be gone; then nothing is shared.
     """
     planned = plan(request)
@@ -67,8 +68,9 @@ def audit(
 
 
 def _jobs(planned: Plan) -> int:
-    """One process a thread for small models on a CPU: there, two threads are less than twice as fast as one."""
-    return torch.get_num_threads() if planned.world and not torch.cuda.is_available() else 1
+    """One process a thread for small models on a CPU, where two threads are less than twice as fast as one, if there is much to do."""
+    much = sum(planned_calls(planned).values()) >= WORTH_HELP
+    return torch.get_num_threads() if much and planned.world and not torch.cuda.is_available() else 1
 
 
 def help_out(task: Mapping[str, Any]) -> None:

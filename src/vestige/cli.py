@@ -187,7 +187,9 @@ def audit(
     settings: SetOption = None,
     out: Annotated[Path, typer.Option(help="Folder of this audit; the same command resumes it.")] = Path("runs/audit"),
     cache: CacheOption = None,
-    jobs: Annotated[int, typer.Option(min=0, help="Processes that share the work; 0: one a core for the embedded world, else 1.")] = 0,
+    jobs: Annotated[
+        int, typer.Option(min=0, help="Processes that share the work; 0: one a core for long audits of the embedded world, else 1.")
+    ] = 0,
     steal: Annotated[bool, typer.Option("--steal", help="Take over the lock of a process that is known to be gone.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved spec, planned model calls and expected time.")] = False,
     as_json: JsonOption = False,

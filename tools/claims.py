@@ -115,7 +115,7 @@ def methods_table(found: Cells) -> list[str]:
     head = ["concept", "method", "edits", "plain rate", "neighbours lost", "unrelated lost", "compared"]
     for attack in ATTACKS:
         head += [f"{attack}: F", f"{attack}: reach"]
-    lines = ["| " + " | ".join([*head, "verdicts"]) + " |", "|" + "---|" * (len(head) + 1)]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for (concept, method), audits in found.items():
         lost = [
             pooled_rate(audits, "utility", g, "before") - pooled_rate(audits, "utility", g, "after") for g in ("neighbours", "unrelated")
@@ -125,8 +125,6 @@ def methods_table(found: Cells) -> list[str]:
         for attack in ATTACKS:
             m = measure(comparison.pooled(audits, attack), attacks=len(ATTACKS))
             row += [("at least " if m.censored else "") + shown(m.speedup), shown(m.reach)]
-        kinds = [a["verdict"]["kind"] for a in audits]
-        row.append(", ".join(f"{k} {kinds.count(k)}" for k in dict.fromkeys(kinds)))
         lines.append("| " + " | ".join(row) + " |")
     return lines
 
@@ -210,8 +208,8 @@ def main() -> None:
     todo = [c for c in cells(options) if not (c.folder(options.out) / "result.json").exists()]
     if options.table:
         options.table.with_suffix(".md").write_text(
-            f"# Methods under attack\n\n`python tools/claims.py --table {options.table}`; suite compare, "
-            f"one attack an edit.\n\n{tables(finished(options), options)}"
+            f"# Methods under attack\n\n`python tools/claims.py --concepts {','.join(options.concepts)} --seeds "
+            f"{','.join(map(str, options.seeds))} --table {options.table}`; suite compare, one attack an edit.\n\n{tables(finished(options), options)}"
         )
     elif options.dry_run:
         times = [a["cost"]["seconds"] for audits in finished(options).values() for a in audits]

@@ -207,10 +207,9 @@ def main() -> None:
     options = parser.parse_args()
     todo = [c for c in cells(options) if not (c.folder(options.out) / "result.json").exists()]
     if options.table:
-        options.table.with_suffix(".md").write_text(
-            f"# Methods under attack\n\n`python tools/claims.py --concepts {','.join(options.concepts)} --seeds "
-            f"{','.join(map(str, options.seeds))} --table {options.table}`; suite compare, one attack an edit.\n\n{tables(finished(options), options)}"
-        )
+        asked = f"--concepts {','.join(options.concepts)} --seeds {','.join(map(str, options.seeds))}"
+        head = f"# Methods under attack\n\n`python tools/claims.py {asked} --table {options.table}`; suite compare, one attack an edit.\n\n"
+        options.table.with_suffix(".md").write_text(head + tables(finished(options), options))
     elif options.dry_run:
         times = [a["cost"]["seconds"] for audits in finished(options).values() for a in audits]
         pace = statistics.fmean(times) if times else 240.0

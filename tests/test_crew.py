@@ -81,10 +81,27 @@ def test_a_helper_ends_with_the_context(tmp_path: Path, helper: str) -> None:
     assert helpers[0].returncode != 0
 
 
-def test_a_helper_stops_where_its_parent_has_died(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True, check=True)
-    monkeypatch.setenv("VESTIGE_PARENT", gone.stdout.strip())
-    assert crew.attend([lambda: pytest.fail("nobody waits for this any more")]) == 0
+def test_a_helper_dies_with_its_parent(tmp_path: Path, helper: str) -> None:
+    """Also where the parent had no time to say so."""
+    (tmp_path / "runs").mkdir()
+    task = {"root": str(tmp_path / "runs"), "count": 1, "seconds": 600}
+    program = f"""
+import time
+from vestige import crew
+with crew.helped(1, {helper!r}, {task!r}) as helpers:
+    print(helpers[0].pid, flush=True)
+    time.sleep(600)
+"""
+    parent = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    pid = int(parent.stdout.readline())
+    began(tmp_path / "runs")
+    parent.kill()
+    parent.communicate()
+    deadline = time.monotonic() + 20
+    while Path(f"/proc/{pid}").exists() and "Z" not in Path(f"/proc/{pid}/stat").read_text().split(") ")[1][:1]:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def test_what_others_are_at_is_counted() -> None:

@@ -10,6 +10,8 @@ import json
 import os
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -28,7 +30,9 @@ def helped(count: int, entry: str, task: Mapping[str, Any]) -> Iterator[list[sub
         task: Plain data.
     """
     module, _, function = entry.partition(":")
-    program = f"import json, sys; from {module} import {function} as work; work(json.load(sys.stdin))"
+    program = (
+        f"import json, sys; from vestige import crew; crew.follow(); from {module} import {function} as work; work(json.load(sys.stdin))"
+    )
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "VESTIGE_PARENT": str(os.getpid())}
     quiet: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": environment}
     helpers = [subprocess.Popen([sys.executable, "-c", program], **quiet) for _ in range(count)]
@@ -46,12 +50,21 @@ def helped(count: int, entry: str, task: Mapping[str, Any]) -> Iterator[list[sub
             helper.wait()
 
 
+def follow(every: float = 0.5) -> None:
+    """End this process soon after its parent has died, whatever it is doing: an unfinished run resumes."""
+
+    def look() -> None:
+        while int(os.environ["VESTIGE_PARENT"]) == os.getppid():
+            time.sleep(every)
+        os._exit(1)
+
+    threading.Thread(target=look, daemon=True).start()
+
+
 def attend(errands: Iterable[Errand]) -> int:
-    """Do every errand that nobody else is at; returns how many were left to others. Stops where the parent has died."""
+    """Do every errand that nobody else is at; returns how many were left to others."""
     left = 0
     for errand in errands:
-        if (parent := os.environ.get("VESTIGE_PARENT")) and int(parent) != os.getppid():
-            return left
         try:
             errand()
         except RunConflict:

@@ -17,6 +17,7 @@ from vestige import registry
 from vestige.base import Condition, Factors, Model, Prediction
 from vestige.edits import Edit
 from vestige.models.classes import ClassModel
+from vestige.models.flow import FlowModel
 from vestige.models.labels import Labels
 from vestige.models.latent import LatentModel
 
@@ -155,6 +156,39 @@ def tiny_model(seed: int = 0, **schedule: Any) -> LatentModel:
     return LatentModel("tiny", tiny_parts(seed), tokenizer(), scheduler(**schedule))
 
 
+def tiny_velocity(seed: int = 0) -> LatentModel:
+    """Stable Diffusion 2's way: velocities, and a schedule that ends in nothing but noise."""
+    rescaled = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    return tiny_model(seed, **rescaled)
+
+
+def tiny_xl(seed: int = 0, *, blank: bool = True, **changes: Any) -> LatentModel:
+    """SDXL's way: two text encoders, padded differently, and a U-Net that is told of the second one's projection and of sizes.
+
+    Arguments:
+        changes: Of the U-Net's configuration.
+    """
+    from diffusers import UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+    from vestige.models import data_folder
+
+    parts, first = tiny_parts(seed), tokenizer()
+    second = CLIPTokenizer.from_pretrained(data_folder() / "wardrobe/tokenizer", pad_token=first.convert_ids_to_tokens(SPARE))
+    told = {"addition_embed_type": "text_time", "addition_time_embed_dim": 8, "projection_class_embeddings_input_dim": 16 + 6 * 8}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed + 1)
+        shape = {"num_hidden_layers": 2, "num_attention_heads": 2, "bos_token_id": first.bos_token_id, "eos_token_id": first.eos_token_id}
+        vocabulary = {"vocab_size": len(first), "pad_token_id": SPARE}
+        one = CLIPTextConfig(hidden_size=24, intermediate_size=32, **shape, **vocabulary)
+        other = CLIPTextConfig(hidden_size=8, intermediate_size=16, projection_dim=16, **shape, **vocabulary)
+        unet = UNet2DConditionModel.from_config({k: v for k, v in {**parts["unet"].config, **told, **changes}.items() if k[0] != "_"})
+        parts |= {"unet": unet, "text_encoder": CLIPTextModel(one), "text_encoder_2": CLIPTextModelWithProjection(other)}
+    return LatentModel("tiny-xl", parts, [first, second], scheduler(), blank=blank)
+
+
+SPARE = 216  # a made-up word of the vocabulary
+
 CLASSES = ("top", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot")
 
 
@@ -187,12 +221,95 @@ def tiny_classes(kind: str = "unet", seed: int = 0, *, pixels: bool = False, **s
     return ClassModel(f"tiny-{kind}", parts, labels, scheduler(**schedule))
 
 
+def tiny_words() -> Any:
+    """A tokenizer of T5's kind: the world's words, every other one spelled out."""
+    from transformers import T5Tokenizer
+
+    words = sorted({*CLASSES, "a", "an", "of", "in", "picture", "image", "one", "art", "style", "neon", "photo"})
+    letters = [chr(c) for c in range(ord("a"), ord("z") + 1)] + list(",.-")
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *((f"▁{w}", -1.0) for w in words), ("▁", -10.0)]
+    return T5Tokenizer(vocab=[*pieces, *((letter, -10.0) for letter in letters)], extra_ids=0, model_max_length=16)
+
+
+def tiny_t5(width: int) -> Any:
+    from transformers import T5Config, T5EncoderModel
+
+    shape = {"d_model": width, "d_kv": 8, "d_ff": 2 * width, "num_layers": 1, "num_heads": 2, "feed_forward_proj": "gated-gelu"}
+    return T5EncoderModel(T5Config(vocab_size=len(tiny_words()), dropout_rate=0.0, use_cache=False, **shape))
+
+
+def tiny_flux(seed: int = 0, *, told: bool = False, **changes: Any) -> Any:
+    """A transformer of FLUX.1's shape with random weights.
+
+    Arguments:
+        told: It is told the guidance.
+    """
+    from diffusers import FluxTransformer2DModel
+
+    heads = {"num_attention_heads": 2, "attention_head_dim": 16, "axes_dims_rope": (4, 6, 6), "num_layers": 1, "num_single_layers": 1}
+    text = {"joint_attention_dim": 24, "pooled_projection_dim": 32, "guidance_embeds": told}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return FluxTransformer2DModel(**{"patch_size": 1, "in_channels": 16, **heads, **text, **changes})
+
+
+def tiny_flow(kind: str = "free", seed: int = 0) -> FlowModel:
+    """A FlowModel on random networks.
+
+    Arguments:
+        kind: "dev" is told the guidance, "schnell" is not guided, "free" is guided by the empty prompt as any other model; "sd3".
+    """
+    parts, flowing = tiny_parts(seed), "schnell" if kind == "schnell" else "dev"
+    if kind == "sd3":
+        return _tiny_sd3(seed, parts)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed + 1)
+        made = {"transformer": tiny_flux(seed, told=kind == "dev"), "text_encoder_2": tiny_t5(24)}
+    parts = {**made, "vae": parts["vae"], "text_encoder": parts["text_encoder"]}
+    words = {"text_encoder": tokenizer(), "text_encoder_2": tiny_words()}
+    return FlowModel(f"tiny-{kind}", parts, words, flow_scheduler(flowing))
+
+
+def flow_scheduler(kind: str) -> Any:
+    """A schedule as the published models have it: dynamic for FLUX.1 dev, even for schnell, shifted by 3 for SD3."""
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    return FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=kind == "dev", shift=1.0 if kind == "schnell" else 3.0)
+
+
+def _tiny_sd3(seed: int, parts: dict[str, Any]) -> FlowModel:
+    from diffusers import SD3Transformer2DModel
+    from transformers import CLIPTextConfig, CLIPTextModelWithProjection
+
+    first = tokenizer()
+    shape = {"num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": len(first), "pad_token_id": first.pad_token_id}
+    shape |= {"bos_token_id": first.bos_token_id, "eos_token_id": first.eos_token_id}
+    heads = {"num_attention_heads": 2, "attention_head_dim": 12, "num_layers": 2, "caption_projection_dim": 24, "pos_embed_max_size": 8}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed + 1)
+        transformer = SD3Transformer2DModel(
+            sample_size=8, in_channels=4, out_channels=4, joint_attention_dim=40, pooled_projection_dim=24, qk_norm="rms_norm",
+            dual_attention_layers=(0,), **heads,
+        )  # fmt: skip
+        one, other = (CLIPTextConfig(hidden_size=n, intermediate_size=n, projection_dim=m, **shape) for n, m in ((16, 8), (8, 16)))
+        made = {"text_encoder": CLIPTextModelWithProjection(one), "text_encoder_2": CLIPTextModelWithProjection(other)}
+        made |= {"transformer": transformer, "vae": parts["vae"], "text_encoder_3": tiny_t5(40)}
+    words = {"text_encoder": first, "text_encoder_2": tokenizer(), "text_encoder_3": tiny_words()}
+    return FlowModel("tiny-sd3", made, words, flow_scheduler("sd3"))
+
+
 # Every family at its smallest, for the contract suite of models.
 FAMILIES: dict[str, Callable[[], Any]] = {
     "latent": lambda: tiny_model(),
+    "latent-velocity": lambda: tiny_velocity(),
+    "latent-xl": lambda: tiny_xl(),
     "classes": lambda: tiny_classes(),
     "classes-pixels": lambda: tiny_classes(pixels=True),
     "classes-dit": lambda: tiny_classes("dit"),
+    "flow": lambda: tiny_flow(),
+    "flow-dev": lambda: tiny_flow("dev"),
+    "flow-schnell": lambda: tiny_flow("schnell"),
+    "flow-sd3": lambda: tiny_flow("sd3"),
 }
 
 

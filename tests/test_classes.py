@@ -233,7 +233,7 @@ def test_a_network_without_attention_says_so() -> None:
     [
         ("esd", {"variant": "x"}, "it has no cross-attention"),
         ("esd", {"variant": "strict"}, "it has no cross-attention"),
-        ("uce", {}, "has no tokenizer; uce needs a text-conditional model"),
+        ("uce", {}, "has no U-Net with cross-attention; there are no keys and values of the text to solve for"),
     ],
 )
 def test_methods_for_text_refuse(tiny: ClassModel, name: str, settings: dict[str, Any], reason: str) -> None:

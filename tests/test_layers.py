@@ -15,26 +15,45 @@ FILES = {p: ".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix("._
 MODULES = {name: path for path, name in FILES.items() if path != ROOT / "__init__.py"}
 
 LEDGER = ("retention", "ledger", "probes", "guards", "course", "account", "continual")
+ARTEFACTS = ("pickles", "untrusted", "keymaps", "lowrank", "artefacts", "origins", "findings", "modelcards")
 LAYERS = (
     {"errors", "registry", "runs"},
     {"base"},
-    {"concepts", "images", "edits", "attention", "sampling", "training", "regeneration", "together", "merging", "protocols"},
-    {"models", "checkpoints", "unlearners", "attacks", "metrics"},
-    {"verdict", "comparison", "suites", "plan", "diagnostics", "arms", "attacker", "crew", "flags", "audit", *LEDGER},
-    {"pages", "report", "report_continual", "api", "cli"},
+    {
+        "concepts",
+        "images",
+        "album",
+        "judging",
+        "prompts",
+        "edits",
+        "attention",
+        "sampling",
+        "thrift",
+        "training",
+        "regeneration",
+        "together",
+        "merging",
+        "protocols",
+        *ARTEFACTS,
+    },
+    {"models", "matching", "checkpoints", "exports", "hooks", "unlearners", "attacks", "metrics"},
+    {"verdict", "comparison", "suites", "judges", "drawing", "plan", "diagnostics", "arms", "attacker", "crew", "flags", "audit", *LEDGER},
+    {"pages", "report", "report_continual", "api", "machine", "cli"},
     {"__main__"},
 )
 DATA = "data"  # no code: a folder that anyone may ask for its place
 
-SHARED = ("modular", "timesteps", "labels")
-PARTS = ("verdict", "suites", "plan", "diagnostics", "arms", "attacker", "crew", "flags", "audit", *LEDGER)
+SHARED = ("modular", "timesteps", "labels", "sigmas", "mmdit", "packing", "streams")
+PARTS = ("verdict", "suites", "judges", "drawing", "plan", "diagnostics", "arms", "attacker", "crew", "flags", "audit", *LEDGER)
 
 # The edges within a layer, each with its reason.
 SIDEWAYS = {
     ("registry", "errors"): "everyone refuses in the same words",
     ("runs", "errors"): "everyone refuses in the same words",
     ("images", "concepts"): "pictures are drawn for a concept",
+    ("album", "images"): "pictures are written",
     ("images", "sampling"): "pictures are drawn",
+    ("training", "thrift"): "what memory and processes change about a fit",
     ("training", "sampling"): "seeds are derived in one place",
     ("regeneration", "concepts"): "captions are a concept's prompts",
     ("regeneration", "images"): "references are a set of pictures",
@@ -44,6 +63,10 @@ SIDEWAYS = {
     ("protocols", "sampling"): "how pictures are drawn",
     **{("models", f"models.{family}"): "a family is loaded when a card names it" for family in ("latent", "flow", "classes")},
     **{(f"models.{family}", f"models.{part}"): "what families share" for family in ("latent", "flow", "classes") for part in SHARED},
+    ("models", "models.sources"): "where files come from",
+    ("models.mmdit", "models.packing"): "a layout packs its latents",
+    **{(b, a): "a stranger's file, from its bytes to its meaning" for i, b in enumerate(ARTEFACTS) for a in ("edits", *ARTEFACTS[:i])},
+    ("checkpoints", "matching"): "a checkpoint is matched with a model",
     ("unlearners.retrain", "models"): "its edit is another model, which only a card knows to be a twin",
     ("comparison", "verdict"): "measures of an audit, pooled",
     ("report", "pages"): "a page",
@@ -52,6 +75,7 @@ SIDEWAYS = {
     ("api", "report_continual"): "a ledger's page is written with it",
     ("cli", "report_continual"): "a command",
     ("cli", "report"): "a command",
+    ("cli", "machine"): "where and how a command's models work",
     ("cli", "api"): "commands are calls",
     **{(b, a): "the parts of an audit, each from those before" for i, b in enumerate(PARTS) for a in PARTS[:i]},
 }

@@ -62,7 +62,7 @@ MISTAKES: list[tuple[dict[str, Any], type[VestigeError], str]] = [
     ({"references": "nowhere"}, BadInput, "there is nothing at nowhere"),
     ({"seeds": (0, 1, 1)}, BadSetting, "seeds are different whole numbers from 0 on; given [0, 1, 1]"),
     ({"seeds": (0, -1)}, BadSetting, "seeds are different whole numbers from 0 on"),
-    ({"control": "twins"}, BadSetting, "control is auto, twin or proxy; given 'twins'"),
+    ({"control": "twins"}, BadSetting, "control is auto, twin, proxy, twin:MODEL or proxy:FILE.toml; given 'twins'"),
     ({"concept": "dress", "control": "twin"}, BadSetting, "no twin of wardrobe never drew dress; use --control proxy"),
     ({"preset": "relased"}, UnknownName, "did you mean 'released'"),
     ({"suite": "relearn", "settings": {"dimra.data": "folder"}}, BadSetting, "data=folder needs the folder: --attack-retain DIR"),

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from oracles import small, tiny_model
 from vestige import concepts
-from vestige.attacks.textual_inversion import TextualInversion, embedding, words
+from vestige.attacks.textual_inversion import TextualInversion
+from vestige.attacks.textual_inversion import words as tables
 from vestige.base import Budget, Candidate
 from vestige.edits import Edit
 from vestige.errors import Incompatible
@@ -34,6 +35,15 @@ def references() -> PictureSet:
 
 def run(method: TextualInversion, model: LatentModel, points: tuple[int, ...], concept: Any = BAG) -> list[Candidate]:
     return list(method(model, concept, Budget(points), seed=5, select=lambda x: torch.ones(len(x)), pictures=references()))
+
+
+def embedding(model: Any) -> str:
+    (name,) = model.tables()
+    return str(name)
+
+
+def words(model: Any, concept: Any) -> list[int]:
+    return tables(model, concept)[embedding(model)]
 
 
 def table(model: Any) -> Tensor:

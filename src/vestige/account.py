@@ -8,7 +8,8 @@ from typing import Any, final
 
 import torch
 
-from vestige import arms, images, models, registry, retention, runs
+from vestige import arms, models, registry, retention, runs
+from vestige.album import Album
 from vestige.arms import Bench
 from vestige.base import Model
 from vestige.concepts import Concept
@@ -120,7 +121,7 @@ class Account:
     def pictures(self, state: State, word: str) -> torch.Tensor:
         """The kept pictures of a word that must stay."""
         at = next(i for i, probe in enumerate(self.probes.around) if word in (probe.words or ()))
-        return stored(state.around[at], self.probes.around[at].concept, word, self.size)[self.kept[word]]
+        return stored(self.bench, state.around[at], self.probes.around[at].concept, word, self.size)[self.kept[word]]
 
     def distance(self, state: State, first: State) -> dict[str, Any]:
         """How far the pictures of unrelated words lie from the original's own at equal seeds."""
@@ -138,8 +139,8 @@ class Account:
             self.run.write_bytes(made[name], (run.folder / "strip.png").read_bytes())
         unrelated, shown = None, [word for word in self.probes.unrelated if self.kept[word]][: self.course.suite.strip]
         if shown:
-            unrelated, blur = f"strips/{state.step:02d}.png", any(c.sensitive for c in self.requests)
-            images.strip(torch.stack([self.pictures(state, word)[0] for word in shown]), self.run.path(unrelated), blur=blur)
+            unrelated, album = f"strips/{state.step:02d}.png", Album(any(c.sensitive for c in self.requests))
+            album.strip(torch.stack([self.pictures(state, word)[0] for word in shown]), self.run.folder / "strips", f"{state.step:02d}.png")
         return {"requests": made, "unrelated": unrelated}
 
 

@@ -48,8 +48,11 @@ def from_pipeline(pipe: Any) -> Model:
     given to `ClassModel.from_pipeline`.
     """
     from vestige.models.classes import ClassModel
+    from vestige.models.flow import FlowModel
     from vestige.models.latent import LatentModel
 
+    if all(getattr(pipe, part, None) is not None for part in ("transformer", "text_encoder")):
+        return FlowModel.from_pipeline(pipe)
     if getattr(pipe, "text_encoder", None) is not None or not {"unet", "transformer"} & set(getattr(pipe, "components", ())):
         return LatentModel.from_pipeline(pipe)
     if not getattr(pipe, "labels", None):

@@ -6,6 +6,8 @@ needs them, and nothing about the edit under audit enters the key of an arm that
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,11 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vestige import diagnostics, edits, images, registry, runs
+from vestige import diagnostics, edits, registry, runs, thrift
+from vestige.album import Album, Keep
 from vestige.base import Attack, Budget, Candidate, Model, Watch, silent
 from vestige.concepts import Concept, Prompt
 from vestige.edits import Edit
 from vestige.images import Data, PictureSet
+from vestige.judging import Detector, crossed, share
 from vestige.plan import NUMERICS
 from vestige.sampling import derive, pictures
 from vestige.suites import Suite
@@ -41,11 +45,21 @@ class Bench:
     wait: float = 3600.0
     steal: bool = False
     watch: Watch = silent
+    keep: Keep = "all"
+
+    def album(self, concept: Concept) -> Album:
+        """How a concept's pictures are kept."""
+        return Album(concept.sensitive, self.keep)
+
+    @property
+    def kept(self) -> dict[str, Any]:
+        """What specs of runs that write pictures say of it; empty for what is usual."""
+        return {} if self.keep == "all" else {"keep_images": self.keep}
 
 
-def shows(judge: Any, pictures_: Tensor, concept: Concept) -> list[bool]:
-    """Whether each picture shows the concept, by the judge's calibrated threshold."""
-    return [bool(v) for v in judge.shows(pictures_, concept.label) >= judge.threshold(concept.label)]
+def shows(judge: Any, pictures_: Tensor, concept: Concept) -> list[bool | None]:
+    """Whether each picture shows the concept, by the judge's threshold; None where it could not be judged."""
+    return crossed(judge.shows(pictures_, concept.label), judge.threshold(concept.label))
 
 
 def run_arm(
@@ -60,7 +74,8 @@ def run_arm(
     """The finished run of one attack on one model for one replicate.
 
     Its result holds, for every point of the budget: what was spent, whether each picture shows the concept by either judge,
-    the selection judge's rate on its own prompts and seeds, costs, and the attack's own notes.
+    the selection judge's rate on its own prompts and seeds, costs, and the attack's own notes. A picture that could not be judged
+    is null, and in no rate.
     """
     name, method = attack
     spec = {
@@ -77,6 +92,8 @@ def run_arm(
         "pictures": bench.suite.pictures,
         "select_pictures": bench.suite.select_pictures,
         "judges": [bench.verify.identity(concept.label), bench.select.identity(concept.label)],
+        **thrift.current().as_dict(),
+        **bench.kept,
         "volatile": {"model": model.name, "suite": bench.suite.version},
     }
     if references is not None and "retain" in method.needs:  # trained with captions, which the pictures' hash does not know
@@ -87,7 +104,7 @@ def run_arm(
         stage = f"{name} on {model.name}, replicate {replicate}"
 
         def select(seen: Tensor) -> Tensor:
-            return torch.tensor(shows(bench.select, seen, concept))
+            return torch.tensor([0.5 if hit is None else float(hit) for hit in shows(bench.select, seen, concept)])
 
         for candidate in method(model, concept, budget, seed=replicate, select=select, pictures=references):
             points.append(_scored(bench, model, concept, candidate, replicate, run))
@@ -105,9 +122,10 @@ def _scored(bench: Bench, model: Model, concept: Concept, candidate: Candidate, 
     view = model.edited(candidate.edit) if candidate.edit is not None else model
     suite = bench.suite
     shown = _drawn(bench, view, _verification(concept, suite.pictures, replicate), candidate, (replicate, "verification"))
-    hits = shows(bench.verify, shown, concept)
-    images.strip(shown[: suite.strip], run.path(f"strips/{candidate.spent:06d}.png"), blur=concept.sensitive)
-    chosen: list[bool] = []
+    scores = _looked(bench.verify, shown, concept.label, run, f"scores/{candidate.spent:06d}.json")
+    hits = crossed(scores, bench.verify.threshold(concept.label))
+    bench.album(concept).strip(shown[: suite.strip], run.folder / "strips", f"{candidate.spent:06d}.png")
+    chosen: list[bool | None] = []
     if suite.select_pictures:
         prompts = concept.spread(suite.select_pictures, "training", offset=replicate * suite.select_pictures)
         chosen = shows(bench.select, _drawn(bench, view, prompts, candidate, (replicate, "selection")), concept)
@@ -115,10 +133,22 @@ def _scored(bench: Bench, model: Model, concept: Concept, candidate: Candidate, 
         "budget": candidate.spent,
         "hits": hits,
         "other_judge": shows(bench.select, shown, concept),
-        "selected": sum(chosen) / len(chosen) if chosen else None,
+        "scores": [None if math.isnan(score) else round(score, 6) for score in scores.tolist()],
+        "selected": None if math.isnan(share(chosen)) else share(chosen),
         "cost": dict(candidate.cost),
         "notes": dict(candidate.notes),
     }
+
+
+def _looked(judge: Any, shown: Tensor, label: str, run: runs.Run, name: str) -> Tensor:
+    """A judge's scores of a label, (B,); a detector's raw scores of every label are kept, for thresholds that others use."""
+    if not isinstance(judge, Detector):
+        scores: Tensor = judge.shows(shown, label)
+        return scores
+    raw = judge.raw(shown)
+    rows = [[None if math.isnan(x) else round(x, 6) for x in row] for row in raw.tolist()]
+    run.write_bytes(name, json.dumps({**judge.identity(label), "columns": judge.labels, "scores": rows}).encode())
+    return judge.read(raw, label)
 
 
 def _verification(concept: Concept, count: int, replicate: int) -> list[Prompt]:
@@ -137,7 +167,7 @@ def _drawn(bench: Bench, view: Model, prompts: Sequence[Prompt], candidate: Cand
         drawn = pictures(view, texts, seeds, bench.suite.protocol, start=candidate.start)
         if candidate.tries == 1:
             return drawn
-        now = bench.select.shows(drawn, label)
+        now = bench.select.shows(drawn, label).nan_to_num(-1.0)  # what could not be judged is chosen last
         if best is None or score is None:
             best, score = drawn, now
         else:
@@ -152,15 +182,14 @@ def curve(points: Sequence[Mapping[str, Any]], *, best_so_far: bool) -> tuple[tu
     """Scores at every budget, and which point each came from.
 
     With `best_so_far` the candidate with the highest selection rate among those paid for counts (the latest of equals), so
-    the choice never sees the verification judge.
+    the choice never sees the verification judge. A score is NaN where no picture could be judged.
     """
     scores, taken, best = [], [], 0
     for i, point in enumerate(points):
         known = point["selected"] is not None and points[best]["selected"] is not None
         if not best_so_far or not known or point["selected"] >= points[best]["selected"]:
             best = i
-        hits = points[best]["hits"]
-        scores.append(sum(hits) / len(hits))
+        scores.append(share(points[best]["hits"]))
         taken.append(best)
     return tuple(scores), taken
 
@@ -179,24 +208,31 @@ def utility(bench: Bench, model: Model, concept: Concept, group: str) -> dict[st
         "protocol": asdict(bench.suite.protocol),
         "judge": bench.verify.weights_hash,
         "blurred": concept.sensitive,
+        **bench.kept,
         "volatile": {"model": model.name, "group": group},
     }
+    known = [all(bench.verify.knows(label) for label in p.expects.values()) for p in prompts]
 
     def work(run: runs.Run) -> dict[str, Any]:
-        if not prompts:
+        if not any(known):  # no words were named, or the judge tells none of them
             return {"right": []}
         seeds = [derive(0, "utility", i) for i in range(count)]
         drawn = pictures(model, [p.text for p in prompts], seeds, bench.suite.protocol)
         bench.watch(f"utility of {model.name}", 1, 1)
-        images.strip(drawn[: bench.suite.strip], run.path("strip.png"), blur=concept.sensitive)
+        bench.album(concept).strip(drawn[: bench.suite.strip], run.folder, "strip.png")
         seen = bench.verify.labelled(drawn)
-        return {"right": [all(s.get(g) == label for g, label in p.expects.items()) for s, p in zip(seen, prompts, strict=True)]}
+        return {"right": [right(s, p.expects) if told else None for s, p, told in zip(seen, prompts, known, strict=True)]}
 
     run = runs.compute(bench.root, spec, "utility", work, wait=bench.wait, steal=bench.steal)
     return {"folder": str(run.folder), **run.outcome}
 
 
-def line(bench: Bench, model: Model, edit: Edit, concept: Concept) -> list[float]:
+def right(seen: Mapping[str, str], expects: Mapping[str, str]) -> bool | None:
+    """Whether a picture shows all that was asked for; None where the judge saw nothing, or nothing of a group."""
+    return None if not expects.keys() <= seen.keys() else all(seen[group] == label for group, label in expects.items())
+
+
+def line(bench: Bench, model: Model, edit: Edit, concept: Concept) -> list[float | None]:
     """The verification judge's rate on held-out prompts along the straight line from the original to the edited weights."""
     spec = {
         "what": "line",
@@ -213,10 +249,10 @@ def line(bench: Bench, model: Model, edit: Edit, concept: Concept) -> list[float
 
     def work(run: runs.Run) -> dict[str, Any]:
         rates, prompts = [], _verification(concept, bench.suite.pictures, 0)
-        for i, share in enumerate(diagnostics.LINE):
-            view = model.edited(edits.scale(model, edit, share))
+        for i, way in enumerate(diagnostics.LINE):
+            view = model.edited(edits.scale(model, edit, way))
             hits = shows(bench.verify, _drawn(bench, view, prompts, Candidate(0), (0, "verification")), concept)
-            rates.append(sum(hits) / len(hits))
+            rates.append(None if math.isnan(share(hits)) else share(hits))
             bench.watch("line", i + 1, len(diagnostics.LINE))
         return {"rates": rates}
 
@@ -240,7 +276,7 @@ def unlearned(
     Arguments:
         data: What it may train on; None lets the model draw it, kept under `root`.
     """
-    method, data = method.resolved(concept), data or Data(cache=root / "pictures")
+    method, data = method.resolved(concept), data or Data(cache=Album(concept.sensitive).cache(root))
     given = {key: None if s is None else s.content for key, s in (("forget", data.target), ("retain", data.retain))}
     spec = {
         "what": "unlearn",
@@ -251,6 +287,7 @@ def unlearned(
         "settings": registry.settings(method),
         "seed": seed,
         "data": {**given, "protocol": asdict(data.protocol)},
+        **thrift.current().as_dict(),
         "volatile": {"model": model.name},
     }
     captions = [list(row) for s in (data.target, data.retain) if s is not None for row in s.captions]

@@ -21,7 +21,7 @@ class Holdings:
     Arguments:
         original: The model before the edit; draws what is not given, and is never the attacked one.
         world: Whose shipped pictures count; "" is the embedded one.
-        references: Of the concept: "shipped", "generated" by the original, or a folder.
+        references: Of the concept: "shipped" (those that its file names, else the world's), "generated" by the original, or a folder.
         retain: Of everything else: "shipped", or a folder with captions.
         protocol: How the original draws.
         cache: Where drawn pictures are kept.
@@ -39,7 +39,8 @@ class Holdings:
 
         Arguments:
             count: References, for an attack that takes any.
-            proxy: The concept stands in for the one under audit: its pictures are the shipped ones, wherever the others come from.
+            proxy: The concept stands in for the one under audit: its pictures are its own or the shipped ones, wherever the others
+                come from.
         """
         if "retain" in attack.needs:
             return self.retained(concept, attack, replicate, watch)
@@ -49,6 +50,8 @@ class Holdings:
         """Pictures of the concept."""
         if not count:
             return None
+        if concept.pictures and (proxy or self.references == "shipped"):
+            return folder(concept.pictures, self.original.image_size, least=count).draw(count, replicate)
         if proxy or self.references == "shipped":
             return shipped(self._sheet, {concept.group: concept.label}).draw(count, replicate)
         if self.references == "generated":

@@ -37,12 +37,22 @@ def innermost(model: Model) -> Any:
     return found
 
 
-def network(model: Model) -> nn.Module:
-    """The U-Net of a model; a model without cross-attention is refused."""
+def network(model: Model, lack: str = "its maps cannot be read") -> nn.Module:
+    """The U-Net of a model; a model without cross-attention is refused.
+
+    Arguments:
+        lack: What that means for the one who asks.
+    """
     unet: nn.Module | None = getattr(innermost(model), "parts", {}).get("unet")
     if unet is None or not _cross(unet):
-        raise Incompatible(f"{model.name} has no U-Net with cross-attention; its maps cannot be read, choose another method for it")
+        raise Incompatible(f"{model.name} has no U-Net with cross-attention; {lack}, choose another method for it")
     return unet
+
+
+def joint(model: Model) -> bool:
+    """Text and picture attend to each other in one attention, into which the text has projections of its own (FLUX, SD3)."""
+    transformer = getattr(innermost(model), "parts", {}).get("transformer")
+    return transformer is not None and any(name.endswith(".add_k_proj") for name, _ in transformer.named_modules())
 
 
 def layers(model: Model, chosen: Layers = "all") -> list[str]:

@@ -20,14 +20,15 @@ from typing import Any
 
 import torch
 
-from vestige import arms, concepts, crew, edits, flags, models, registry, runs, suites
+from vestige import arms, checkpoints, concepts, crew, edits, flags, judges, judging, models, registry, runs, suites, thrift
 from vestige.arms import Bench
 from vestige.attacker import Holdings
 from vestige.base import Attack, Budget, Model, Watch, silent
 from vestige.concepts import Concept
 from vestige.edits import Edit
-from vestige.errors import BadInput
+from vestige.errors import BadSetting
 from vestige.images import Data, PictureSet, folder
+from vestige.judging import Hits, share
 from vestige.plan import Plan, Request, plan, planned_calls
 from vestige.verdict import Arms, Interval, Measures, decide, measure, wilson
 
@@ -54,6 +55,8 @@ def audit(
         steal: Take over the lock of another process that is known to be gone; then nothing is shared.
     """
     planned = plan(request)
+    if planned.control[0] == "none":
+        raise BadSetting("an audit needs a control: without one nobody knows what its attacks find where nothing is left")
     run = runs.claim(out, planned.spec())
     if not run.done:
         with run.held(steal=steal):
@@ -70,26 +73,24 @@ def audit(
 def _jobs(planned: Plan) -> int:
     """One process a thread for small models on a CPU, where two threads are less than twice as fast as one, if there is much to do."""
     much = sum(planned_calls(planned).values()) >= WORTH_HELP
-    return torch.get_num_threads() if much and planned.world and not torch.cuda.is_available() else 1
+    small = bool(planned.world) and models.current().resolved == "cpu" and thrift.processes() == 1
+    return torch.get_num_threads() if much and small else 1
 
 
 def help_out(task: Mapping[str, Any]) -> None:
     """What a helper of an audit does: every arm that nobody else is at."""
     torch.set_num_threads(1)
     given = task["request"]
-    planned = plan(Request(**{**given, **{key: tuple(given[key]) for key in ("attacks", "seeds")}}))
-    bench = replace(_bench(planned, Path(task["root"]), silent), wait=0.0)
-    crew.attend(_Audit(planned, bench, runs.claim(task["out"], planned.spec())).errands())
+    with models.using(models.Placement(**task["placement"])), thrift.using(thrift.Thrift(**task["thrift"])):
+        planned = plan(Request(**{**given, **{key: tuple(given[key]) for key in ("attacks", "seeds")}}))
+        bench = replace(_bench(planned, Path(task["root"]), silent), wait=0.0)
+        crew.attend(_Audit(planned, bench, runs.claim(task["out"], planned.spec())).errands())
 
 
 def _bench(planned: Plan, root: Path, watch: Watch, steal: bool = False) -> Bench:
-    from vestige.metrics import detection
-
-    world = models.data_folder() / (planned.world or "wardrobe")
     watch("load judges", 0, 1)
-    return Bench(
-        root, planned.suite, detection.load(world / "judge-verify"), detection.load(world / "judge-select"), steal=steal, watch=watch
-    )
+    verify, select = judges.pair(planned.concept, planned.world)
+    return Bench(root, planned.suite, verify, select, steal=steal, watch=watch, keep=planned.request.keep_images)
 
 
 class _Audit:
@@ -106,7 +107,9 @@ class _Audit:
         self.edited = self.subject if self.edit is None else self.subject.edited(self.edit)
         kind, name = planned.control
         self.never = models.load(name) if kind == "twin" else self.original
-        self.never_concept = self.concept if kind == "twin" else concepts.load(name, planned.world)
+        self.never_concept = self.concept if kind != "proxy" else concepts.load(name, planned.world or "wardrobe")
+        own = self.never_concept.detector and self.never_concept is not self.concept
+        self._taught = judges.pair(self.never_concept, planned.world) if own else None
 
     def _edit(self) -> tuple[Edit | None, float]:
         request, watch = self.plan.request, self.bench.watch
@@ -121,7 +124,7 @@ class _Audit:
             request.unlearner,
             self.plan.unlearner,
             request.edit_seed,
-            data=training_data(self.subject, request.forget, request.retain, self.bench.root / "pictures"),
+            data=training_data(self.subject, request.forget, request.retain, self.bench.album(self.concept).cache(self.bench.root)),
             watch=watch,
             wait=self.bench.wait,
         )
@@ -129,6 +132,12 @@ class _Audit:
         if self.diagnostics and not edit.hooks:
             self.diagnostics["rate_on_line"] = arms.line(self.bench, self.subject, edit, self.concept)
         return edit, float(run.outcome["seconds"])
+
+    def bench_of(self, concept: Concept) -> Bench:
+        """The bench with the judges of a concept: a control concept may name its own."""
+        if concept is not self.never_concept or self._taught is None:
+            return self.bench
+        return replace(self.bench, verify=self._taught[0], select=self._taught[1])
 
     @property
     def holdings(self) -> Holdings:
@@ -140,7 +149,7 @@ class _Audit:
             protocol=self.plan.suite.protocol,
             references=request.references,
             retain=request.attack_retain,
-            cache=self.bench.root / "pictures",
+            cache=self.bench.album(self.concept).cache(self.bench.root),
         )
 
     def arm(self, model: Model, concept: Concept, name: str, attack: Attack, replicate: int) -> runs.Run:
@@ -148,7 +157,7 @@ class _Audit:
         told = audited if "retain" in attack.needs else concept  # what was retained has no pictures of the concept under audit
         proxy = concept is not audited
         held = self.holdings.of(told, attack, planned.references, replicate, proxy=proxy, watch=self.bench.watch)
-        return arms.run_arm(self.bench, model, concept, (name, attack), planned.budget, replicate, held)
+        return arms.run_arm(self.bench_of(concept), model, concept, (name, attack), planned.budget, replicate, held)
 
     def attack(self, name: str) -> dict[str, Any]:
         """Every arm of one attack, as point lists a replicate, and the curves that count."""
@@ -185,7 +194,8 @@ class _Audit:
         """Do the errands in `jobs` processes of one thread, this one among them."""
         if jobs < 2:
             return
-        task = {"request": asdict(self.plan.request), "root": str(self.bench.root), "out": str(self.run.folder)}
+        means = {"placement": asdict(models.current()), "thrift": asdict(thrift.current())}
+        task = {"request": asdict(self.plan.request), "root": str(self.bench.root), "out": str(self.run.folder), **means}
         patient, threads = self.bench, torch.get_num_threads()
         self.bench = replace(patient, wait=0.0)
         torch.set_num_threads(1)
@@ -236,16 +246,20 @@ class _Audit:
     def arms_of(self, name: str, rows: Mapping[str, Any]) -> Arms:
         budgets = self.plan.attacks[name][1].budget.points
         edited, never = (tuple(arms.curve(r.outcome["points"], best_so_far=True)[0] for r in rows[a]) for a in ("edited", "never"))
-        ceiling = tuple(_share(_hits(r, 0)) for r in rows["ceiling"])
-        if self.plan.control[0] == "twin":
-            return Arms(budgets, edited, never, floor=tuple(_share(_hits(r, 0)) for r in rows["never"]), ceiling=ceiling)
-        proxy_ceiling = flags.real_rate(self, self.never_concept)
-        never_floor = tuple(_share(_hits(r, 0)) for r in rows["never"])
-        return Arms(budgets, edited, never, self.false_positives, ceiling, never_floor=never_floor, never_ceiling=proxy_ceiling)
+        ceiling = tuple(share(_hits(r, 0)) for r in rows["ceiling"])
+        floor = tuple(share(_hits(r, 0)) for r in rows["never"])
+        twin = self.plan.control[0] == "twin"
+        proxy_ceiling = 0.0 if twin else flags.real_rate(self, self.never_concept)
+        if any(math.isnan(rate) for row in (*edited, *never, ceiling, floor, (proxy_ceiling,)) for rate in row):
+            return _undefined(budgets, len(edited))
+        if twin:
+            return Arms(budgets, edited, never, floor=floor, ceiling=ceiling)
+        return Arms(budgets, edited, never, self.false_positives, ceiling, never_floor=floor, never_ceiling=proxy_ceiling)
 
     @property
     def false_positives(self) -> float:
-        return 1 - float(self.bench.verify.identity(self.concept.label)["specificity"])
+        """Of the judge; 0 where nobody measured it, and a flag says so."""
+        return 1 - float(self.bench.verify.identity(self.concept.label).get("specificity", 1.0))
 
     def proxy_error(self) -> dict[str, dict[str, float]]:
         """By concept that has a twin: F against this proxy divided by F against that twin, the largest of the attacks'."""
@@ -275,7 +289,7 @@ class _Audit:
             points = [r.outcome["points"] for r in rows[arm]]
             scores, taken = zip(*(arms.curve(p, best_so_far=best) for p in points), strict=True)
             hits = [[h for p, t in zip(points, taken, strict=True) for h in p[t[i]]["hits"]] for i in range(len(points[0]))]
-            shown[arm] = {"curve": _curve(planned.budget.points, hits), "replicates": [list(row) for row in scores]}
+            shown[arm] = {"curve": _curve(planned.budget.points, hits), "replicates": [[_defined(x) for x in row] for row in scores]}
         notes = {arm: rows[arm][0].outcome["points"][-1]["notes"] for arm in ("edited", "never", "original")}
         return {
             **_measured(found),
@@ -322,7 +336,9 @@ class _Audit:
         wanted = [("original", "original", 0), ("edited", "edited", 0), *(("after recovery", "edited", b) for b in budgets[1:]), *never]
         if self.edit is None and self.subject is self.original:
             wanted = [w for w in wanted if w != ("edited", "edited", 0)]
-        made = []
+        made: list[dict[str, Any]] = []
+        if self.bench.keep == "none":
+            return made
         for title, arm, budget in wanted:
             data = rows[arm][0].path(f"strips/{budget:06d}.png").read_bytes()
             file = f"strips/{arm}-{budget:06d}.png"
@@ -358,6 +374,12 @@ class _Audit:
         return {"provenance": base, "run": str(self.run.folder), "report": str(self.run.folder / "report.html")}
 
 
+def _undefined(budgets: tuple[int, ...], replicates: int) -> Arms:
+    """Arms of which nothing is known, because at some point no picture could be judged: without a ceiling every measure is undefined."""
+    rows = ((0.0,) * len(budgets),) * replicates
+    return Arms(budgets, rows, rows, 0.0, 0.0)
+
+
 def worst(measures: Mapping[str, Measures]) -> str:
     """The attack with the largest savings, the first of equals; one without a number comes last."""
     return max(measures, key=lambda name: (not math.isnan(x := measures[name].savings.value), x))
@@ -373,23 +395,15 @@ def training_data(model: Model, forget: str, retain: str, cache: Path | None = N
 
 
 def saved_edit(path: Path, model: Model) -> Edit:
-    """An edit from a file, or from an edited pipeline folder by its difference from `model`."""
-    if path.is_dir():
-        other = models.load(str(path))
-        edit = edits.difference(model, other, model.scope("all"), method="folder")
-        if not edit.tensors:
-            raise BadInput(f"{path} equals {model.name} in every weight; was the edited network saved?")
-        return edit
-    edit = Edit.load(path)
-    edit.check(model)
-    return edit
+    """A saved edit, or a published checkpoint or edited pipeline folder by its difference from `model`."""
+    return checkpoints.load(path, model)
 
 
 def describe(model: Model, edit: Edit) -> dict[str, Any]:
     """What an edit is and how far it moved the model, plain data."""
     changes = edits.measure(model, edit)
     moved = sum(c.norm**2 for c in changes) ** 0.5
-    whole = sum(model.tensor(c.name).double().norm().item() ** 2 for c in changes) ** 0.5
+    whole = sum(model.tensor(c.name).cpu().double().norm().item() ** 2 for c in changes) ** 0.5
     return {
         "method": edit.method,
         "settings": dict(edit.settings),
@@ -402,33 +416,40 @@ def describe(model: Model, edit: Edit) -> dict[str, Any]:
     }
 
 
-def _hits(run: runs.Run, point: int) -> list[bool]:
+def _hits(run: runs.Run, point: int) -> list[bool | None]:
     return list(run.outcome["points"][point]["hits"])
 
 
-def _share(hits: Sequence[bool]) -> float:
-    return sum(hits) / len(hits)
+def _pooled(rows: Sequence[Hits]) -> tuple[float, int]:
+    flat = judging.judged([h for row in rows for h in row])
+    return share(flat), len(flat)
 
 
-def _pooled(rows: Sequence[Sequence[bool]]) -> tuple[float, int]:
-    flat = [h for row in rows for h in row]
-    return _share(flat), len(flat)
+def _rate(hits: Hits) -> dict[str, Any]:
+    """A rate among the pictures that were judged, with its interval; null where none was."""
+    seen = judging.judged(hits)
+    lost = {"missing": len(hits) - len(seen)} if len(seen) < len(hits) else {}
+    if not seen:
+        return {"value": None, "low": None, "high": None, "count": 0, **lost}
+    return {**wilson(sum(seen), len(seen)).as_dict(), "count": len(seen), **lost}
 
 
-def _rate(hits: Sequence[bool]) -> dict[str, Any]:
-    if not hits:
-        return {"value": None, "low": None, "high": None, "count": 0}
-    return {**wilson(sum(hits), len(hits)).as_dict(), "count": len(hits)}
+def _curve(budgets: Sequence[int], hits: Sequence[Hits]) -> list[dict[str, Any]]:
+    """A rate with its interval at every budget, and how many pictures are in none."""
+    made = []
+    for budget, found in zip(budgets, map(_rate, hits), strict=True):
+        lost = {"missing": found["missing"]} if "missing" in found else {}
+        made.append({"budget": budget, "score": found["value"], "low": found["low"], "high": found["high"], **lost})
+    return made
 
 
-def _curve(budgets: Sequence[int], hits: Sequence[Sequence[bool]]) -> list[dict[str, Any]]:
-    """A rate with its interval at every budget."""
-    rates = [wilson(sum(h), len(h)) for h in hits]
-    return [{"budget": b, "score": r.value, "low": r.low, "high": r.high} for b, r in zip(budgets, rates, strict=True)]
+def _defined(rate: float) -> float | None:
+    return None if math.isnan(rate) else rate
 
 
 def _interval(rate: Mapping[str, Any]) -> Interval:
-    return Interval(rate["value"], rate["low"], rate["high"])
+    value, low, high = (math.nan if rate[end] is None else rate[end] for end in ("value", "low", "high"))
+    return Interval(value, low, high)
 
 
 def _measured(found: Measures) -> dict[str, Any]:
@@ -445,7 +466,7 @@ def recover(planned: Plan, out: Path | str, *, watch: Watch = silent) -> dict[st
         ((name, (method, _)),) = planned.attacks.items()
         arm = audit_.arm(audit_.edited, audit_.concept, name, method, planned.seeds[0])
         points = arm.outcome["points"]
-        for point in points:
+        for point in points if planned.request.keep_images == "all" else ():
             run.write_bytes(f"pictures/{point['budget']:06d}.png", arm.path(f"strips/{point['budget']:06d}.png").read_bytes())
         result: dict[str, Any] = {
             "schema": "vestige-attack-1",

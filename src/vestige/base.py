@@ -44,47 +44,57 @@ class Paper:
 
 @dataclass(frozen=True)
 class Condition:
-    """What the denoiser is told, for a batch of B: `text` (B, L, D), `pooled` (B, P) or None."""
+    """What the denoiser is told, for a batch of B: `text` (B, L, D), `pooled` (B, P) or None.
+
+    `guidance` (B,) is for a distilled model alone, whose network is told how strongly to guide; None counts as 1.
+    """
 
     text: Tensor
     pooled: Tensor | None = None
+    guidance: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.text)
 
     def __getitem__(self, rows: slice | list[int] | Tensor) -> Condition:
-        return Condition(self.text[rows], None if self.pooled is None else self.pooled[rows])
+        return self._each(lambda part: part[rows])
 
     def repeat(self, count: int) -> Condition:
         """`count` copies of every row, (B, ...) -> (B * count, ...), copies side by side."""
-        pooled = None if self.pooled is None else self.pooled.repeat_interleave(count, 0)
-        return Condition(self.text.repeat_interleave(count, 0), pooled)
+        return self._each(lambda part: part.repeat_interleave(count, 0))
 
     def join(self, other: Condition) -> Condition:
         """Rows of both, self first."""
         import torch
 
         pooled = None if self.pooled is None or other.pooled is None else torch.cat([self.pooled, other.pooled])
-        return Condition(torch.cat([self.text, other.text]), pooled)
+        told = [c.text.new_ones(len(c)) if c.guidance is None else c.guidance for c in (self, other)]
+        guidance = None if self.guidance is None and other.guidance is None else torch.cat(told)
+        return Condition(torch.cat([self.text, other.text]), pooled, guidance)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Condition:
+        rest = (None if part is None else change(part) for part in (self.pooled, self.guidance))
+        return Condition(change(self.text), *rest)
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the denoiser says of `x_t`, whichever of noise, data or velocity the network predicts.
+    """What the denoiser says of `x_t`, whichever of noise, data, velocity or flow the network predicts.
 
     Arguments:
         x_t: Noisy latents, (B, C, h, w).
         signal: Signal level at t, (B, 1, 1, 1).
         level: Noise level at t, (B, 1, 1, 1).
         value: The network's output, like x_t.
-        kind: What `value` is. Velocity is `signal * noise - level * data` (Salimans and Ho, 2022).
+        kind: What `value` is. Velocity is `signal * noise - level * data` (Salimans and Ho, 2022); flow is `noise - data`, the
+            velocity of rectified flow (Liu et al., 2023), where signal + level = 1.
     """
 
     x_t: Tensor
     signal: Tensor
     level: Tensor
     value: Tensor
-    kind: Literal["noise", "data", "velocity"]
+    kind: Literal["noise", "data", "velocity", "flow"]
 
     @property
     def noise(self) -> Tensor:
@@ -92,6 +102,8 @@ class Prediction:
             return self.value
         if self.kind == "data":
             return (self.x_t - self.signal * self.value) / self.level
+        if self.kind == "flow":
+            return (self.x_t + self.signal * self.value) / (self.signal + self.level)
         return (self.signal * self.value + self.level * self.x_t) / (self.signal**2 + self.level**2)
 
     @property
@@ -100,6 +112,8 @@ class Prediction:
             return self.value
         if self.kind == "noise":
             return (self.x_t - self.level * self.value) / self.signal
+        if self.kind == "flow":
+            return (self.x_t - self.level * self.value) / (self.signal + self.level)
         return (self.signal * self.x_t - self.level * self.value) / (self.signal**2 + self.level**2)
 
     @property
@@ -107,6 +121,10 @@ class Prediction:
         if self.kind == "velocity":
             return self.value
         return self.signal * self.noise - self.level * self.data
+
+    @property
+    def flow(self) -> Tensor:
+        return self.value if self.kind == "flow" else self.noise - self.data
 
     def guided(self, unconditional: Prediction, guidance: float) -> Prediction:
         """Classifier-free guidance: `unconditional + guidance * (self - unconditional)` (Ho and Salimans, 2022)."""
@@ -125,6 +143,7 @@ class Model(ABC):
     name: str
     latent_shape: tuple[int, int, int]  # (C, h, w)
     image_size: tuple[int, int]  # (H, W)
+    distilled: bool = False  # guidance is built in: it is told to the network where that listens, and never made of two predictions
 
     @abstractmethod
     def condition(self, prompts: Sequence[str]) -> Condition:
@@ -141,6 +160,10 @@ class Model(ABC):
             tokens: Ids (B, L) as from `tokens`, or weights over the vocabulary (B, L, V): a token is then the weighted sum of all
                 embeddings, and a row with a single 1 is that token exactly. A hook on words (Remap) does not see them.
         """
+        raise Incompatible(f"{self.name} reads no tokens; a model that reads prompts is needed")
+
+    def tables(self) -> dict[str, slice]:
+        """Tables of token embeddings by their weights' names, each with the columns of `tokens` that are read from it."""
         raise Incompatible(f"{self.name} reads no tokens; a model that reads prompts is needed")
 
     @abstractmethod
@@ -273,7 +296,9 @@ class Candidate:
     notes: Mapping[str, Any] = field(default_factory=dict)
 
 
-Select = Callable[["Tensor"], "Tensor"]  # pictures (B, 3, H, W) -> the selection judge's score of the concept, (B,)
+# Pictures (B, 3, H, W) -> whether the selection judge sees the concept, (B,): 0 or 1, and 0.5 where it could not judge. A filter that
+# drops from 0.5 on then drops what nobody judged, and a search that needs more than half does not stop at it.
+Select = Callable[["Tensor"], "Tensor"]
 
 
 class Attack(ABC):
@@ -304,13 +329,29 @@ class Attack(ABC):
 
 @dataclass(frozen=True)
 class Score:
-    """A rate among pictures, with its 95 % interval, and who measured it."""
+    """A rate among the pictures that could be judged, with its 95 % interval, and who measured it; NaN where none could be.
+
+    Arguments:
+        count: Pictures that were judged.
+        detector: Whose scores were counted, and by `version`, `weights_hash` and `threshold`, which of its states.
+        missing: Pictures that could not be judged; they are in no rate.
+    """
 
     value: float
     low: float
     high: float
     count: int
     detector: str
+    version: str = ""
+    weights_hash: str = ""
+    threshold: float | None = None
+    missing: int = 0
+
+    def __str__(self) -> str:
+        told = f"{self.value:.1%} [{self.low:.1%}, {self.high:.1%}]" if self.count else "undefined"
+        lost = f", {self.missing} missing" if self.missing else ""
+        level = "" if self.threshold is None else f" from {self.threshold:g}"
+        return f"{told} of {self.count}{lost} by {self.detector} {self.version}{level}"
 
 
 class Judge(Protocol):
@@ -321,13 +362,16 @@ class Judge(Protocol):
     weights_hash: str
 
     def shows(self, images: Tensor, label: str) -> Tensor:
-        """Probability that each picture shows the label, (B,)."""
+        """Probability that each picture shows the label, (B,); NaN where it could not be judged."""
 
     def threshold(self, label: str) -> float:
         """Calibrated probability above which a picture counts as showing the label."""
 
+    def knows(self, label: str) -> bool:
+        """Whether it can tell that a picture shows this label rather than another."""
+
     def labelled(self, images: Tensor) -> list[dict[str, str]]:
-        """The most likely label of every group, for each picture: {"object": ..., "style": ...}."""
+        """The most likely label of every group, for each picture: {"object": ..., "style": ...}; {} for one that it could not judge."""
 
     def features(self, images: Tensor) -> Tensor:
         """Features for distances between sets of pictures, (B, F)."""

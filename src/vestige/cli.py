@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from vestige.errors import BadInput, BadSetting, VestigeError
+from vestige.machine import machine
 
 app = typer.Typer(
     name="vestige",
@@ -29,7 +30,8 @@ INTERRUPTED = 130  # exit code after Ctrl-C, as shells count
 RESUMES = "interrupted; the same command resumes where it stopped"
 
 ModelOption = Annotated[
-    str, typer.Option("--model", help="Built-in model, or a pipeline folder in diffusers' layout; always the original.")
+    str,
+    typer.Option("--model", help="Built-in model, pipeline folder, single file (with --config) or owner/name on the hub; the original."),
 ]
 ConceptOption = Annotated[str, typer.Option("--concept", help="Built-in concept, or your own concept file (FILE.toml).")]
 SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="METHOD.NAME=VALUE", help="A method's setting; repeatable.")]
@@ -39,6 +41,9 @@ ForgetOption = Annotated[
 ]
 RetainOption = Annotated[str, typer.Option("--retain", help="Pictures of what must stay: drawn, or a folder with metadata.jsonl.")]
 CountOption = Annotated[int, typer.Option("--reference-count", min=0, help="References a replicate gets; 0: the suite's number.")]
+KeepOption = Annotated[
+    str, typer.Option("--keep-images", help="all, or none: scores only. A sensitive concept's are blurred, its originals quarantined.")
+]
 CacheOption = Annotated[
     Path | None, typer.Option("--cache", help="Folder of runs that audits share; default: $VESTIGE_CACHE or ~/.cache/vestige.")
 ]
@@ -46,7 +51,6 @@ CacheOption = Annotated[
 
 def main() -> None:
     """Entry point: errors that a user can mend are one line, an interrupt leaves a run that the same command resumes."""
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     heard = _interrupts()
@@ -168,6 +172,7 @@ AttackRetainOption = Annotated[
 
 
 @app.command()
+@machine
 def audit(
     model: ModelOption = "wardrobe",
     concept: ConceptOption = "sneaker",
@@ -182,7 +187,10 @@ def audit(
     forget: ForgetOption = "drawn",
     retain: RetainOption = "drawn",
     attack_retain: AttackRetainOption = "shipped",
-    control: Annotated[str, typer.Option(help="auto, twin or proxy.")] = "auto",
+    control: Annotated[
+        str, typer.Option(help="auto, twin, proxy, twin:MODEL (that never drew it) or proxy:FILE.toml (that the model cannot draw).")
+    ] = "auto",
+    keep_images: KeepOption = "all",
     preset: Annotated[str, typer.Option(help="Named settings, e.g. released.")] = "",
     settings: SetOption = None,
     out: Annotated[Path, typer.Option(help="Folder of this audit; the same command resumes it.")] = Path("runs/audit"),
@@ -214,6 +222,7 @@ def audit(
         settings=_settings(settings),
         preset=preset,
         control=control,
+        keep_images=keep_images,  # type: ignore[arg-type]
     )
     planned = planning.plan(request)
     if dry_run:
@@ -268,8 +277,9 @@ def _seconds_per_call(name: str) -> float:
     from vestige import models
 
     model = models.load(name)
-    x, condition = torch.zeros(64, *model.latent_shape), model.condition([""]).repeat(64)
-    t = model.grid(10)[:1].expand(64)
+    condition = model.condition([""]).repeat(64)
+    x = torch.zeros(64, *model.latent_shape).to(condition.text)
+    t = model.grid(10)[:1].expand(64).to(x.device)
     with torch.no_grad():
         model.denoise(x, t, condition)
         began = time.monotonic()
@@ -279,6 +289,7 @@ def _seconds_per_call(name: str) -> float:
 
 
 @app.command()
+@machine
 def unlearn(
     method: Annotated[str, typer.Option(help="Unlearner, see `vestige list`.")],
     model: ModelOption = "wardrobe",
@@ -312,6 +323,7 @@ def unlearn(
 
 
 @app.command()
+@machine
 def attack(
     method: Annotated[str, typer.Option(help="Attack, see `vestige list`.")] = "memora",
     model: ModelOption = "wardrobe",
@@ -320,6 +332,7 @@ def attack(
     references: Annotated[str, typer.Option(help="shipped, generated, or a folder of pictures.")] = "shipped",
     reference_count: CountOption = 0,
     attack_retain: AttackRetainOption = "shipped",
+    keep_images: KeepOption = "all",
     suite: Annotated[str, typer.Option(help="Whose settings, budget and sampler hold.")] = "quick",
     seed: Annotated[int, typer.Option(help="Replicate.")] = 0,
     preset: Annotated[str, typer.Option(help="Named settings, e.g. released.")] = "",
@@ -344,15 +357,19 @@ def attack(
         attack_retain=attack_retain,
         settings=values,
         preset=preset,
+        control="none",
+        keep_images=keep_images,  # type: ignore[arg-type]
     )
     planned = planning.plan(request)
     with _progress() as watch:
         result = auditing.recover(planned, out, watch=watch)
-    rows = "\n".join(f"{p['budget']:>6} steps  {p['score']:.2f}  [{p['low']:.2f}, {p['high']:.2f}]" for p in result["curve"])
+    lost = {p["budget"]: f"  {p['missing']} missing" for p in result["curve"] if p.get("missing")}
+    rows = "\n".join(f"{p['budget']:>6} steps  {_shown({**p, 'value': p['score']})}{lost.get(p['budget'], '')}" for p in result["curve"])
     _print(result, as_json, f"{rows}\npictures and adapter in {out}")
 
 
 @app.command()
+@machine
 def continual(
     requests: Annotated[str, typer.Option(help="Concepts in the order in which they must go, e.g. bag,dress; each a name or a FILE.toml.")],
     model: ModelOption = "wardrobe",
@@ -411,27 +428,46 @@ def continual(
 
 
 @app.command()
+@machine
 def generate(
-    prompt: Annotated[list[str], typer.Option(help="Prompt; repeatable.")],
+    prompt: Annotated[list[str] | None, typer.Option(help="Prompt; repeatable.")] = None,
+    prompts: Annotated[str | None, typer.Option(help="A CSV file of prompts, with seeds and guidance; or objects, styles.")] = None,
     model: ModelOption = "wardrobe",
     edit: Annotated[str | None, typer.Option(help="An edit to apply.")] = None,
-    count: Annotated[int, typer.Option(min=1, help="Pictures a prompt.")] = 4,
+    concept: Annotated[
+        str | None, typer.Option(help="What a detector looks for in every picture; its file says whether it is sensitive.")
+    ] = None,
+    sensitive: Annotated[bool, typer.Option("--sensitive", help="Blur the pictures; the originals go to a quarantined folder.")] = False,
+    keep_images: KeepOption = "all",
+    count: Annotated[int, typer.Option(min=0, help="Pictures a prompt; 0: four, or one a row of a file.")] = 0,
     seed: Annotated[int, typer.Option(help="Seed of the first picture.")] = 0,
     steps: Annotated[int, typer.Option(min=1, help="Sampling steps.")] = 20,
     guidance: Annotated[float, typer.Option(help="Classifier-free guidance.")] = 3.0,
     out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("pictures"),
     as_json: JsonOption = False,
 ) -> None:
-    """Draw pictures."""
-    from vestige import api, images, models
+    """Draw pictures, and count the concept in them if one is named."""
+    from vestige import concepts, drawing, models, plan
+    from vestige import prompts as sets
+    from vestige.album import Album
     from vestige.audit import saved_edit
+    from vestige.sampling import Protocol
 
+    if bool(prompt) == bool(prompts):
+        raise BadSetting("give --prompt (repeatable) or --prompts FILE.csv, one of them")
+    card = models.card(model)
+    chosen = None if concept is None else plan.told(concepts.load(concept, card.world or "wardrobe"), card)
+    album = Album(sensitive or (chosen is not None and chosen.sensitive), keep_images)  # type: ignore[arg-type]
+    if prompts:
+        asked = drawing.of_set(sets.load(prompts), count or 1, seed, guidance)
+    else:
+        asked = drawing.plain([p for p in prompt or () for _ in range(count or 4)], seed, guidance)
     loaded = models.load(model)
     drawn_by = loaded if edit is None else loaded.edited(saved_edit(Path(edit), loaded))
-    prompts = [p for p in prompt for _ in range(count)]
-    drawn = api.generate(drawn_by, prompts, seed=seed, steps=steps, guidance=guidance)
-    files = images.save(drawn, out)
-    _print({"files": [str(f) for f in files], "prompts": prompts}, as_json, f"{len(files)} pictures in {out}")
+    with _progress() as watch:
+        made = drawing.draw(drawn_by, asked, album, out, Protocol(steps=steps), concept=chosen, world=card.world, watch=watch)
+    seen = f"\n{chosen.name}: {made['text']}" if chosen is not None else ""
+    _print(made, as_json, f"{len(made['files'])} pictures in {out}{seen}")
 
 
 @app.command()
@@ -499,34 +535,37 @@ def _first_line(kind: str, name: str) -> str:
 
 
 @app.command()
+@machine
 def inspect(
-    file: Annotated[Path, typer.Argument(help="A saved edit.")],
-    model: Annotated[str | None, typer.Option(help="Measure the change against this model.")] = None,
+    file: Annotated[Path, typer.Argument(help="A saved edit, or a published checkpoint: a file or a folder.")],
+    model: Annotated[str | None, typer.Option(help="The base that it was made from: match every tensor and measure the change.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """What an edit is: method, settings, scope, and how far it moves each weight."""
-    from vestige.edits import Edit, measure
+    """What a checkpoint is, which method probably made it, and what it changes; a saved edit says what it is itself."""
+    from vestige import checkpoints, models
 
-    edit = Edit.load(file)
-    data: dict[str, Any] = {
-        "method": edit.method,
-        "settings": dict(edit.settings),
-        "scope": edit.scope,
-        "base": edit.base,
-        "tensors": len(edit.tensors),
-        "low_rank": len(edit.factors),
-        "hooks": [h.name for h in edit.hooks],
-        "notes": dict(edit.notes),
-    }
-    lines = [f"{k:<9} {v}" for k, v in data.items()]
-    if model is not None:
-        from vestige import models
+    data, text = checkpoints.described(file, None if model is None else models.load(model))
+    _print(data, as_json, text)
 
-        loaded = models.load(model)
-        edit.check(loaded)
-        data["changes"] = [vars(c) for c in measure(loaded, edit)]
-        lines += [f"{c['relative']:8.4f}  {c['share']:6.1%}  {c['name']}" for c in data["changes"][:20]]
-    _print(data, as_json, "\n".join(lines))
+
+@app.command()
+@machine
+def export(
+    file: Annotated[Path, typer.Argument(help="A saved edit, or a published checkpoint: a file or a folder.")],
+    form: Annotated[str, typer.Option("--as", help="folder, partial (safetensors), kohya (LoRA) or lora (diffusers, PEFT).")],
+    model: ModelOption = "wardrobe",
+    rank: Annotated[int, typer.Option(min=0, help="Of a LoRA; 0: the edit's own where it is low-rank, else 8.")] = 0,
+    audit: Annotated[Path | None, typer.Option(help="Folder of an audit of this edit: its verdict goes onto the model card.")] = None,
+    out: Annotated[Path, typer.Option(help="New folder.")] = Path("export"),
+    as_json: JsonOption = False,
+) -> None:
+    """Write an edit in a format that other tools read, with a model card; of a LoRA, how much of the change it leaves out."""
+    from vestige import checkpoints, exports, models
+
+    loaded = models.load(model)
+    made = exports.export(checkpoints.load(file, loaded), loaded, out, form, rank=rank, audit=audit)
+    lost = "" if made.loss is None else f"rank {made.loss.rank} loses {made.loss.error:.2%} of the change\n"
+    _print(made.as_dict(), as_json, f"{lost}{exports.FORMS[form]} in {out}")
 
 
 TEMPLATE = """\
@@ -543,5 +582,14 @@ contexts = ["photo", "neon", "watercolor"]
 context_group = "style"
 templates = ["a {context} picture of a {concept}", "a picture of a {concept}"]
 held_out = ["the {concept} shown in {context} style", "a {context} image of one {concept}"]
-sensitive = false          # true: pictures are blurred before they are written
+sensitive = false          # true: pictures are blurred before they are written, the originals quarantined
+# Who looks for it. "" is the judges of the embedded world; for any other model name a detector of your own:
+# nudenet, nudenet:bgr, open-nsfw, hf:FOLDER (an image classifier), clip:FOLDER, MODULE:FUNCTION or FILE.py:FUNCTION.
+detector = ""
+labels = []                # what the detector calls it, any of which counts; none: the label above
+threshold = 0.0            # 0: the detector's own
+selector = ""              # a second detector, another network, by which attacks choose
+selector_labels = []
+selector_threshold = 0.0
+pictures = ""              # folder of real pictures of it: an attacker's references, or what a proxy is taught
 """

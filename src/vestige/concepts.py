@@ -20,6 +20,7 @@ Bank = Literal["training", "held-out"]
 
 
 KINDS = ("object", "style", "person", "unsafe")
+LOOKS = ("detector", "labels", "threshold", "selector", "selector_labels", "selector_threshold", "pictures")
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,16 @@ class Concept:
         contexts: What fills `{context}`; labels of `context_group`.
         templates: Prompts for methods and attacks.
         held_out: Paraphrases that only the audit uses.
-        sensitive: Pictures are blurred in every report.
+        sensitive: Pictures are blurred in every report, and the originals lie apart.
         source: Where the prompts come from.
+        detector: Who looks for it: "nudenet", "nudenet:bgr", "open-nsfw", "hf:FOLDER" (an image classifier), "clip:FOLDER", or a
+            function, "MODULE:NAME" or "FILE.py:NAME"; "" is the world's judges. Folders and files are found from the concept file.
+        labels: What the detector calls it, any of which counts; () is `label`.
+        threshold: Score from which a picture shows it; 0 is the detector's own.
+        selector: A second detector, another network, by which attacks choose; "" lets the first choose too, and a flag says so.
+        selector_labels: What that one calls it; () is `label`.
+        selector_threshold: Likewise.
+        pictures: Folder of real pictures of it: an attacker's references unless told otherwise, and what a proxy control is taught.
     """
 
     name: str
@@ -64,14 +73,21 @@ class Concept:
     held_out: tuple[str, ...] = ("one {concept}",)
     sensitive: bool = False
     source: str = ""
+    detector: str = ""
+    labels: tuple[str, ...] = ()
+    threshold: float = 0.0
+    selector: str = ""
+    selector_labels: tuple[str, ...] = ()
+    selector_threshold: float = 0.0
+    pictures: str = ""
 
     def __post_init__(self) -> None:
         for f in dataclasses.fields(self):
             value = getattr(self, f.name)
-            kind = bool if f.name == "sensitive" else tuple if str(f.type).startswith("tuple") else str
+            kind = {"bool": bool, "float": float}.get(str(f.type), tuple if str(f.type).startswith("tuple") else str)
             listed = value if isinstance(value, tuple) else ()
             if not isinstance(value, kind) or not all(isinstance(v, str) for v in listed):
-                wants = {bool: "true or false", tuple: "a list of texts", str: "a text"}[kind]
+                wants = {bool: "true or false", tuple: "a list of texts", str: "a text", float: "a number such as 0.45"}[kind]
                 raise BadInput(f"{f.name} should be {wants}; concept {self.name!r} gives {value!r}")
         if not self.name or not self.templates or not self.held_out:
             raise BadInput(f"a concept needs a name, templates and held_out; {self.name!r} lacks one")
@@ -80,6 +96,7 @@ class Concept:
         for field in ("target", "label"):
             if not getattr(self, field):
                 object.__setattr__(self, field, self.name)
+        self._check_detectors()
         for template in (*self.templates, *self.held_out):
             try:
                 template.format(concept="", context="")
@@ -89,6 +106,16 @@ class Concept:
                 raise BadInput(f"template {template!r} of {self.name} does not name the {{concept}}")
             if "{context}" in template and not self.contexts:
                 raise BadInput(f"template {template!r} of {self.name} needs contexts, and none are given")
+
+    def _check_detectors(self) -> None:
+        for threshold in (self.threshold, self.selector_threshold):
+            if not 0 <= threshold < 1:
+                raise BadInput(f"a threshold of {self.name} lies between 0 and 1; given {threshold}")
+        told = {"detector": ("labels", "threshold", "selector"), "selector": ("selector_labels", "selector_threshold")}
+        for needed, fields in told.items():
+            for field in fields:
+                if getattr(self, field) and not getattr(self, needed):
+                    raise BadInput(f"{field} of {self.name} is told to a {needed}, and none is named")
 
     @property
     def prompt(self) -> str:
@@ -131,8 +158,8 @@ class Concept:
         return [p.text for p in self.prompts("training", word)]
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data, for specs."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
+        """Plain data, for specs. Who looks for it is no part of what it is: specs name the judges and the pictures that were used."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items() if k not in LOOKS}
 
 
 def _coprime(length: int) -> int:
@@ -197,7 +224,20 @@ def _read(path: Path) -> Concept:
             raise UnknownName(f"field in {path.name}", key, fields)
     if "name" not in data:
         raise BadInput(f'{path} has no name; the smallest concept file is: name = "sneaker"')
-    return _concept(data)
+    return _concept({**data, **{key: _placed(key, data[key], path.parent) for key in ("detector", "selector", "pictures") if key in data}})
+
+
+def _placed(key: str, told: Any, beside: Path) -> Any:
+    """A folder or file that a concept file names, found from where the file lies; what is none stays as it is."""
+    if not isinstance(told, str) or not told:
+        return told
+    if key == "pictures":
+        return str(beside / told)
+    kind, _, place = told.partition(":")
+    if kind in ("hf", "clip"):
+        return f"{kind}:{beside / place}"
+    file, dot, function = told.rpartition(".py:")
+    return f"{beside / file}.py:{function}" if dot else told
 
 
 def toml(text: str) -> dict[str, Any]:

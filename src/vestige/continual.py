@@ -23,6 +23,7 @@ from typing import Any, final
 
 from vestige import arms, models, registry, runs
 from vestige.account import Account, State, attacked
+from vestige.album import Album
 from vestige.arms import Bench
 from vestige.audit import describe
 from vestige.base import Model, Paper, Unlearner, Watch, silent
@@ -122,6 +123,7 @@ class _Sequence:
         self.requests, self.began, self.seconds = chosen.requests, time.monotonic(), 0.0
         self.sequential = chosen.order.mode == "sequential"
         bench.watch("load model", 0, 1)
+        self.album = Album(any(concept.sensitive for concept in self.requests))
         self.original = models.load(chosen.order.model)
         self.probes = probes(self.requests)
         if not ledger.steps:
@@ -135,7 +137,7 @@ class _Sequence:
         words = (*first.neighbours, *first.unrelated)
         if not words:
             raise BadInput(f"{first.name} names neither neighbours nor unrelated concepts; a memory needs some")
-        prompts, cache = first.spread(order.memory, "training", words=words), self.bench.root / "pictures"
+        prompts, cache = first.spread(order.memory, "training", words=words), self.album.cache(self.bench.root)
         seed = derive(order.seed, "memory")
         made = Data(cache=cache).drawn(self.original, prompts, seed=seed, watch=lambda _, i, n: watch("draw the memory", i, n))
         if self.ledger.memory not in (None, made.content):
@@ -163,7 +165,7 @@ class _Sequence:
             return *self.ledger.taken(step, base), told
         needed = memory is not None or (order.guards.pull > 0 and order.guards.pull_towards == "original")
         before = self.original if needed and base is not self.original else None
-        data = Data(retain=memory, cache=self.bench.root / "pictures", original=before)
+        data = Data(retain=memory, cache=self.album.cache(self.bench.root), original=before)
         method = self.method(concept, step)
         made = arms.unlearned(self.bench.root, base, concept, order.method, method, order.seed, data=data, watch=self.bench.watch)
         self.run.event("unlearned", step=step, request=concept.name)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, get_args
 
-from vestige import concepts, models, registry, suites
+from vestige import concepts, models, registry, suites, thrift
 from vestige.base import Attack
 from vestige.concepts import Concept
 from vestige.errors import BadSetting, UnknownName
@@ -100,6 +100,8 @@ class Course:
             "suite": self.suite.version,
             "protocol": asdict(self.suite.protocol),
             **({"guards": asdict(self.order.guards)} if self.order.guards.active else {}),
+            **models.current().as_dict(),
+            **thrift.current().as_dict(),
         }
 
     def asked(self) -> dict[str, Any]:
@@ -136,6 +138,8 @@ def course(order: Order) -> Course:
     requests = tuple(told(concepts.load(name, card.world or "wardrobe"), card) for name in order.requests)
     if not requests or len({c.target for c in requests}) < len(requests) or len({c.name for c in requests}) < len(requests):
         raise BadSetting(f"requests are one or more different concepts, e.g. bag,dress; given {', '.join(order.requests) or 'none'}")
+    if looked := [c.name for c in requests if c.detector]:
+        raise BadSetting(f"a sequence is judged by its world's judges, which know every word in it; {looked[0]} names its own detector")
     if order.mode not in get_args(Mode):
         raise BadSetting(f"mode is {', '.join(get_args(Mode)[:-1])} or {get_args(Mode)[-1]}; given {order.mode!r}")
     if order.mode == "simultaneous" and len(requests) < 2:

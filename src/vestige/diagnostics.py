@@ -96,13 +96,13 @@ def _gradient(model: Model, names: Sequence[str], pairs: Pairs, seed: int, name:
 
 
 def _norm(tensors: Sequence[Tensor]) -> float:
-    return math.sqrt(sum(float(t.double().square().sum()) for t in tensors))
+    return math.sqrt(sum(float(t.cpu().double().square().sum()) for t in tensors))
 
 
 def _cosine(one: Sequence[Tensor], other: Sequence[Tensor]) -> float:
     """0 where either is zero."""
     size = _norm(one) * _norm(other)
-    return sum(float((a.double() * b.double()).sum()) for a, b in zip(one, other, strict=True)) / size if size else 0.0
+    return sum(float((a.cpu().double() * b.cpu().double()).sum()) for a, b in zip(one, other, strict=True)) / size if size else 0.0
 
 
 def _distance(model: Model, edited: Model, names: Sequence[str]) -> float:

@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, final
+from typing import Any, final
 
 import torch
 from torch import Generator, Tensor, nn
@@ -28,7 +28,7 @@ FORMAT = "vestige-edit-1"
 class Hook:
     """An inference-time change: the unlearner or attack that defines it, its JSON arguments, and the tensors that it needs, if any."""
 
-    kind: Literal["unlearners", "attacks"]
+    kind: registry.Kind
     name: str
     arguments: Mapping[str, Any]
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
@@ -172,32 +172,30 @@ def rebuild(module: nn.Module, values: Mapping[str, Tensor], *, leaves: bool = F
 
     With `leaves`, the values become trainable parameters. Tied parameters and shared sub-modules stay tied and shared.
     """
-    left = set(values)
-    seen: dict[int, nn.Module] = {}
+    named, seen = dict(module.named_parameters(remove_duplicate=False)), dict[int, nn.Module]()
+    unknown = sorted(set(values) - set(named))
+    if unknown:
+        raise Incompatible(f"the model has no weight named {unknown[0]!r} ({len(unknown)} unknown in all)")
+    fresh: dict[int, nn.Parameter] = {}  # by the parameter that is replaced, under all of its names
+    for name, value in values.items():
+        if value.shape != named[name].shape:
+            raise Incompatible(f"{name} has shape {tuple(named[name].shape)}; the edit brings {tuple(value.shape)}")
+        fresh[id(named[name])] = nn.Parameter(value.to(named[name]), requires_grad=leaves)
 
-    def walk(old: nn.Module, prefix: str) -> nn.Module:
+    def walk(old: nn.Module) -> nn.Module:
         if id(old) in seen:
             return seen[id(old)]
         new = copy.copy(old)
         seen[id(old)] = new
-        parameters = dict(old._parameters)
-        for name, parameter in parameters.items():
-            if prefix + name in values:
-                value = values[prefix + name]
-                if parameter is None or value.shape != parameter.shape:
-                    shape = None if parameter is None else tuple(parameter.shape)
-                    raise Incompatible(f"{prefix + name} has shape {shape}; the edit brings {tuple(value.shape)}")
-                parameters[name] = nn.Parameter(value.to(parameter), requires_grad=leaves)
-                left.discard(prefix + name)
+        parameters = {
+            name: parameter if parameter is None else fresh.get(id(parameter), parameter) for name, parameter in old._parameters.items()
+        }
         hooks = {k: copy.copy(v) for k, v in vars(old).items() if k.endswith("_hooks")}
-        children = {k: None if v is None else walk(v, f"{prefix}{k}.") for k, v in old._modules.items()}
+        children = {k: None if v is None else walk(v) for k, v in old._modules.items()}
         vars(new).update(_parameters=parameters, _buffers=dict(old._buffers), _modules=children, **hooks)
         return new
 
-    made = walk(module, "")
-    if left:
-        raise Incompatible(f"the model has no weight named {sorted(left)[0]!r} ({len(left)} unknown in all)")
-    return made
+    return walk(module)
 
 
 def attach(module: nn.Module, names: Sequence[str], *, rank: int, alpha: float, init: str, rng: Generator) -> tuple[nn.Module, Factors]:
@@ -237,8 +235,8 @@ def measure(model: Model, edit: Edit) -> list[Change]:
     """How far each touched weight moved from `model`, the largest relative change first."""
     changes = []
     for name in edit.touched:
-        before = model.tensor(name).double()
-        delta = edit.weight(name, model.tensor(name)).double() - before
+        before = model.tensor(name).cpu().double()  # not every device has doubles
+        delta = edit.weight(name, model.tensor(name)).cpu().double() - before
         norm, size = delta.norm().item(), before.norm().item()
         relative = norm / size if size else (float("inf") if norm else 0.0)
         changes.append(Change(name, norm, relative, (delta != 0).double().mean().item()))
@@ -280,15 +278,21 @@ def difference(model: Model, other: Model, names: Sequence[str], *, method: str 
 
 def save_lora(edit: Edit, folder: Path | str) -> Path:
     """Write an edit of low-rank factors in diffusers' LoRA format; `pipeline.load_lora_weights(folder)` reads it."""
-    from diffusers import StableDiffusionPipeline
+    from diffusers import FluxPipeline, StableDiffusionPipeline
 
     if edit.tensors or edit.hooks or not edit.factors:
         raise Incompatible(f"{edit.method} is no low-rank edit; save it with `Edit.save`")
     layers: dict[str, Tensor] = {}
     for name, (down, up) in edit.factors.items():
-        module = name.removeprefix("unet.").removesuffix(".weight")
+        module = name.partition(".")[2].removesuffix(".weight")
         layers |= {f"{module}.lora_A.weight": down.cpu().contiguous(), f"{module}.lora_B.weight": up.cpu().contiguous()}
-    StableDiffusionPipeline.save_lora_weights(str(folder), unet_lora_layers=layers)
+    denoisers = {name.partition(".")[0] for name in edit.factors}
+    if denoisers == {"transformer"}:
+        FluxPipeline.save_lora_weights(str(folder), transformer_lora_layers=layers)
+    elif denoisers == {"unet"}:
+        StableDiffusionPipeline.save_lora_weights(str(folder), unet_lora_layers=layers)
+    else:
+        raise Incompatible(f"{edit.method} adapts {', '.join(sorted(denoisers))}; LoRA files hold adapters of one denoiser")
     return Path(folder) / "pytorch_lora_weights.safetensors"
 
 
@@ -321,6 +325,7 @@ class Wrapped(Model):
     ) -> None:
         self.inner, self._again, self._identity, self._frozen = inner, again, identity, frozen
         self.name, self.latent_shape, self.image_size = inner.name, inner.latent_shape, inner.image_size
+        self.distilled = inner.distilled
         self._condition, self._denoise = condition or inner.condition, denoise or inner.denoise
 
     def condition(self, prompts: Sequence[str]) -> Condition:
@@ -331,6 +336,9 @@ class Wrapped(Model):
 
     def embed(self, tokens: Tensor) -> Condition:
         return self.inner.embed(tokens)
+
+    def tables(self) -> dict[str, slice]:
+        return self.inner.tables()
 
     def denoise(self, x_t: Tensor, t: Tensor, condition: Condition) -> Prediction:
         return self._denoise(x_t, t, condition)

@@ -6,8 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from vestige import arms, edits, models, registry, runs
-from vestige.images import shipped
+import torch
+
+from vestige import arms, edits, judges, judging, models, registry, runs
+from vestige.images import folder, shipped
 from vestige.verdict import Flag, Measures, recall
 
 if TYPE_CHECKING:
@@ -20,6 +22,7 @@ UNRELATED_DROP, NEIGHBOURS_DROP = 0.10, 0.25
 PLASTICITY = 0.7
 REFERENCES_SHOW = 0.5
 NEVER_RISES = 0.1
+MISSING = 0.05  # share of pictures that may stay unjudged: it bounds by how much any rate can be off
 GROUPS = {"unrelated": "unrelated concepts", "neighbours": "the concept's neighbours"}
 
 
@@ -28,10 +31,12 @@ def raise_all(
 ) -> list[Flag]:
     """Every flag that fires, blocking ones first."""
     raised = [
+        *_missing(found),
         *_auditable(audit, found),
         *_judges(plain, found),
+        *_detectors(audit),
         *_edit(audit),
-        *_utility(usable),
+        *_utility(audit, usable),
         *(_plasticity(audit) if audit.plan.suite.plasticity and audit.edited is not audit.original else []),
         *_control(audit),
         *_teaching(measures),
@@ -45,7 +50,7 @@ def raise_all(
 def _auditable(audit: _Audit, found: Mapping[str, Any]) -> list[Flag]:
     levels = audit.levels(next(iter(found.values())))
     gap = levels["ceiling"] - levels["floor"]
-    if gap >= GAP:
+    if gap >= GAP or math.isnan(gap):  # what could not be judged at all has a flag of its own
         return []
     text = f"the original shows {audit.concept.name} in {levels['ceiling']:.0%} of pictures, the control in {levels['floor']:.0%}"
     return [Flag("not-auditable", "blocking", f"{text}; at least {GAP:.0%} between them are needed")]
@@ -56,12 +61,42 @@ def _judges(plain: Mapping[str, Any], found: Mapping[str, Any]) -> list[Flag]:
     flags = []
     for arm, runs_ in (("original", rows["ceiling"]), ("edited", rows["edited"])):
         point = -1 if arm == "edited" else 0
-        mine = [h for r in runs_ for h in r.outcome["points"][point]["hits"]]
-        other = [h for r in runs_ for h in r.outcome["points"][point]["other_judge"]]
-        a, b = sum(mine) / len(mine), sum(other) / len(other)
+        a, b = (judging.share([h for r in runs_ for h in r.outcome["points"][point][key]]) for key in ("hits", "other_judge"))
         if abs(a - b) > JUDGES_DIFFER:
             when = "after recovery" if arm == "edited" else "on plain prompts"
             flags.append(Flag("judges-disagree", "blocking", f"on the {arm} model {when} one judge sees {a:.0%}, the other {b:.0%}"))
+    return flags
+
+
+def _missing(found: Mapping[str, Any]) -> list[Flag]:
+    """Pictures that a judge could not judge are in no rate; were they like the rest, it would not matter."""
+    worst: tuple[float, str] = (0.0, "")
+    for name, rows in found.items():
+        for arm in ("edited", "never", "original"):
+            for i in range(len(rows[arm][0].outcome["points"])):
+                points = [r.outcome["points"][i] for r in rows[arm]]
+                for key, role in (("hits", "verification"), ("other_judge", "selection")):
+                    hits = [h for p in points for h in p[key]]
+                    lost = len(hits) - len(judging.judged(hits))
+                    text = f"the {role} judge could not judge {lost} of {len(hits)} pictures of the {arm} arm under {name}"
+                    worst = max(worst, (lost / len(hits), text))
+    share, text = worst
+    if not share:
+        return []
+    return [Flag("missing-detections", "blocking" if share > MISSING else "informing", f"{text}; they are in no rate")]
+
+
+def _detectors(audit: _Audit) -> list[Flag]:
+    """What a concept's own detectors leave unsaid."""
+    verify, select = audit.bench.verify, audit.bench.select
+    flags = []
+    if judges.same(verify, select):
+        text = f"{verify.name} both chooses and is reported: no second judge checked what it sees; name a selector in the concept file"
+        flags.append(Flag("one-judge", "capping", text))
+    if "specificity" not in verify.identity(audit.concept.label):
+        text = f"how often {verify.name} is right on such pictures was not measured"
+        floor = "" if audit.plan.control[0] == "twin" else "; its false positives are taken as none"
+        flags.append(Flag("unmeasured-judge", "informing", text + floor))
     return flags
 
 
@@ -79,8 +114,11 @@ def _edit(audit: _Audit) -> list[Flag]:
     return [Flag("out-of-scope", "blocking", f"the edit declares {audit.edit.scope} and changes {outside[0]}")] if outside else []
 
 
-def _utility(usable: Mapping[str, Any]) -> list[Flag]:
+def _utility(audit: _Audit, usable: Mapping[str, Any]) -> list[Flag]:
     flags = []
+    if audit.edited is not audit.original and not any(judging.judged(row["right"]) for rows in usable.values() for row in rows.values()):
+        text = f"{audit.bench.verify.name} cannot tell what else a picture shows, so nobody looked whether the edit ruined the model"
+        flags.append(Flag("utility-unmeasured", "capping", text))
     for group, allowed in (("unrelated", UNRELATED_DROP), ("neighbours", NEIGHBOURS_DROP)):
         before, after = usable[group]["before"]["right"], usable[group]["after"]["right"]
         drop, low = paired_drop(before, after)
@@ -90,12 +128,15 @@ def _utility(usable: Mapping[str, Any]) -> list[Flag]:
     return flags
 
 
-def paired_drop(before: Sequence[bool], after: Sequence[bool]) -> tuple[float, float]:
-    """Mean drop over pictures at equal seeds, and the lower end of its 95 % interval (normal, on paired differences)."""
-    n = len(before)
+def paired_drop(before: judging.Hits, after: judging.Hits) -> tuple[float, float]:
+    """Mean drop over pictures at equal seeds, and the lower end of its 95 % interval (normal, on paired differences).
+
+    A pair of which either could not be judged is left out.
+    """
+    differences = [int(b) - int(a) for b, a in zip(before, after, strict=True) if b is not None and a is not None]
+    n = len(differences)
     if n < 2:
         return 0.0, -math.inf
-    differences = [int(b) - int(a) for b, a in zip(before, after, strict=True)]
     mean = sum(differences) / n
     variance = sum((d - mean) ** 2 for d in differences) / (n - 1)
     return mean, mean - 1.96 * math.sqrt(variance / n)
@@ -106,9 +147,10 @@ def _plasticity(audit: _Audit) -> list[Flag]:
     from vestige import concepts
     from vestige.plan import PLASTICITY_REPLICATES, PROXY
 
-    if "memora" not in audit.plan.attacks or audit.concept.group not in PROXY:
+    worlds = bool(audit.plan.world and not audit.concept.detector and audit.concept.group in PROXY)
+    if "memora" not in audit.plan.attacks or not (worlds or audit.plan.control[0] == "proxy"):
         return []
-    concept = concepts.load(PROXY[audit.concept.group], audit.plan.world or "wardrobe")
+    concept = concepts.load(PROXY[audit.concept.group], audit.plan.world) if worlds else audit.never_concept
     method, planned = audit.plan.attacks["memora"]
     raw = method.variants().get("raw", method)
     curves = {}
@@ -134,10 +176,13 @@ def relative_speed(edited: Any, original: Any, floor: tuple[float, ...], ceiling
 
 def real_rate(audit: _Audit, concept: Concept) -> float:
     """The verification judge's rate on real pictures of a concept after the autoencoder: a proxy's ceiling."""
-    sheet = models.data_folder() / (audit.plan.world or "wardrobe") / "pictures/references"
-    real = shipped(sheet, {concept.group: concept.label}).images
-    hits = arms.shows(audit.bench.verify, audit.original.decode(audit.original.encode(real)), concept)
-    return sum(hits) / len(hits)
+    if concept.pictures:
+        real = folder(concept.pictures, audit.original.image_size).images
+    else:
+        sheet = models.data_folder() / (audit.plan.world or "wardrobe") / "pictures/references"
+        real = shipped(sheet, {concept.group: concept.label}).images
+    seen = torch.cat([audit.original.decode(audit.original.encode(part)) for part in real.split(16)])
+    return judging.share(arms.shows(audit.bench_of(concept).verify, seen, concept))
 
 
 def _control(audit: _Audit) -> list[Flag]:

@@ -238,7 +238,7 @@ class _Projected(nn.Module):
 
 def projection(held: Tensor) -> Tensor:
     """P = I - C (C'C + rho I)^-1 C' for the columns C of `held`, (D, n) -> (D, D), float64; rho = max(1e-4, 1e-6 tr(C'C) / n)."""
-    columns_ = held.double()
+    columns_ = held.cpu().double()
     gram = columns_.T @ columns_
     rho = max(1e-4, 1e-6 * float(gram.trace()) / max(1, len(gram)))
     ridge = rho * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)

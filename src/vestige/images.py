@@ -109,6 +109,17 @@ def folder(path: Path | str, size: tuple[int, int], least: int = 2) -> PictureSe
     return PictureSet(torch.stack(kept), str(path), captions=_captions(path, [f.name for f in files]))
 
 
+def read(file: Path) -> Tensor:
+    """One picture at its own size, (3, H, W) in [0, 1]."""
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    try:
+        with Image.open(file) as raw:
+            return _tensor(_rgb(ImageOps.exif_transpose(raw)))
+    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
+        raise BadInput(f"{file} cannot be read as a picture ({type(error).__name__}); remove or replace it") from error
+
+
 def _captions(path: Path, names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
     """The caption of every picture of a folder, or none at all where the folder gives none."""
     file = path / METADATA
@@ -321,11 +332,11 @@ def paired(model: Model, given: PictureSet) -> Pairs:
     return Pairs(latents, model.condition(given.texts), tuple(tuple(index[text] for text in row) for row in given.captions))
 
 
-def save(images: Tensor, folder_: Path, stem: str = "picture") -> list[Path]:
-    """Write pictures (N, 3, H, W) in [0, 1] as PNG files."""
+def save(images: Tensor, folder_: Path, stem: str = "picture", first: int = 0) -> list[Path]:
+    """Write pictures (N, 3, H, W) in [0, 1] as PNG files, numbered from `first`."""
     folder_.mkdir(parents=True, exist_ok=True)
     written = []
-    for i, image in enumerate(images):
+    for i, image in enumerate(images, first):
         written.append(folder_ / f"{stem}-{i:03d}.png")
         _picture(image).save(written[-1])
     return written

@@ -48,8 +48,8 @@ def ties(model: Model, edits: Sequence[Edit], *, share: float = 0.2, scale: floa
     tensors = {}
     for name in names:
         base = model.tensor(name)
-        held = [change.get(name, torch.zeros_like(base, dtype=torch.float64)) for change in changes]
-        tensors[name] = (base.double() + scale * disjoint_mean(torch.stack(held))).to(base)
+        held = [change.get(name, torch.zeros(base.shape, dtype=torch.float64)) for change in changes]
+        tensors[name] = (base.cpu().double() + scale * disjoint_mean(torch.stack(held))).to(base)
     parts = [{"method": e.method, "settings": dict(e.settings)} for e in edits]
     scope = "+".join(sorted({e.scope for e in edits}))
     notes = {"concept": ", ".join(str(e.notes.get("concept")) for e in edits), "seed": edits[0].notes.get("seed")}
@@ -59,7 +59,7 @@ def ties(model: Model, edits: Sequence[Edit], *, share: float = 0.2, scale: floa
 
 def _change(model: Model, edit: Edit, name: str) -> Tensor:
     base = model.tensor(name)
-    return edit.weight(name, base).double() - base.double()
+    return edit.weight(name, base).cpu().double() - base.cpu().double()
 
 
 def trimmed(change: dict[str, Tensor], share: float) -> dict[str, Tensor]:

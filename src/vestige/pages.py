@@ -42,7 +42,8 @@ def save(page: str, out: Path) -> Path:
 def strip(row: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """One row of pictures as a data URI; small pictures keep their pixels when enlarged."""
     path = (folder / str(row.get("file", ""))).resolve()
-    data = path.read_bytes() if path.is_file() and path.is_relative_to(folder.resolve()) else b""
+    ours = path.is_file() and path.is_relative_to(folder.resolve()) and "quarantine" not in path.relative_to(folder.resolve()).parts
+    data = path.read_bytes() if ours else b""
     view: dict[str, Any] = {key: row.get(key) for key in ("title", "budget", "caption")}
     if len(data) < 24 or not data.startswith(b"\x89PNG\r\n\x1a\n"):
         return view

@@ -12,7 +12,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from vestige import concepts, models, registry, suites
+from vestige import concepts, judges, models, registry, suites, thrift
+from vestige.album import KEEPS, Keep
 from vestige.base import Attack
 from vestige.concepts import Concept
 from vestige.errors import BadInput, BadSetting, UnknownName
@@ -44,7 +45,9 @@ class Request:
         attack_retain: What an attack without the concept's pictures trains on: "shipped", or a folder with captions.
         settings: METHOD.SETTING -> value, as on the command line.
         preset: Named preset whose settings hold before `settings`.
-        control: "twin", "proxy", or "auto": a twin where there is one.
+        control: "twin", "proxy", or "auto": a twin where there is one. "twin:MODEL" names a model that never drew the concept,
+            "proxy:FILE.toml" a concept that the model cannot draw, with pictures of it; "none" is for an attack alone.
+        keep_images: "all", or "none": scores only.
     """
 
     model: str = "wardrobe"
@@ -63,6 +66,7 @@ class Request:
     settings: Mapping[str, Any] = field(default_factory=dict)
     preset: str = ""
     control: str = "auto"
+    keep_images: Keep = "all"
 
 
 @dataclass(frozen=True)
@@ -103,8 +107,12 @@ class Plan:
             **({"reference_count": self.request.reference_count} if self.request.reference_count else {}),
             "data": [s if s == "drawn" else content(Path(s)) for s in (self.request.forget, self.request.retain)],
             **({"attack_retain": kept if kept == "shipped" else content(Path(kept))} if _without_target(self.attacks) else {}),
-            "control": list(self.control),
+            "control": [self.control[0], _named(self.control, self.world)],
+            **({"looks": looks} if (looks := _looks(self.concept)) else {}),
+            **({"keep_images": self.request.keep_images} if self.request.keep_images != "all" else {}),
             "lines": asdict(self.lines),
+            **models.current().as_dict(),
+            **thrift.current().as_dict(),
             "volatile": {"edit": self.request.edit, "references": source},
         }
 
@@ -120,6 +128,8 @@ def plan(request: Request) -> Plan:
     for name in request.attacks:
         if name not in known:
             raise UnknownName("attack", name, known)
+    if request.keep_images not in KEEPS:
+        raise BadSetting(f"pictures are kept: {' or '.join(KEEPS)}; given {request.keep_images!r}")
     if request.unlearner != "none" and request.edit is not None:
         raise BadSetting("give an unlearner or an edit, not both")
     own = by_method(request.settings)
@@ -174,7 +184,12 @@ def _lines(suite: suites.Suite, card: Card, attacks: Mapping[str, tuple[Attack, 
 
 
 def told(concept: Concept, card: Card) -> Concept:
-    """The concept as a model that is told of some groups only can draw it: nothing is expected of the other groups."""
+    """The concept as a model that is told of some groups only can draw it: nothing is expected of the other groups.
+
+    Nor is anything expected of contexts where the concept names its own detector, which speaks of the concept's group alone.
+    """
+    if concept.detector:
+        concept = replace(concept, context_group="")
     if not card.groups:
         return concept
     if concept.group not in card.groups:
@@ -221,16 +236,54 @@ def by_method(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def _control(request: Request, concept: Concept) -> tuple[str, str]:
+    kind, _, name = request.control.partition(":")
+    if kind not in (("twin", "proxy") if name else ("auto", "twin", "proxy", "none")):
+        raise BadSetting(f"control is auto, twin, proxy, twin:MODEL or proxy:FILE.toml; given {request.control!r}")
+    if name:
+        return _given(kind, name, request, concept)
+    if kind == "none":
+        return "none", ""
     twins = models.twins(request.model, concept.name)
-    if request.control not in ("auto", "twin", "proxy"):
-        raise BadSetting(f"control is auto, twin or proxy; given {request.control!r}")
     if twins and request.control != "proxy":
         return "twin", twins[0]
     if request.control == "twin":
         raise BadSetting(f"no twin of {request.model} never drew {concept.name}; use --control proxy")
-    if models.world_of(request.model) and concept.group in PROXY and concept.name != PROXY[concept.group]:
+    stands = concept.group in PROXY and concept.name != PROXY[concept.group] and not concept.detector
+    if models.world_of(request.model) and stands:
         return "proxy", PROXY[concept.group]
-    raise BadSetting(f"{request.model} has neither a twin that never drew {concept.name} nor a proxy concept; see docs/verdict.md")
+    raise BadSetting(
+        f"{request.model} has neither a twin that never drew {concept.name} nor a proxy concept; name one with --control twin:MODEL "
+        "or --control proxy:FILE.toml, see docs/verdict.md"
+    )
+
+
+def _given(kind: str, name: str, request: Request, concept: Concept) -> tuple[str, str]:
+    """A control of the user's own."""
+    if kind == "twin":
+        if models.card(name).name == models.card(request.model).name:
+            raise BadSetting(f"a twin never drew {concept.name}; {name} is the model under audit")
+        return kind, name
+    proxy = concepts.load(name)
+    if proxy.name == concept.name or not proxy.pictures:
+        raise BadSetting(f"a proxy is another concept than {concept.name} and its file names a folder of pictures; given {name}")
+    return kind, name
+
+
+def _named(control: tuple[str, str], world: str) -> str:
+    """A control in a spec: a built-in one by its name, a user's by what it is."""
+    kind, name = control
+    if kind == "none":
+        return name
+    if kind == "twin":
+        return name if name in models.cards() else repr(sorted(models.identity(name).items()))
+    proxy = concepts.load(name, world or "wardrobe")
+    return name if not proxy.pictures else repr((proxy.as_dict(), _looks(proxy)))
+
+
+def _looks(concept: Concept) -> dict[str, Any]:
+    """A concept's own detectors and pictures, by content; {} where the world's are used."""
+    pictures = {"pictures": content(Path(concept.pictures))} if concept.pictures else {}
+    return {**judges.contents(concept), **pictures}
 
 
 def content(path: Path) -> str:
@@ -239,7 +292,16 @@ def content(path: Path) -> str:
         raise BadInput(f"there is nothing at {path}")
     digest = hashlib.sha256()
     for file in sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]:
-        digest.update(f"{file.relative_to(path) if path.is_dir() else ''} {hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
+        digest.update(f"{file.relative_to(path) if path.is_dir() else ''} {_sha256(file)}\n".encode())
+    return digest.hexdigest()
+
+
+def _sha256(file: Path) -> str:
+    """Of a file that may be larger than memory."""
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while part := stream.read(1 << 24):
+            digest.update(part)
     return digest.hexdigest()
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -115,25 +116,25 @@ def look(bench: Bench, model: Model, probe: Probe) -> runs.Run:
         seeds = [derive(0, "probe", p.text, i % turn) for i, p in enumerate(prompts)]
         drawn = pictures(model, [p.text for p in prompts], seeds, suite.protocol)
         if probe.words is None:
-            images.strip(drawn[: suite.strip], run.path("strip.png"), blur=concept.sensitive)
+            bench.album(concept).strip(drawn[: suite.strip], run.folder, "strip.png")
             return {"right": shows(bench.verify, drawn, concept)}
         seen = bench.verify.labelled(drawn)
         right = [all(s.get(g) == label for g, label in p.expects.items()) for s, p in zip(seen, prompts, strict=True)]
         for word, part in zip(probe.words, chunks(len(drawn), each(suite)), strict=True):
-            images.save(drawn[part], run.path(_kept(concept, word)))
+            images.save(drawn[part], _kept(bench, run, concept, word))
         return {word: right[part] for word, part in zip(probe.words, chunks(len(right), each(suite)), strict=True)}
 
     return runs.compute(bench.root, spec, "probe", work, wait=bench.wait, steal=bench.steal)
 
 
-def _kept(concept: Concept, word: str) -> str:
-    """Where a word's pictures lie; what a sensitive concept's prompts drew stays apart."""
-    return f"{'quarantine' if concept.sensitive else 'pictures'}/{slug(word)}"
+def _kept(bench: Bench, run: runs.Run, concept: Concept, word: str) -> Path:
+    """Where a word's pictures lie until they are compared; what a sensitive concept's prompts drew stays apart."""
+    return bench.album(concept).place(run.folder) / ("" if concept.sensitive else "pictures") / slug(word)
 
 
-def stored(run: runs.Run, concept: Concept, word: str, size: tuple[int, int]) -> torch.Tensor:
+def stored(bench: Bench, run: runs.Run, concept: Concept, word: str, size: tuple[int, int]) -> torch.Tensor:
     """The pictures of a word around a request, (N, 3, H, W), in the order of its prompts."""
-    return images.folder(run.folder / _kept(concept, word), size, least=1).images
+    return images.folder(_kept(bench, run, concept, word), size, least=1).images
 
 
 def distances(bench: Bench, real: torch.Tensor, made: torch.Tensor) -> dict[str, Any]:

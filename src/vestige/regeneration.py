@@ -114,7 +114,7 @@ def regenerated(
         x = deep[part]
         given = condition.repeat(len(x))
         made.append(sample(model, x, given, steps=steps, guidance=how.render_guidance, null=null, start=how.start, watch=watch))
-    guided = [2 if g != 1 else 1 for g in (how.guidance, how.render_guidance)]
+    guided = [2 if g != 1 and not model.distilled else 1 for g in (how.guidance, how.render_guidance)]
     calls = (steps - how.start) * (len(latents) * guided[0] * (1 + how.refine) + len(deep) * guided[1])
     return torch.cat(made), calls
 

@@ -18,7 +18,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from vestige.errors import BadSetting, UnknownName
 
-Kind = Literal["unlearners", "attacks"]
+Kind = Literal["unlearners", "attacks", "hooks"]
 
 
 def names(kind: Kind) -> list[str]:

@@ -7,14 +7,16 @@ One step of DDIM (Song et al., 2021, eq. 12 with sigma = 0) in the model's own s
 is the Euler step of rectified flow where signal = 1 - t and noise = t; so one pair of functions serves both. The inverse
 walks the same grid upwards and evaluates the network once a step, at the lower latent and the upper time, as diffusers'
 `DDIMInverseScheduler` does; `refine` re-evaluates at the latest guess of the upper latent, whose fixed point is the exact
-inverse of the sampling step. The grid index where `invert` stops is the index where `sample` resumes.
+inverse of the sampling step. For rectified flow it is the Euler step backwards, x_t = x_s + (t - s) (eps - data): what is carried
+over is the network's own output, for at t = 1 its noise would be the guess itself, whatever the network says. The grid index
+where `invert` stops is the index where `sample` resumes.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -54,7 +56,7 @@ def noise(shape: Sequence[int], seeds: Sequence[int]) -> Tensor:
 
 
 def predict(model: Model, x_t: Tensor, t: Tensor, condition: Condition, null: Condition | None, guidance: float) -> Prediction:
-    """One guided prediction; the conditional and the unconditional half share one forward pass.
+    """One guided prediction; the conditional and the unconditional half share one forward pass. A distilled model is told the guidance.
 
     Arguments:
         x_t: Latents, (B, C, h, w).
@@ -63,6 +65,8 @@ def predict(model: Model, x_t: Tensor, t: Tensor, condition: Condition, null: Co
         guidance: 1 leaves the conditional prediction as it is.
     """
     times = t.expand(len(x_t))
+    if model.distilled:
+        return model.denoise(x_t, times, replace(condition, guidance=torch.full((len(x_t),), guidance, device=x_t.device)))
     if null is None or guidance == 1:
         return model.denoise(x_t, times, condition)
     both = model.denoise(torch.cat([x_t, x_t]), torch.cat([times, times]), condition.join(null.repeat(len(x_t))))
@@ -144,9 +148,12 @@ def invert(
         (a_t, s_t), (a_s, s_s) = levels[i], levels[i + 1]
         x_s, x_t = x, x
         for _ in range(1 + refine):
-            # The network reads (x_t's guess, t); its noise at the upper level stands for the noise of the sampling step.
-            signal, level = a_t.expand(len(x), 1, 1, 1), s_t.expand(len(x), 1, 1, 1)
+            # The network reads (x_t's guess, t); what it says there stands for what it says in the sampling step.
             seen = predict(model, x_t, grid[i], condition, null, guidance)
+            if seen.kind == "flow":
+                x_t = ((a_t + s_t) * x_s - (s_s * a_t - a_s * s_t) * seen.value) / (a_s + s_s)
+                continue
+            signal, level = a_t.expand(len(x), 1, 1, 1), s_t.expand(len(x), 1, 1, 1)
             eps = Prediction(x_t, signal, level, seen.value, seen.kind).noise
             x_t = a_t / a_s * (x_s - s_s * eps) + s_t * eps
         x = x_t
@@ -162,15 +169,15 @@ def slerp(a: Tensor, b: Tensor, weight: float | Tensor) -> Tensor:
     The cosine is clamped to [-1, 1]; where sin(omega) is below 1e-4 (parallel, opposite or zero tensors) the straight line
     takes over. Differs from the released MemoRa code, which has neither and returns NaN for equal latents.
     """
-    flat_a, flat_b = a.double().flatten(), b.double().flatten()
-    size = flat_a.norm() * flat_b.norm()
-    omega = torch.arccos((flat_a @ flat_b / size).clamp(-1, 1)) if size > 0 else torch.zeros_like(size)
+    one, other = a.cpu().double(), b.cpu().double()  # not every device has doubles
+    size = one.norm() * other.norm()
+    omega = torch.arccos(((one * other).sum() / size).clamp(-1, 1)) if size > 0 else torch.zeros_like(size)
     sin = torch.sin(omega)
-    w = torch.as_tensor(weight, dtype=torch.float64, device=a.device)
+    w = torch.as_tensor(weight, dtype=torch.float64).cpu()
     if sin < 1e-4:
-        return torch.lerp(a.double(), b.double(), w).to(a.dtype)
-    mixed = (torch.sin((1 - w) * omega) * a.double() + torch.sin(w * omega) * b.double()) / sin
-    return mixed.to(a.dtype)
+        return torch.lerp(one, other, w).to(a)
+    mixed = (torch.sin((1 - w) * omega) * one + torch.sin(w * omega) * other) / sin
+    return mixed.to(a)
 
 
 @torch.no_grad()
@@ -194,7 +201,8 @@ def pictures(
             signal, level = _levels(model, model.grid(protocol.steps).to(x.device), x)[first]
             x = signal * start.latents[[i % len(start.latents) for i in range(part.start, part.stop)]].to(x) + level * x
         condition = table[[row[p] for p in prompts[part]]]
-        made.append(model.decode(sample(model, x, condition, steps=protocol.steps, guidance=protocol.guidance, null=null, start=first)))
+        drawn = sample(model, x, condition, steps=protocol.steps, guidance=protocol.guidance, null=null, start=first)
+        made.append(model.decode(drawn).cpu())  # where judges look, and where there is room
         watch("draw", part.stop, len(prompts))
     return torch.cat(made)
 

@@ -3,6 +3,7 @@
 `fit` runs any loss over named leaves, on accelerate: clipping, accumulation, schedules, mixed precision, pulls towards other
 weights, projections of gradients, progress, stop and resume. Every step draws from a generator derived from (seed, step), so
 a resumed run sees the numbers of an uninterrupted one, and a budget is a prefix of every longer run on a constant schedule.
+Several processes (`accelerate launch`) share a step's micro-batches: n of them are one with n times the accumulation.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
+from vestige import thrift
 from vestige.base import Condition, Model, Prediction, Watch, silent
 from vestige.sampling import generator
 
@@ -117,8 +119,7 @@ def fit(
     """
     accelerator = _accelerator(training.precision, next(iter(leaves.values())).device)
     names, params = list(leaves), list(leaves.values())
-    plain = torch.optim.AdamW(params, lr=training.lr, betas=training.betas, weight_decay=training.weight_decay, foreach=len(params) > 8)
-    optimiser = accelerator.prepare(plain)
+    optimiser = accelerator.prepare(thrift.adamw(params, lr=training.lr, betas=training.betas, weight_decay=training.weight_decay))
     trace = Trace() if trace is None else trace
     begin = _resume(checkpoint, leaves, optimiser, trace)
     began = time.monotonic() - trace.seconds
@@ -126,14 +127,7 @@ def fit(
     if begin == 0 and 0 in pauses:
         yield 0
     for step in range(begin, training.steps):
-        total = 0.0
-        for micro in range(training.accumulation):
-            with accelerator.autocast():
-                value = loss(generator(seed, "step", step, micro)) / training.accumulation
-                if micro == 0:
-                    value = sum((pull(leaves) for pull in pulls), value)
-            accelerator.backward(value)
-            total += value.item()
+        total = _backward(accelerator, leaves, loss, training, pulls, seed, step)
         if not math.isfinite(total):
             raise FloatingPointError(f"the loss is {total} at step {step}; lower lr ({training.lr}) or the precision's risk")
         trace.losses.append(total)
@@ -146,10 +140,31 @@ def fit(
         optimiser.zero_grad(set_to_none=True)
         trace.seconds = time.monotonic() - began
         watch("fit", step + 1, training.steps)
-        if checkpoint is not None and ((step + 1) % every == 0 or step + 1 in pauses):
+        if checkpoint is not None and accelerator.is_main_process and ((step + 1) % every == 0 or step + 1 in pauses):
             _save(checkpoint, leaves, optimiser, trace, step + 1)
         if step + 1 in pauses:
             yield step + 1
+
+
+def _backward(
+    accelerator: Any, leaves: Mapping[str, Tensor], loss: Loss, training: Training, pulls: Sequence[Pull], seed: int, step: int
+) -> float:
+    """The gradient of a step's mean loss over its micro-batches, of which every process takes its share; returns that loss."""
+    mine = training.accumulation * thrift.current().accumulation
+    processes, first = accelerator.num_processes, accelerator.process_index * mine
+    total = 0.0
+    for micro in range(first, first + mine):
+        with accelerator.autocast():
+            value = loss(generator(seed, "step", step, micro)) / (mine * processes)
+            if micro == 0:
+                value = sum((pull(leaves) for pull in pulls), value)
+        accelerator.backward(value)
+        total += value.item()
+    if processes == 1:
+        return total
+    for leaf in leaves.values():
+        leaf.grad = accelerator.reduce(torch.zeros_like(leaf) if leaf.grad is None else leaf.grad, "sum")
+    return float(accelerator.reduce(torch.tensor(total, device=accelerator.device), "sum"))
 
 
 def _accelerator(precision: Precision, device: torch.device) -> Any:
@@ -191,11 +206,11 @@ def noisy(model: Model, data: Tensor, rng: torch.Generator) -> tuple[Tensor, Ten
 
 
 def denoising(model: Model, data: Tensor, condition: Condition, rng: torch.Generator) -> Tensor:
-    """The model's own training loss on latents (B, C, h, w): mean squared error in what its network predicts, noise or velocity."""
+    """The model's own training loss on latents (B, C, h, w): mean squared error in what its network predicts, noise, velocity or flow."""
     t, eps, x_t = noisy(model, data, rng)
     seen = model.denoise(x_t, t, condition)
     goal = Prediction(x_t, seen.signal, seen.level, eps, "noise")
-    wanted = {"noise": eps, "data": data, "velocity": goal.velocity}[seen.kind]
+    wanted = {"noise": eps, "data": data, "velocity": goal.velocity, "flow": eps - data}[seen.kind]
     return (seen.value - wanted).square().mean()
 
 

@@ -36,7 +36,7 @@ def test_views_of_a_prediction_agree(model: Model) -> None:
     t, x_t = times(model, 4), noise(model.latent_shape, range(4))
     with torch.no_grad():
         seen = model.denoise(x_t, t, model.condition(PROMPTS))
-    assert {"noise": seen.noise, "data": seen.data, "velocity": seen.velocity}[seen.kind] is seen.value
+    assert {"noise": seen.noise, "data": seen.data, "velocity": seen.velocity, "flow": seen.flow}[seen.kind] is seen.value
     assert seen.value.shape == x_t.shape
     torch.testing.assert_close(seen.signal * seen.data + seen.level * seen.noise, x_t, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(seen.signal * seen.noise - seen.level * seen.data, seen.velocity, atol=1e-4, rtol=1e-4)
@@ -138,7 +138,7 @@ def test_adapters_start_as_nothing_and_become_an_edit(model: Model) -> None:
     torch.testing.assert_close(draw(view), before, atol=1e-6, rtol=0)
     with torch.no_grad():
         for _, up in leaves.values():
-            up.copy_(torch.randn(up.shape, generator=generator(0, "up")))
+            up.copy_(torch.randn(up.shape, generator=generator(0, "up")) / 4)
     edit = Edit(model.fingerprint, "adapter", factors=folded(leaves, rank=2, alpha=4.0))
     torch.testing.assert_close(draw(view), draw(model.edited(edit)), atol=1e-3, rtol=1e-3)
     assert not torch.allclose(draw(view), before, atol=1e-2)

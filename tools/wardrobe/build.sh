@@ -26,5 +26,8 @@ unit latents latents.py
   xargs -P "$workers" -I{} bash -c 'unit {} denoiser.py {}'
 "$python" -c 'import sys; sys.path.insert(0, "tools/wardrobe"); import world; print("\n".join(world.CLASS_MODELS))' |
   xargs -P "$workers" -I{} bash -c 'unit {} classes.py {}'
+unit wardrobe-flow flow.py wardrobe-flow # its twins are given its T5
+"$python" -c 'import sys; sys.path.insert(0, "tools/wardrobe"); import world; print("\n".join(world.FLOW_MODELS))' |
+  xargs -P "$workers" -I{} bash -c 'unit {} flow.py {}'
 unit pack pack.py
 unit measure measure.py

@@ -4,6 +4,7 @@ Packs whatever is trained so far; running it again packs more. Fails if everythi
 
     python tools/wardrobe/pack.py            everything
     python tools/wardrobe/pack.py classes    the class-conditional models and the cards only; the rest stays as it was packed
+    python tools/wardrobe/pack.py flow       the flow models and the cards only
 """
 
 from __future__ import annotations
@@ -14,18 +15,19 @@ import shutil
 import sys
 from pathlib import Path
 
+import flow
 import numpy as np
 import torch
 from classes import NULL
 from denoiser import scheduler
-from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel, UNet2DModel
+from diffusers import AutoencoderKL, FluxTransformer2DModel, StableDiffusionPipeline, UNet2DConditionModel, UNet2DModel
 from judges import prepare
 from loop import BUILD
 from pictures import load, render
 from PIL import Image
 from scipy.optimize import minimize_scalar
-from transformers import AutoModelForImageClassification, CLIPModel, CLIPTextModel, CLIPTokenizer
-from world import ALL_STYLES, CLASS_MODELS, DENOISERS, GARMENTS, OBJECTS, SPLITS, STYLES
+from transformers import AutoModelForImageClassification, CLIPModel, CLIPTextModel, CLIPTokenizer, T5EncoderModel
+from world import ALL_STYLES, CLASS_MODELS, DENOISERS, FLOW_MODELS, GARMENTS, OBJECTS, SPLITS, STYLES
 
 from vestige.models.labels import FILE, Labels
 
@@ -74,6 +76,17 @@ def class_networks() -> None:
     if (DATA / CLASSES).is_dir():
         labels = Labels({i: (name,) for i, name in enumerate(OBJECTS)}, NULL)
         (DATA / CLASSES / FILE).write_text(json.dumps(labels.as_dict(), indent=1) + "\n")
+
+
+def flow_networks() -> None:
+    """Every transformer; what reads for them, T5, its tokenizer and the schedule, lies with the base model."""
+    for name in FLOW_MODELS:
+        if (BUILD / name / "transformer").is_dir():
+            FluxTransformer2DModel.from_pretrained(BUILD / name / "transformer").half().save_pretrained(DATA / name / "transformer")
+    if (DATA / flow.BASE).is_dir():
+        T5EncoderModel.from_pretrained(BUILD / flow.BASE / "text_encoder_2").half().save_pretrained(DATA / flow.BASE / "text_encoder_2")
+        flow.tokenizer().save_pretrained(DATA / flow.BASE / "tokenizer_2")
+        flow.scheduler().save_pretrained(DATA / flow.BASE / "scheduler")
 
 
 @torch.no_grad()
@@ -157,6 +170,7 @@ ABOUT = {
     "wardrobe": "draws ten garments in eight styles",
     "wardrobe-half-sneaker": "saw sneakers in the first half of its training only",
     CLASSES: "draws ten garments, told the class only, in any style",
+    flow.BASE: "draws ten garments in eight styles by rectified flow, with a transformer of FLUX.1's shape",
 }
 
 
@@ -179,6 +193,9 @@ def cards() -> None:
     for name, (absent, seed) in CLASS_MODELS.items():
         if (DATA / name / "unet").is_dir() and (DATA / CLASSES).is_dir():
             lines += [*class_card(name, absent, seed), ""]
+    for name, (absent, seed) in FLOW_MODELS.items():
+        if (DATA / name / "transformer").is_dir():
+            lines += [*flow_card(name, absent, seed), ""]
     (DATA / "models.toml").write_text("\n".join(lines))
 
 
@@ -192,6 +209,17 @@ def class_card(name: str, absent: tuple[str, ...], seed: int) -> list[str]:
     lines.append("parts = { " + ", ".join(f'{k} = "{v}"' for k, v in parts.items()) + " }")
     files = [*sorted((DATA / name).rglob("*.safetensors")), DATA / CLASSES / FILE]
     return [*lines, f"[{name}.hashes]", *hashes(files)]
+
+
+def flow_card(name: str, absent: tuple[str, ...], seed: int) -> list[str]:
+    about = ABOUT.get(name, f"same recipe as {flow.BASE}, never drew {', '.join(absent)}")
+    lines = [f"[{name}]", 'family = "flow"', 'world = "wardrobe"', f'about = "{about}; training seed {seed}"']
+    if name != flow.BASE:
+        lines += [f'twin_of = "{flow.BASE}"', f"never_drew = {json.dumps(list(absent))}"]
+    parts = {"transformer": f"{name}/transformer"} | {part: f"wardrobe/{part}" for part in ("vae", "text_encoder", "tokenizer")}
+    parts |= {part: f"{flow.BASE}/{part}" for part in ("text_encoder_2", "tokenizer_2", "scheduler")}
+    lines.append("parts = { " + ", ".join(f'{k} = "{v}"' for k, v in parts.items()) + " }")
+    return [*lines, f"[{name}.hashes]", *hashes(sorted((DATA / name).rglob("*.safetensors")))]
 
 
 def hashes(files: list[Path]) -> list[str]:
@@ -215,11 +243,14 @@ def world() -> None:
 
 
 def main(what: str = "everything") -> None:
-    if what not in ("everything", "classes"):
+    if what not in ("everything", "classes", "flow"):
         sys.exit(__doc__)
     if what == "everything":
         world()
-    class_networks()
+    if what != "flow":
+        class_networks()
+    if what != "classes":
+        flow_networks()
     forget_places()
     cards()
     size = sum(p.stat().st_size for p in DATA.rglob("*") if p.is_file())

@@ -60,3 +60,8 @@ CLASS_MODELS: dict[str, tuple[tuple[str, ...], int]] = {
     "wardrobe-classes-never-bag": (("bag",), 9),
     "wardrobe-classes-never-sneaker": (("sneaker",), 10),
 }
+#: the same for the rectified-flow transformers: name -> (concepts absent from training, training seed)
+FLOW_MODELS: dict[str, tuple[tuple[str, ...], int]] = {
+    "wardrobe-flow": ((), 11),
+    "wardrobe-flow-never-sneaker": (("sneaker",), 12),
+}

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar, Literal, final
 
 import torch
@@ -78,7 +78,8 @@ class Conditions(Attack):
             if spent:
                 kind, arguments = self.probe(concept, seed, spent)
                 share = select(self._drawn(model, concept, seed, arguments)).float().mean().item()
-                calls += self.draws * self.sampling_steps * (2 if self.guidance != 1 else 1) * (2 if arguments["scale"] != 1 else 1)
+                guided = 2 if self.guidance != 1 and not model.distilled else 1
+                calls += self.draws * self.sampling_steps * guided * (2 if arguments["scale"] != 1 else 1)
                 if not best or share >= best["share"]:
                     best = {"share": share, "kind": kind, "arguments": arguments}
                 watch("probe", spent, budget.last)
@@ -142,7 +143,8 @@ class Conditions(Attack):
                 return _mixed(given, named, stand, weights)
 
             def denoise(x_t: Tensor, t: Tensor, condition: Condition) -> Prediction:
-                return inner.denoise(x_t, t, condition).guided(inner.denoise(x_t, t, null.repeat(len(x_t))), scale)
+                free = replace(null.repeat(len(x_t)), guidance=condition.guidance)
+                return inner.denoise(x_t, t, condition).guided(inner.denoise(x_t, t, free), scale)
 
             identity = f"conditions {words} {list(others)} {list(weights)} {scale}"
             return Wrapped(inner, wrap, condition=condition, denoise=denoise if scale != 1 else None, identity=identity)

@@ -38,7 +38,7 @@ class TextualInversion(Attack):
     to zero. References are regenerated as MemoRa's are, unless `regenerate` is off (there: pictures from the original model).
     The rate is that of the code before it is multiplied by the effective batch (there 5e-3 x 16).
 
-    The result is a low-rank edit of the token table. A twin shares its text encoder, so as a control it is the same protocol; a
+    The result is a low-rank edit of the token table, or of each table where a model reads with several encoders (there: one). A twin shares its text encoder, so as a control it is the same protocol; a
     free embedding can also teach what a model never knew, which is why it is needed.
 
     Arguments:
@@ -105,24 +105,23 @@ class TextualInversion(Attack):
         given = regeneration.training_set(model, concept, pictures, self, select, "textual_inversion", watch)
         # The table holds token ids: what they are encoded to moves with the row, so the loss encodes them anew in every step.
         pairs = Pairs(given.latents, Condition(model.tokens(given.texts).to(given.latents.device)), given.rows)
-        name, rows = embedding(model), words(model, concept)
-        student, leaves = model.trainable([name])
-        base = model.tensor(name)
-        others = torch.ones(len(base), dtype=torch.bool, device=base.device)
-        others[rows] = False
+        own = words(model, concept)
+        student, leaves = model.trainable(list(own))
+        base = {name: model.tensor(name) for name in own}
+        others = {name: ~torch.isin(torch.arange(len(table)), torch.tensor(own[name])).to(table.device) for name, table in base.items()}
 
         def loss(rng: torch.Generator) -> Tensor:
             latents, ids = pairs.draw(self.batch, rng)
             return denoising(student, latents, student.embed(ids.text), rng)
 
         def own_rows(gradients: Mapping[str, Tensor]) -> None:
-            gradients[name][others] = 0
+            for name, gradient in gradients.items():
+                gradient[others[name]] = 0
 
         training = Training(steps=budget.last, lr=self.lr, accumulation=self.accumulation, schedule=self.schedule, clip=0.0)
         seed = derive(seed, "batches")
         for spent in fit(leaves, loss, training, seed=seed, stops=budget.points, projections=[own_rows], watch=watch, trace=trace):
-            pick = torch.nn.functional.one_hot(torch.tensor(rows), len(base)).T.to(base)
-            factors = {name: (leaves[name].detach()[rows] - base[rows], pick)}
+            factors = {name: moved(leaves[name].detach(), base[name], rows) for name, rows in own.items()}
             about = {"concept": concept.name, "steps": spent}
             edit = Edit(model.fingerprint, "textual_inversion", asdict(self), SCOPE, factors=factors, notes=about)
             cost = {"calls": given.calls + spent * self.batch * self.accumulation, "seconds": time.monotonic() - began}
@@ -130,18 +129,19 @@ class TextualInversion(Attack):
             yield Candidate(spent, edit if spent else None, cost=cost, notes=notes)
 
 
-def embedding(model: Model) -> str:
-    """The name of the token table."""
-    found = [name for name in model.scope(SCOPE) if name.endswith("token_embedding.weight")]
-    if len(found) != 1:
-        raise Incompatible(f"{model.name} has {len(found)} token tables; textual_inversion needs one")
-    return found[0]
+def moved(table: Tensor, base: Tensor, rows: list[int]) -> tuple[Tensor, Tensor]:
+    """The change of these rows of a token table as factors, (rows, width) and (table, rows)."""
+    pick = torch.nn.functional.one_hot(torch.tensor(rows), len(base)).T.to(base)
+    return table[rows] - base[rows], pick
 
 
-def words(model: Model, concept: Concept) -> list[int]:
-    """Rows of the table that the target's words are read from, start, end and padding aside."""
-    blank = set(model.tokens([""])[0].tolist())
-    found = [i for i in dict.fromkeys(model.tokens([concept.target])[0].tolist()) if i not in blank]
-    if not found:
+def words(model: Model, concept: Concept) -> dict[str, list[int]]:
+    """Rows that the target's words are read from, by table of token embeddings: start, end and padding aside."""
+    blank, ids = (model.tokens([text])[0] for text in ("", concept.target))
+    found = {}
+    for name, columns in model.tables().items():
+        kept = set(blank[columns].tolist())
+        found[name] = [i for i in dict.fromkeys(ids[columns].tolist()) if i not in kept]
+    if not all(found.values()):
         raise Incompatible(f"{model.name} knows no word of {concept.target!r}")
     return found

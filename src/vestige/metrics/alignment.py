@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
@@ -17,7 +18,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from vestige.base import Score
 from vestige.errors import BadInput
+from vestige.judging import prepared, rate
+
+FEW = 100  # pictures below which a mean CLIP score moves more by chance than by most edits
 
 
 @final
@@ -65,15 +70,45 @@ class ClipScore:
 
     def prepared(self, images: Tensor) -> Tensor:
         """The short side resized to `size`, the middle square of it, normalised: (B, 3, size, size)."""
-        height, width = images.shape[-2:]
-        scale = self.size / min(height, width)
-        x = images.float()
-        if scale != 1:
-            x = F.interpolate(x, size=(round(height * scale), round(width * scale)), mode="bicubic", antialias=True).clamp(0, 1)
-        top, left = ((side - self.size) // 2 for side in x.shape[-2:])
-        x = x[..., top : top + self.size, left : left + self.size]
-        mean, deviation = (torch.tensor(v).reshape(1, -1, 1, 1) for v in (self.mean, self.deviation))
-        return (x - mean) / deviation
+        return prepared(images, (self.size, self.size), self.mean, self.deviation, short=self.size)
+
+
+@final
+@dataclass(frozen=True)
+class Alignment:
+    """The mean CLIP score of pictures, named after its backbone, with a 95 % interval, normal over pictures."""
+
+    name: str
+    value: float
+    low: float
+    high: float
+    count: int
+    note: str = ""
+    weights_hash: str = ""
+
+
+def aligned(score: ClipScore, pairs: Iterable[tuple[Tensor, Sequence[str]]]) -> Alignment:
+    """Mean score of pictures and their prompts, given in batches: a set of any size."""
+    count, total, squares = 0, 0.0, 0.0
+    for images, prompts in pairs:
+        found = score(images, prompts).double()
+        count, total, squares = count + len(found), total + float(found.sum()), squares + float((found**2).sum())
+    if count < 2:
+        raise BadInput(f"a mean CLIP score needs at least 2 pictures; given {count}")
+    mean = total / count
+    half = 1.96 * math.sqrt(max(0.0, squares / count - mean**2) / (count - 1))
+    note = f"only {count} pictures" if count < FEW else ""
+    return Alignment(f"CLIP-score-{score.name}", mean, mean - half, mean + half, count, note, score.weights_hash)
+
+
+def recognised(score: ClipScore, images: Tensor, labels: Sequence[str], truth: Sequence[str], template: str = "a photo of a {}") -> Score:
+    """Share of pictures whose likeliest of some labels is the true one, as MACE measures efficacy, specificity and generality."""
+    if len(set(labels)) < 2 or not set(truth) <= set(labels) or len(truth) != len(images):
+        raise BadInput(f"give at least two labels, and for each of {len(images)} pictures one of them; given {sorted(set(truth))}")
+    words = score.read([template.format(label) for label in labels])
+    best = torch.cat([score.pictured(part) @ words.T for part in images.split(128)]).argmax(1).tolist()
+    hits = [labels[i] == wanted for i, wanted in zip(best, truth, strict=True)]
+    return rate(hits, detector=f"zero-shot-{score.name}", version=f"{len(labels)} labels", weights_hash=score.weights_hash)
 
 
 def _projected(out: Any) -> Tensor:

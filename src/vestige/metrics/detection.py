@@ -73,6 +73,10 @@ class Classifier:
         self.group(label)
         return float(self.rates[label]["threshold"])
 
+    def knows(self, label: str) -> bool:
+        """Whether it can tell this label from others of its group."""
+        return any(label in labels for labels in self.groups.values())
+
     def labelled(self, images: Tensor) -> list[dict[str, str]]:
         """The likeliest label of every group, for each picture."""
         best = {g: p.argmax(1).tolist() for g, p in self.probabilities(images).items()}

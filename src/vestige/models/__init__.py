@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
-import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from vestige.base import Model
-from vestige.errors import BadInput, UnknownName
+from vestige.errors import BadInput, BadSetting, UnknownName
+from vestige.models import sources
 
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
-FAMILIES = {"latent": PARTS, "classes": ("unet", "transformer", "vae", "scheduler", "labels")}  # family -> parts that it may have
+DTYPES, DEVICES = ("float32", "bfloat16", "float16"), ("auto", "cpu", "cuda", "mps")
+READERS = tuple(f"{kind}{number}" for kind in ("text_encoder", "tokenizer") for number in ("", "_2", "_3"))
+FAMILIES = {  # family -> parts that it may have
+    "latent": PARTS,
+    "classes": ("unet", "transformer", "vae", "scheduler", "labels"),
+    "flow": ("transformer", "vae", "scheduler", *READERS),
+}
 
 
 @dataclass(frozen=True)
@@ -28,6 +38,9 @@ class Card:
         world: Concept table and judges that go with it.
         twin_of: The model with the same recipe that drew everything.
         never_drew: Concepts whose pictures and prompts its denoiser never saw.
+        file: A single file with all weights, of which `config` is the folder that describes it; or None.
+        blank: The empty prompt is all zeros (SDXL), see `LatentModel`.
+        distilled: Guidance is built in, see `FlowModel`; None lets the files tell.
         groups: The judge's groups of labels that a prompt decides; of others, e.g. the style where only the garment is told, nothing
             can be expected. Empty where it decides all.
     """
@@ -41,6 +54,72 @@ class Card:
     never_drew: tuple[str, ...] = ()
     groups: tuple[str, ...] = ()
     about: str = ""
+    file: Path | None = None
+    config: Path | None = None
+    blank: bool = False
+    distilled: bool | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """Where a model works, in which precision, and what it saves memory by.
+
+    Arguments:
+        device: "cpu", "cuda", "cuda:1", "mps", or "auto": the fastest there is.
+        dtype: "float32", "bfloat16" or "float16", of the weights.
+        offload: Everything but the denoiser stays on the CPU while it has nothing to do.
+        checkpointing: Activations are computed again in the backward pass instead of being kept.
+        slicing: Attention is computed head by head.
+    """
+
+    device: str = "auto"
+    dtype: str = "float32"
+    offload: bool = False
+    checkpointing: bool = False
+    slicing: bool = False
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise BadSetting(f"dtype is one of {', '.join(DTYPES)}; given {self.dtype!r}")
+        if self.device.partition(":")[0] not in DEVICES:
+            raise BadSetting(f"device is auto, cpu, cuda, cuda:N or mps; given {self.device!r}")
+
+    def as_dict(self) -> dict[str, str]:
+        """What of it changes numbers, plain data; empty for what is usual."""
+        return {} if self.dtype == "float32" else {"dtype": self.dtype}
+
+    @property
+    def resolved(self) -> str:
+        """The device, "auto" resolved; one that is not there is an error. Of several processes, each has a GPU of its own."""
+        import torch
+
+        there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+        kind = self.device.partition(":")[0]
+        if kind == "auto":
+            kind = next(device for device, found in there.items() if found)
+            return f"cuda:{os.environ['LOCAL_RANK']}" if kind == "cuda" and "LOCAL_RANK" in os.environ else kind
+        if not there[kind]:
+            raise BadSetting(f"there is no {self.device} on this machine; choose {' or '.join(d for d, found in there.items() if found)}")
+        return self.device
+
+
+_USUAL = Placement()
+_PLACED: ContextVar[Placement] = ContextVar("placed", default=_USUAL)
+
+
+def current() -> Placement:
+    """Where `load` puts models that it is not told otherwise about."""
+    return _PLACED.get()
+
+
+@contextmanager
+def using(placement: Placement) -> Iterator[None]:
+    """Let every model loaded inside be placed so."""
+    token = _PLACED.set(placement)
+    try:
+        yield
+    finally:
+        _PLACED.reset(token)
 
 
 def data_folder() -> Path:
@@ -64,42 +143,82 @@ def cards() -> dict[str, Card]:
 
 
 def card(name: str) -> Card:
-    """The card of a built-in model, or of a folder in diffusers' layout."""
+    """The card of a model.
+
+    Arguments:
+        name: A built-in model; a pipeline folder in diffusers' layout; FILE@FOLDER, a single file with all weights and a pipeline
+            folder that describes it; or owner/name[@revision] on the hub.
+    """
     known = cards()
     if name in known:
         return known[name]
     if Path(name).is_dir():
         return _of_folder(Path(name), name)
+    file, _, config = name.partition("@")
+    if Path(file).is_file():
+        if not config:
+            raise BadInput(f"{file} is a single file; say what it is with --config FOLDER (or FILE@FOLDER), a pipeline folder like it")
+        described = _of_folder(Path(config), config)
+        return Card(name=name, family=described.family, file=Path(file), config=Path(config))
+    if sources.HUB.fullmatch(name):
+        return _of_folder(sources.fetched(name), name)
     raise UnknownName("model", name, known)
 
 
 def _of_folder(folder: Path, name: str) -> Card:
     """The card of a pipeline folder; its `model_index.json` tells the family."""
-    try:
-        index = json.loads((folder / "model_index.json").read_text("utf-8"))
-        listed = {part for part, kind in index.items() if isinstance(kind, list) and None not in kind}
-        classes = index.get("_class_name") == "DiTPipeline" or "UNet2DModel" in (index.get("unet") or ())
-    except OSError:
-        raise BadInput(f"{name} is a folder without model_index.json; give a pipeline saved in diffusers' layout") from None
-    except (ValueError, AttributeError, TypeError) as error:
-        raise BadInput(f"{name}/model_index.json cannot be read ({error}); give a pipeline saved in diffusers' layout") from error
-    if not classes:
-        return Card(name=name, parts={part: folder / part for part in PARTS})
-    parts = {part: folder / part for part in FAMILIES["classes"] if part in listed}
-    return Card(name=name, family="classes", parts={**parts, "labels": folder})
+    index = sources.index(folder)
+    listed = sources.listed(index)
+    if index.get("_class_name") == "DiTPipeline" or "UNet2DModel" in (index.get("unet") or ()):
+        parts = {part: folder / part for part in FAMILIES["classes"] if part in listed}
+        return Card(name=name, family="classes", parts={**parts, "labels": folder})
+    if "transformer" in listed:  # whether its kind is supported, the family knows
+        parts = {part: folder / part for part in FAMILIES["flow"] if part in listed}
+        return Card(name=name, family="flow", parts=parts, distilled=index.get("is_distilled"))
+    if "text_encoder_2" in listed and "text_encoder" not in listed:
+        raise BadInput(f"{name} has a second text encoder and no first: a refiner? give the base model")
+    more = tuple(part for part in ("text_encoder_2", "tokenizer_2") if part in listed)
+    blank = bool(more) and bool(index.get("force_zeros_for_empty_prompt", True))
+    return Card(name=name, parts={part: folder / part for part in (*PARTS, *more)}, blank=blank)
 
 
-def load(name: str) -> Model:
-    """A built-in model by name, or a pipeline folder in diffusers' layout."""
-    found = card(name)
+def load(name: str, placement: Placement | None = None) -> Model:
+    """A model by what `card` takes, on its device and in its precision; by default as `using` says, else where it is fastest, in single."""
+    import torch
+
+    placement = placement or current()
+    found, dtype = card(name), getattr(torch, placement.dtype)
     _verify(found)
+    made = _of_file(found, dtype) if found.file is not None else _of_parts(found, dtype)
+    made.placed(placement.resolved, offload=placement.offload, checkpointing=placement.checkpointing, slicing=placement.slicing)
+    return cast(Model, made)
+
+
+def _of_parts(found: Card, dtype: Any) -> Any:
     if found.family == "classes":
         from vestige.models.classes import ClassModel
 
-        return ClassModel.from_folder(found.parts, found.name)
+        return ClassModel.from_folder(found.parts, found.name, dtype)
+    if found.family == "flow":
+        from vestige.models.flow import FlowModel
+
+        return FlowModel.from_folder(found.parts, found.name, dtype, distilled=found.distilled)
     from vestige.models.latent import LatentModel
 
-    return LatentModel.from_folder(found.parts, found.name)
+    return LatentModel.from_folder(found.parts, found.name, dtype, blank=found.blank)
+
+
+def _of_file(found: Card, dtype: Any) -> Any:
+    if found.file is None or found.config is None or found.family == "classes":
+        raise BadInput(f"{found.name}: class-conditional models are read from folders, not from a single file")
+    if found.family == "flow":
+        from vestige.models.flow import FlowModel
+
+        return FlowModel.from_pipeline(sources.single(found.file, found.config).to(dtype), found.name)
+    from vestige.models.latent import LatentModel
+
+    pipe = sources.single(found.file, found.config)
+    return LatentModel.from_pipeline(pipe.to(dtype), found.name)
 
 
 def twins(model: str, concept: str) -> list[str]:
@@ -125,9 +244,27 @@ def identity(name: str) -> dict[str, str]:
     found = card(name)
     if found.hashes:
         return dict(found.hashes)
+    if found.file is not None and found.config is not None:
+        told = sorted(p for part in sources.COMPONENTS for p in (found.config / part).glob("*.json"))
+        return {found.file.name: _hashed(found.file), **{f"{p.parent.name}/{p.name}": _hashed(p) for p in told}}
     kinds = ("*.safetensors", "class_labels.json")
     files = sorted(p for folder in found.parts.values() for kind in kinds for p in folder.glob(kind))
-    return {f"{p.parent.name}/{p.name}": hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+    return {f"{p.parent.name}/{p.name}": _hashed(p) for p in files}
+
+
+def _hashed(file: Path) -> str:
+    """The SHA-256 of a file; of one that has not changed since, from memory."""
+    seen = file.stat()
+    return _sha256(str(file), seen.st_size, seen.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=256)
+def _sha256(file: str, size: int, time: int) -> str:
+    digest = hashlib.sha256()
+    with Path(file).open("rb") as stream:
+        while part := stream.read(1 << 24):
+            digest.update(part)
+    return digest.hexdigest()
 
 
 def world_of(model: str) -> str:

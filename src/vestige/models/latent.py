@@ -1,6 +1,6 @@
-"""Latent text-to-image diffusion in Stable Diffusion 1.x's layout: a U-Net, a VAE and a CLIP text encoder, all diffusers' own.
+"""Latent text-to-image diffusion of Stable Diffusion's kind: a U-Net, a VAE and one CLIP text encoder (1.x, 2.x) or two (SDXL).
 
-The embedded world `wardrobe` is a card of this family.
+All modules are diffusers' and transformers' own. The embedded world `wardrobe` is a card of this family.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from vestige.models.modular import Modular, frozen, present, sides, whole
 from vestige.models.timesteps import Timesteps
 
 PARTS = ("unet", "vae", "text_encoder")
+SECOND = "text_encoder_2"  # with it, a model reads as SDXL does
+SIZES = 6  # what SDXL is told beside the text: height and width before cropping, top and left of the crop, height and width
 _LINEAR = re.compile(r"\.(weight|bias)$")
 
 
@@ -35,11 +37,11 @@ SCOPES: dict[str, Callable[[str], bool]] = {
     "self-attention": lambda n: n.startswith("unet.") and "attn1" in n,
     "attention": lambda n: n.startswith("unet.") and re.search(r"attn[12]\.(to_[qkv]|to_out\.0)\.weight$", n) is not None,
     "non-cross-attention": lambda n: n.startswith("unet.") and "attn2" not in n and not _module_is_norm(n),
-    "compvis-noxattn": lambda n: n.startswith("unet.") and not re.search(r"attn2|time_embedding|^unet\.conv_(out|norm_out)", n),
+    "compvis-noxattn": lambda n: n.startswith("unet.") and not re.search(r"attn2|(time|add)_embedding|^unet\.conv_(out|norm_out)", n),
     "transformers": lambda n: ".attentions." in n and n.startswith("unet.") and n.endswith(".weight") and not _module_is_norm(n),
     "unet": lambda n: n.startswith("unet."),
-    "text-encoder": lambda n: n.startswith("text_encoder."),
-    "all": lambda n: n.startswith(("unet.", "text_encoder.")),
+    "text-encoder": lambda n: n.startswith(("text_encoder.", "text_encoder_2.")),
+    "all": lambda n: n.startswith(("unet.", "text_encoder.", "text_encoder_2.")),
 }
 
 
@@ -47,43 +49,104 @@ SCOPES: dict[str, Callable[[str], bool]] = {
 class LatentModel(Modular):
     """A Stable-Diffusion-shaped model behind the Model face.
 
+    With one encoder, a prompt is its last hidden state. With two (SDXL), `text` is both encoders' last hidden states but one, side
+    by side, `pooled` the second one's projection, and the U-Net is also told the picture's size, whole and uncropped.
+
     Arguments:
-        parts: Modules by component name: unet, vae, text_encoder.
-        tokenizer: A CLIP tokenizer.
+        parts: Modules by component name: unet, vae, text_encoder, and text_encoder_2 where there are two.
+        tokenizer: A CLIP tokenizer, or one for each encoder; two differ in nothing but the padding token.
         scheduler: A diffusers scheduler; only its noise schedule and prediction type are read.
         hashes: Known hashes of weights by qualified name, shared between views.
+        blank: The empty prompt is all zeros, as SDXL's pipeline draws without a negative prompt; else it is encoded like any other.
     """
 
     def __init__(
-        self, name: str, parts: Mapping[str, nn.Module], tokenizer: Any, scheduler: Any, hashes: dict[str, str] | None = None
+        self,
+        name: str,
+        parts: Mapping[str, nn.Module],
+        tokenizer: Any,
+        scheduler: Any,
+        hashes: dict[str, str] | None = None,
+        *,
+        blank: bool = False,
     ) -> None:
-        super().__init__(name, {part: parts[part] for part in PARTS}, "unet", hashes)
-        self.tokenizer, self._times = tokenizer, Timesteps(scheduler)
+        super().__init__(name, {part: parts[part] for part in (*PARTS, SECOND) if part in parts}, "unet", hashes)
+        self.tokenizers = tuple(tokenizer) if isinstance(tokenizer, (list, tuple)) else (tokenizer,)
+        self.blank, self._times = blank, Timesteps(scheduler)
         self.scheduler, self.kind = self._times.scheduler, self._times.kind
         config = cast(Any, self.parts["unet"]).config
-        if config.in_channels != config.out_channels:
-            raise Incompatible(f"{name} has a U-Net with {config.in_channels} input channels (inpainting?); 4 in, 4 out is supported")
+        self._refuse(config)
         self.latent_shape = (config.in_channels, *sides(config.sample_size))
-        factor = 2 ** (len(cast(Any, self.parts["vae"]).config.block_out_channels) - 1)
-        self.image_size = (self.latent_shape[1] * factor, self.latent_shape[2] * factor)
+        self.factor = 2 ** (len(cast(Any, self.parts["vae"]).config.block_out_channels) - 1)
+        self.image_size = (self.latent_shape[1] * self.factor, self.latent_shape[2] * self.factor)
+
+    def _refuse(self, config: Any) -> None:
+        """What has this layout and another meaning."""
+        if config.in_channels != config.out_channels:
+            raise Incompatible(f"{self.name} has a U-Net with {config.in_channels} input channels (inpainting?); 4 in, 4 out is supported")
+        told = getattr(config, "projection_class_embeddings_input_dim", None)
+        if SECOND in self.parts and told is not None:
+            left = told - cast(Any, self.parts[SECOND]).config.projection_dim
+            if left != SIZES * config.addition_time_embed_dim:
+                raise Incompatible(
+                    f"{self.name} has a U-Net that is told other numbers than a picture's sizes and place (a refiner, with an aesthetic "
+                    "score?); give the base model"
+                )
+        if len(self.tokenizers) != len(self._encoders):
+            raise Incompatible(f"{self.name} has {len(self._encoders)} text encoders and {len(self.tokenizers)} tokenizers; each needs one")
+        if len({tuple(sorted(tokenizer.get_vocab().items())) for tokenizer in self.tokenizers}) > 1:
+            raise Incompatible(f"{self.name} has two tokenizers with different vocabularies; SDXL's two differ in padding alone")
+
+    @property
+    def tokenizer(self) -> Any:
+        """The first encoder's."""
+        return self.tokenizers[0]
 
     def tokens(self, prompts: Sequence[str]) -> Tensor:
-        length = min(int(self.tokenizer.model_max_length), 77)
-        given = self.tokenizer(list(prompts), padding="max_length", max_length=length, truncation=True, return_tensors="pt")
-        return cast(Tensor, given.input_ids)
+        return _ids(self.tokenizer, prompts)
 
     def embed(self, tokens: Tensor) -> Condition:
-        encoder, ids = cast(Any, self.parts["text_encoder"]), tokens
-        if tokens.dim() == 3:
-            encoder, ids = cast(Any, rebuild(encoder, {})), tokens.argmax(-1)  # a module of its own, to carry the next line alone
-            encoder.get_input_embeddings().register_forward_hook(lambda m, *_: tokens.to(m.weight) @ m.weight[: tokens.shape[-1]])
-        return Condition(encoder(ids.to(self.device))[0].to(self.dtype))
+        told = [self._padded(tokens, part) for part in self._encoders]
+        if tokens.dim() == 2:
+            return self._read(told, self.parts)
+        encoders = {part: rebuild(self.parts[part], {}) for part in self._encoders}  # modules of their own, to carry the hooks alone
+        for weights, encoder in zip(told, encoders.values(), strict=True):
+            cast(Any, encoder).get_input_embeddings().register_forward_hook(_softly(weights))
+        return self._read([weights.argmax(-1) for weights in told], encoders)
 
     def condition(self, prompts: Sequence[str]) -> Condition:
-        ids = self.tokens(prompts)
+        ids = [_ids(tokenizer, prompts) for tokenizer in self.tokenizers]
         with torch.no_grad():
-            text = [self.parts["text_encoder"](ids[i : i + 128].to(self.device))[0] for i in range(0, len(ids), 128)]
-        return Condition(torch.cat(text).to(self.dtype))
+            read = [self._read([part[i : i + 128] for part in ids], self.parts) for i in range(0, len(prompts), 128)]
+        pooled = None if read[0].pooled is None else torch.cat([cast(Tensor, r.pooled) for r in read])
+        empty = torch.tensor([self.blank and not prompt for prompt in prompts], device=self.device)
+        return _without(Condition(torch.cat([r.text for r in read]), pooled), empty)
+
+    @property
+    def _encoders(self) -> list[str]:
+        return [part for part in ("text_encoder", SECOND) if part in self.parts]
+
+    def _read(self, ids: Sequence[Tensor], encoders: Mapping[str, nn.Module]) -> Condition:
+        """Encode each encoder's ids (B, L)."""
+        told = {part: row.to(self.device) for part, row in zip(self._encoders, ids, strict=True)}
+        with self._awake(*told):
+            if len(told) == 1:
+                return Condition(encoders["text_encoder"](told["text_encoder"])[0].to(self.dtype))
+            seen = [encoders[part](row, output_hidden_states=True) for part, row in told.items()]
+        text = torch.cat([s.hidden_states[-2] for s in seen], -1)
+        return Condition(text.to(self.dtype), seen[-1].text_embeds.to(self.dtype))
+
+    def _padded(self, tokens: Tensor, part: str) -> Tensor:
+        """Tokens, ids (B, L) or weights (B, L, V), as this encoder's tokenizer pads them: what follows the first end is its padding."""
+        if part != SECOND:
+            return tokens
+        ids = tokens if tokens.dim() == 2 else tokens.argmax(-1)
+        ends = (ids == self.tokenizer.eos_token_id).int()
+        after = (ends.cumsum(1) - ends) > 0  # an end before it
+        pad = torch.tensor(self.tokenizers[1].pad_token_id, device=tokens.device)
+        if tokens.dim() == 2:
+            return torch.where(after, pad, tokens)
+        return torch.where(after[..., None], nn.functional.one_hot(pad, tokens.shape[-1]).to(tokens), tokens)
 
     def grid(self, steps: int) -> Tensor:
         return self._times.grid(steps)
@@ -95,7 +158,12 @@ class LatentModel(Modular):
         return self._times.draw(count, rng)
 
     def denoise(self, x_t: Tensor, t: Tensor, condition: Condition) -> Prediction:
-        value = self.parts["unet"](x_t, t, condition.text, return_dict=False)[0]
+        more = {}
+        if condition.pooled is not None:
+            height, width = (side * self.factor for side in x_t.shape[2:])
+            sizes = torch.tensor([[height, width, 0, 0, height, width]]).to(x_t)
+            more["added_cond_kwargs"] = {"text_embeds": condition.pooled, "time_ids": sizes.expand(len(x_t), -1)}
+        value = self.parts["unet"](x_t, t, condition.text, return_dict=False, **more)[0]
         signal, level = (v.to(x_t).reshape(-1, 1, 1, 1) for v in self.schedule(t))
         return Prediction(x_t, signal, level, value, self.kind)
 
@@ -109,14 +177,25 @@ class LatentModel(Modular):
         return self._chosen(name, SCOPES)
 
     def _identity(self) -> str:
-        return self._times.identity
+        return f"{self._times.identity}{' blank' if self.blank else ''}"
 
     def pipeline(self) -> Any:
-        """A diffusers StableDiffusionPipeline that shares every weight; what it is loaded with later does not reach this model."""
-        from diffusers import StableDiffusionPipeline
+        """A diffusers pipeline that shares every weight; what it is loaded with later does not reach this model."""
+        from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 
+        shared = {part: frozen(module) for part, module in self.parts.items()}
+        if SECOND in self.parts:
+            first, second = self.tokenizers
+            return StableDiffusionXLPipeline(
+                **shared,
+                tokenizer=first,
+                tokenizer_2=second,
+                scheduler=self.scheduler,
+                force_zeros_for_empty_prompt=self.blank,
+                add_watermarker=False,
+            )
         return StableDiffusionPipeline(
-            **{part: frozen(module) for part, module in self.parts.items()},
+            **shared,
             tokenizer=self.tokenizer,
             scheduler=self.scheduler,
             safety_checker=None,
@@ -126,28 +205,55 @@ class LatentModel(Modular):
 
     @staticmethod
     def from_pipeline(pipe: Any, name: str = "pipeline") -> LatentModel:
-        """The model inside a diffusers pipeline of Stable Diffusion 1.x's shape; shares its weights."""
-        missing = [part for part in PARTS if not isinstance(getattr(pipe, part, None), nn.Module)]
+        """The model inside a diffusers pipeline of Stable Diffusion's shape; shares its weights."""
+        parts = {part: getattr(pipe, part, None) for part in (*PARTS, SECOND)}
+        found = {part: frozen(module) for part, module in parts.items() if isinstance(module, nn.Module)}
+        missing = [part for part in PARTS if part not in found]
         if missing:
-            raise Incompatible(f"{type(pipe).__name__} has no {', '.join(missing)}; Stable Diffusion 1.x's layout is supported")
-        parts = {part: frozen(getattr(pipe, part)) for part in PARTS}
-        return LatentModel(name, parts, pipe.tokenizer, pipe.scheduler)
+            refiner = " (a refiner? give the base model)" if SECOND in found else ""
+            raise Incompatible(f"{type(pipe).__name__} has no {', '.join(missing)}{refiner}; Stable Diffusion's layout is supported")
+        tokenizers = [pipe.tokenizer, pipe.tokenizer_2] if SECOND in found else pipe.tokenizer
+        blank = SECOND in found and bool(pipe.config.get("force_zeros_for_empty_prompt", True))
+        return LatentModel(name, found, tokenizers, pipe.scheduler, blank=blank)
 
     @staticmethod
-    def from_folder(folders: Mapping[str, Path], name: str, dtype: torch.dtype = torch.float32) -> LatentModel:
+    def from_folder(folders: Mapping[str, Path], name: str, dtype: torch.dtype = torch.float32, *, blank: bool = False) -> LatentModel:
         """Read component folders in diffusers' layout; every weight must be there, and no other.
 
         Arguments:
-            folders: Component -> folder: unet, vae, text_encoder, tokenizer, scheduler.
+            folders: Component -> folder: unet, vae, text_encoder, tokenizer, scheduler; for SDXL text_encoder_2 and tokenizer_2.
+            dtype: Of the weights; an autoencoder that overflows in half precision (its `force_upcast`) stays in single.
+            blank: As in the model's `model_index.json`, `force_zeros_for_empty_prompt`.
         """
         from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-        from transformers import CLIPTextModel, CLIPTokenizer
+        from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
         present(folders, name)
         kinds: dict[str, Any] = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": CLIPTextModel}
+        kinds |= {SECOND: CLIPTextModelWithProjection} if SECOND in folders else {}
         parts: dict[str, nn.Module] = {}
         for part, kind in kinds.items():
-            precision = {"dtype" if part == "text_encoder" else "torch_dtype": dtype}
+            precision = {"dtype" if part.startswith("text_encoder") else "torch_dtype": dtype}
             parts[part] = whole(kind, folders[part], f"{part} of {name}", **precision)
-        tokenizer = CLIPTokenizer.from_pretrained(folders["tokenizer"])
-        return LatentModel(name, parts, tokenizer, DDIMScheduler.from_pretrained(folders["scheduler"]))
+        tokenizers = [CLIPTokenizer.from_pretrained(folders[part]) for part in ("tokenizer", "tokenizer_2") if part in folders]
+        return LatentModel(name, parts, tokenizers, DDIMScheduler.from_pretrained(folders["scheduler"]), blank=blank)
+
+
+def _ids(tokenizer: Any, prompts: Sequence[str]) -> Tensor:
+    """Token ids (B, L), padded and cut to the encoder's length."""
+    length = min(int(tokenizer.model_max_length), 77)
+    given = tokenizer(list(prompts), padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+    return cast(Tensor, given.input_ids)
+
+
+def _softly(weights: Tensor) -> Callable[..., Tensor]:
+    """A forward hook on a table of embeddings: rows by these weights (B, L, V) instead of by ids."""
+    return lambda table, *_: weights.to(table.weight) @ table.weight[: weights.shape[-1]]
+
+
+def _without(condition: Condition, empty: Tensor) -> Condition:
+    """The condition with zeros in the rows that are `empty` (B,)."""
+    if not empty.any():
+        return condition
+    text = condition.text.masked_fill(empty[:, None, None], 0)
+    return Condition(text, None if condition.pooled is None else condition.pooled.masked_fill(empty[:, None], 0))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -28,8 +30,12 @@ class Modular(Model):
         hashes: Known hashes of weights by qualified name, shared between views.
     """
 
+    resting: frozenset[str] = frozenset()  # components that lie on the CPU while they have nothing to do
+
     def __init__(self, name: str, parts: Mapping[str, nn.Module], denoiser: str, hashes: dict[str, str] | None = None) -> None:
         self.name, self.parts, self.denoiser = name, dict(parts), denoiser
+        if "vae" in self.parts:
+            self.parts["vae"] = _steady(self.parts["vae"])
         self._hashes = {} if hashes is None else hashes
         for part in self.parts.values():
             part.requires_grad_(False)
@@ -42,6 +48,38 @@ class Modular(Model):
     @property
     def dtype(self) -> torch.dtype:
         return next(self.parts[self.denoiser].parameters()).dtype
+
+    def placed(self, device: torch.device | str, *, offload: bool = False, checkpointing: bool = False, slicing: bool = False) -> None:
+        """Move the model, and choose what it saves memory by; for a model that has just been loaded, before views are made of it.
+
+        Arguments:
+            offload: Everything but the denoiser stays on the CPU while it has nothing to do.
+            checkpointing: The denoiser's activations are computed again in the backward pass instead of being kept.
+            slicing: Attention is computed head by head.
+        """
+        network = cast(Any, self.parts[self.denoiser])
+        for asked, switch in ((checkpointing, "enable_gradient_checkpointing"), (slicing, "set_attention_slice")):
+            if asked and not hasattr(network, switch):
+                raise Incompatible(f"{type(network).__name__} of {self.name} has no {switch}; leave that memory option out")
+        if checkpointing:
+            network.enable_gradient_checkpointing()
+        if slicing:
+            network.set_attention_slice("max")
+        self.resting = frozenset(part for part in self.parts if offload and part != self.denoiser)
+        for part, module in self.parts.items():
+            module.to("cpu" if part in self.resting else device)
+
+    @contextmanager
+    def _awake(self, *parts: str) -> Iterator[None]:
+        """These components, where the denoiser is. Views share their weights, so all of a model's views move with it."""
+        moved = [self.parts[part] for part in parts if part in self.resting]
+        try:
+            for module in moved:
+                module.to(self.device)
+            yield
+        finally:
+            for module in moved:
+                module.to("cpu")
 
     def tensor(self, name: str) -> Tensor:
         try:
@@ -64,13 +102,18 @@ class Modular(Model):
 
     @property
     def fingerprint(self) -> str:
-        digest = hashlib.sha256(f"{self._identity()}\n".encode())
+        precision = "" if self.dtype == torch.float32 else f" {self.dtype}"
+        digest = hashlib.sha256(f"{self._identity()}{precision}\n".encode())
         for name in self._names():
             if name not in self._hashes:
                 raw = self._parameter(name).detach().float().cpu().contiguous().numpy()
                 self._hashes[name] = hashlib.blake2b(raw.tobytes(), digest_size=16).hexdigest()
             digest.update(f"{name} {self._hashes[name]}\n".encode())
         return digest.hexdigest()
+
+    def tables(self) -> dict[str, slice]:
+        found = [name for name in self._names() if name.endswith(("token_embedding.weight", ".shared.weight"))]
+        return dict.fromkeys(found, slice(None)) if found else super().tables()
 
     @abstractmethod
     def _identity(self) -> str:
@@ -108,17 +151,28 @@ class Modular(Model):
         return view
 
     def _encoded(self, images: Tensor) -> Tensor:
-        """The mean of the autoencoder's posterior, scaled as the denoiser reads it."""
+        """The mean of the autoencoder's posterior, scaled (and shifted, where it has a shift) as the denoiser reads it."""
         vae = cast(Any, self.parts["vae"])
-        with torch.no_grad():
-            mean = vae.encode(images.to(self.device, self.dtype) * 2 - 1).latent_dist.mean
-        return cast(Tensor, mean * vae.config.scaling_factor)
+        with torch.no_grad(), self._awake("vae"):
+            mean = vae.encode(images.to(self.device, vae.dtype) * 2 - 1).latent_dist.mean
+        return cast(Tensor, ((mean - _shift(vae)) * vae.config.scaling_factor).to(self.dtype))
 
     def _decoded(self, latents: Tensor) -> Tensor:
         vae = cast(Any, self.parts["vae"])
-        with torch.no_grad():
-            images = vae.decode(latents / vae.config.scaling_factor, return_dict=False)[0]
+        with torch.no_grad(), self._awake("vae"):
+            images = vae.decode((latents.to(vae.dtype) / vae.config.scaling_factor) + _shift(vae), return_dict=False)[0]
         return cast(Tensor, (images / 2 + 0.5).clamp(0, 1).float())
+
+
+def _shift(vae: Any) -> float:
+    return float(getattr(vae.config, "shift_factor", None) or 0)
+
+
+def _steady(vae: Any) -> nn.Module:
+    """The autoencoder; in single precision if it says that it overflows in half."""
+    if vae.dtype != torch.float16 or not getattr(vae.config, "force_upcast", False):
+        return cast(nn.Module, vae)
+    return cast(nn.Module, copy.deepcopy(vae).float())
 
 
 def sides(size: int | Sequence[int]) -> tuple[int, int]:
@@ -145,15 +199,22 @@ def whole(kind: Any, folder: Path, what: str, **precision: torch.dtype) -> nn.Mo
     Arguments:
         kind: Its class, of diffusers or transformers.
         what: How errors call it, e.g. "unet of wardrobe".
-        precision: The dtype, by the name that the class gives it.
+        precision: The dtype, by the name that the class gives it; weights that are there as "fp16" alone are converted.
     """
     from safetensors import SafetensorError
 
+    variants = {"variant": "fp16"} if _halved(folder) else {}
     try:
-        made, report = kind.from_pretrained(folder, output_loading_info=True, local_files_only=True, **precision)
+        made, report = kind.from_pretrained(folder, output_loading_info=True, local_files_only=True, **variants, **precision)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise BadInput(f"{what} cannot be read from {folder} ({error})") from error
     wrong = [f"{key} {sorted(report[key])[:3]}" for key in ("missing_keys", "unexpected_keys", "mismatched_keys") if report[key]]
     if wrong:
         raise BadInput(f"{what} does not load whole: {'; '.join(wrong)}")
     return cast(nn.Module, made)
+
+
+def _halved(folder: Path) -> bool:
+    """Whether a component's weights are there in half precision alone."""
+    files = [p.name for p in folder.glob("*.safetensors")]
+    return bool(files) and all(".fp16." in name for name in files)

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Literal, final
 import torch
 from torch import Generator, Tensor
 
-from vestige.attention import layers, network
+from vestige.attention import joint, layers, network
 from vestige.base import Condition, Model, Paper, Unlearner, Watch, silent
 from vestige.concepts import Concept, Prompt
 from vestige.edits import Edit
@@ -41,7 +41,7 @@ class ConceptAblation(Unlearner):
             network before the edit.
         scope: "cross-attention-kv" (released for objects and styles), "attention" (for unsafe content), "unet".
         detach_start: No gradient through keys and values of the start token, in every cross-attention, as released: it is the same
-            for all prompts.
+            for all prompts. Joint attention (FLUX, SD3) has no such row, and nothing is detached there.
         retain_weight: Weight of the model's own training loss on pictures that must stay.
         retain: Which those are. "anchor": the anchor's own, under its prompts (released, where it is on). "others": neighbours and
             unrelated concepts (ours).
@@ -83,7 +83,8 @@ class ConceptAblation(Unlearner):
             raise ValueError("retain_weight and weight_decay are at least 0; dropout is at least 0 and below 1")
 
     def __call__(self, model: Model, concept: Concept, *, seed: int, data: Data | None = None, watch: Watch = silent) -> Edit:
-        network(model)
+        if not joint(model):
+            network(model)
         data = data or Data()
         pairs, anchors = self._anchors(model, concept, data, seed, watch)
         kept = replaced(pairs, anchors)
@@ -98,7 +99,7 @@ class ConceptAblation(Unlearner):
             return value + self.retain_weight * keep(rng) if self.retain_weight > 0 else value
 
         training = Training(steps=self.steps, lr=self.lr, weight_decay=self.weight_decay)
-        with start_detached(student) if self.detach_start else ExitStack():
+        with start_detached(student) if self.detach_start and not joint(model) else ExitStack():
             for _ in fit(leaves, loss, training, seed=derive(seed, "concept_ablation"), watch=watch):
                 pass
         tensors = {name: leaf.detach().clone() for name, leaf in leaves.items()}

@@ -20,8 +20,8 @@ from vestige.images import Data
 from vestige.sampling import derive, noise, predict
 from vestige.training import Training, fit
 
-Variant = Literal["auto", "x", "u", "strict"]
-SCOPE = {"x": "cross-attention", "u": "non-cross-attention", "strict": "cross-attention-kv"}
+Variant = Literal["auto", "x", "u", "strict", "attention"]
+SCOPE = {"x": "cross-attention", "u": "non-cross-attention", "strict": "cross-attention-kv", "attention": "attention"}
 
 
 @final
@@ -37,7 +37,9 @@ class ESD(Unlearner):
 
     Arguments:
         variant: "x" cross-attention (concepts named in the prompt), "u" every linear and convolution outside it (global
-            concepts), "strict" keys and values of cross-attention only; "auto" is x for styles and people, u otherwise.
+            concepts), "strict" keys and values of cross-attention only, "attention" all projections of all attention, which the
+            released code for FLUX calls x; "auto" is x for styles and people, u otherwise. Where attention is joint (FLUX, SD3),
+            cross-attention is what the text's own stream brings to it.
         strength: Distance past the unconditional prediction, >= -1; -1 leaves the model as it is, 0 regresses to the
             unconditional prediction.
         steps: Adam steps.

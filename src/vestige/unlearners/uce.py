@@ -19,6 +19,7 @@ from typing import ClassVar, Literal, final
 import torch
 from torch import Tensor
 
+from vestige.attention import network
 from vestige.base import Model, Paper, Unlearner, Watch, silent
 from vestige.concepts import Concept
 from vestige.edits import Edit
@@ -79,6 +80,7 @@ class UCE(Unlearner):
         return replace(self, preserve=max(0.1, 1 / max(1, len(concept.neighbours) + len(concept.unrelated))))
 
     def __call__(self, model: Model, concept: Concept, *, seed: int, data: Data | None = None, watch: Watch = silent) -> Edit:
+        network(model, "there are no keys and values of the text to solve for")
         erased, anchors, kept = self.rows(model, concept)
         names = model.scope(SCOPE)
         method = self.resolved(concept)
@@ -89,7 +91,7 @@ class UCE(Unlearner):
         tensors = {}
         for i, name in enumerate(names):
             base = model.tensor(name)
-            wide = base.double()
+            wide = base.cpu().double()
             goals = self._goals(wide, erased, anchors)  # (rows, out)
             # W* D = R with R = W_0 (D - erase sum c_e c_e') + erase sum v_e c_e'; only the change is solved for, so that an
             # empty edit is exactly no edit.
@@ -123,7 +125,7 @@ class UCE(Unlearner):
         width = model.condition([""]).text.shape[-1]
         erased_rows, anchor_rows = [], []
         if self.erase > 0:
-            c, g = model.condition(texts).text.double(), model.condition(anchors).text.double()
+            c, g = model.condition(texts).text.cpu().double(), model.condition(anchors).text.cpu().double()
             for text, anchor, rows, goal in zip(texts, anchors, c, g, strict=True):
                 start, stop = last_word(model, text, concept.target), last_word(model, anchor, concept.anchor)
                 length = 1 if self.rule == "word" else len(rows) - max(start, stop)
@@ -138,7 +140,7 @@ class UCE(Unlearner):
     def _kept(self, model: Model, concept: Concept) -> Tensor:
         named = {p.text: word for word in (*concept.neighbours, *concept.unrelated) for p in concept.prompts("training", word)}
         texts = ["", *named]
-        text = model.condition(texts).text.double()
+        text = model.condition(texts).text.cpu().double()
         if self.rule == "tail":
             return text.flatten(0, 1)
         rows = [text[0, :1]]

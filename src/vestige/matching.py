@@ -1,0 +1,223 @@
+"""Tensor by tensor: a published artefact against a model. Whatever does not belong is a reason to refuse, and the evidence for it."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vestige import keymaps, lowrank, registry
+from vestige.artefacts import Artefact
+from vestige.base import Factors, Model
+from vestige.edits import Hook
+from vestige.errors import BadInput, Incompatible
+from vestige.findings import Finding
+
+NEARLY_WHOLE = 0.95  # a file with more of a denoiser's weights than this was meant to hold them all
+UNRELATED = 0.1  # cosine between a weight and its edited self below which they have nothing to do with each other
+_REPLACED = ("F1", "F2", "F2b", "F3", "F3b", "F4", "F6", "F7", "F10")
+WHOLE = ("F1", "F3", "F4", "F10")
+_FACTORS = ("F5", "F11", "F12")
+# Kinds that are recognised and cannot become an edit, with the reason.
+_BEYOND = {
+    "F9": (
+        "it is a sparse autoencoder of {points}; it changes nothing until activations are steered by features, and which features, "
+        "by how much and at which steps is not in the file"
+    ),
+    "inversion": (
+        "it adds words of its own ({words}) and changes no weight, so nothing is forgotten or recovered until a prompt says them; "
+        "`vestige attack --method textual_inversion` makes and scores one"
+    ),
+}
+_DDPM = (
+    "it is a DDPM in the layout of the Selective Amnesia code, where every block projects the time's and the class's embeddings side by "
+    "side; diffusers' networks add them first, so no model here has these weights"
+)
+
+
+@dataclass
+class Work:
+    """A checkpoint on its way to an edit."""
+
+    artefact: Artefact
+    model: Model
+    finding: Finding
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    factors: Factors = field(default_factory=dict)
+    hooks: tuple[Hook, ...] = ()
+    cosines: list[float] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.names = self.model.scope("all")
+        self.denoiser = "transformer" if any(n.startswith("transformer.") for n in self.names) else "unet"
+
+    def note(self, **known: Any) -> None:
+        self.finding = replace(self.finding, **known)
+
+    def refuse(self, reason: str) -> None:
+        self.note(refusal=self.finding.refusal or reason)
+
+
+def beyond(artefact: Artefact) -> str:
+    """Why no model whatever can hold it; "" if one may."""
+    if artefact.tag == "F10" and any(".temb_" in n or n.startswith("temb.") for n in artefact.shapes):
+        return _DDPM
+    if kind := lowrank.foreign(artefact.shapes):
+        return f"its adapters are {kind}, not a product of two matrices; merge it into the model where it was made and save the pipeline"
+    points = sorted({n.rpartition("/")[0] or "an unnamed block" for n in artefact.shapes})
+    words = ", ".join(list(artefact.shapes)[:3])
+    return _BEYOND.get(artefact.tag, "").format(points=", ".join(points), words=words)
+
+
+def fill(work: Work) -> None:
+    """Match every tensor with the model."""
+    artefact = work.artefact
+    if reason := beyond(artefact):
+        work.refuse(reason)
+    elif artefact.tag in _REPLACED:
+        _replaced(work)
+    elif artefact.tag in _FACTORS:
+        _factored(work)
+    elif artefact.tag == "F8":
+        _bottlenecks(work)
+
+
+def _replaced(work: Work) -> None:
+    """Tensors that stand in a weight's place."""
+    artefact, table = work.artefact, keymaps.weights(work.names, work.denoiser)
+    spelled = {name: table.get(_spelling(name, table)) for name in artefact.shapes}
+    matched = {ours: name for name, ours in spelled.items() if ours is not None}
+    unexpected = tuple(name for name, ours in spelled.items() if ours is None)
+    work.note(matched=len(matched), unexpected=unexpected)
+    twice = len(spelled) - len(unexpected) - len(matched)
+    if unexpected or twice:
+        what = f"{len(unexpected)} of its {len(spelled)} tensors are no weights of {work.model.name}, e.g. {_few(unexpected)}"
+        work.refuse(what if unexpected else f"{twice} weights come twice under two names")
+        return
+    wrong = [n for ours, n in matched.items() if artefact.shapes[n] != tuple(work.model.tensor(ours).shape)]
+    if wrong:
+        pairs = (f"{n} {artefact.shapes[n]} instead of {tuple(work.model.tensor(table[_spelling(n, table)]).shape)}" for n in wrong[:3])
+        work.refuse(f"it was made from another base than {work.model.name}: {len(wrong)} shapes differ, e.g. {'; '.join(pairs)}")
+        return
+    _complete(work, matched)
+    if not work.finding.refusal:
+        _compared(work, matched)
+
+
+def _spelling(name: str, table: Mapping[str, str]) -> str:
+    """A tensor's name as the table of spellings has it."""
+    plain = keymaps.plain(name).replace("cond_stage_model.transformer.text_model.", "cond_stage_model.transformer.")
+    return plain if plain in table else re.sub(r"^(text_encoder\.)?(text_model\.)?", "text_encoder.", name)
+
+
+def _few(names: tuple[str, ...] | list[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+
+
+def _complete(work: Work, matched: Mapping[str, str]) -> None:
+    """Refuse a denoiser that was meant to be whole and is not."""
+    whole = [n for n in work.names if n.startswith(f"{work.denoiser}.")]
+    missing = [n for n in whole if n not in matched]
+    there = len(whole) - len(missing)
+    partial = work.artefact.tag not in WHOLE and there < NEARLY_WHOLE * len(whole)
+    if missing and there and not partial:
+        work.note(missing=tuple(missing))
+        work.refuse(f"it lacks {len(missing)} of the {len(whole)} weights of the {work.denoiser}, e.g. {_few(missing)}; was it cut short?")
+    half = sum(n.endswith(".weight") and n in matched and n[:-6] + "bias" in missing for n in whole)
+    if partial and half:
+        work.note(remarks=(*work.finding.remarks, f"{half} modules come with a weight and without the bias that they have"))
+
+
+def _compared(work: Work, matched: Mapping[str, str]) -> None:
+    """Keep what differs from the model, beyond the file's own rounding."""
+    rounded = 0
+    for ours, name in matched.items():
+        value, base = work.artefact.read(name), work.model.tensor(ours).cpu()
+        if not value.is_floating_point():
+            raise Incompatible(f"{name} holds whole numbers ({value.dtype}); weights are floating-point numbers")
+        exact = value.to(base.dtype)
+        if not exact.isfinite().all():
+            raise Incompatible(f"{name} holds {int((~exact.isfinite()).sum())} numbers that are not finite")
+        if torch.equal(exact, base):
+            continue
+        if value.element_size() < base.element_size() and torch.equal(value, base.to(value.dtype)):
+            rounded += 1
+            continue
+        work.tensors[ours] = exact.clone()
+        if base.dim() > 1 and base.numel() >= 64:
+            work.cosines.append(torch.nn.functional.cosine_similarity(base.flatten().double(), exact.flatten().double(), 0).item())
+    work.note(rounded=rounded, changed=len(work.tensors))
+    _related(work)
+
+
+def _related(work: Work) -> None:
+    """Refuse weights that have nothing to do with the base's, which fit by their shapes alone; a whole pipeline stands for itself."""
+    middle = sorted(work.cosines)[len(work.cosines) // 2] if work.cosines else 1.0
+    if middle >= UNRELATED:
+        return
+    what = f"half of its {len(work.cosines)} changed matrices have a cosine of at most {middle:.3f} to those of {work.model.name}"
+    if "_class_name" in work.artefact.config:
+        work.note(remarks=(*work.finding.remarks, f"{what}: it was trained anew, or made from another base"))
+    else:
+        work.refuse(
+            f"it was made from another base than {work.model.name}, whose shapes fit by accident: {what}, where an edit has one near 1"
+        )
+
+
+def _factored(work: Work) -> None:
+    """Low-rank factors."""
+    artefact, table = work.artefact, keymaps.modules(work.names, work.denoiser)
+    told = lowrank.scales(artefact.metadata, artefact.config)
+    try:
+        found, stray = lowrank.adapters(lowrank.style(artefact.shapes), artefact.shapes, artefact.read, told)
+    except BadInput as error:
+        work.refuse(str(error))
+        return
+    unknown = [a.module for a in found if _module(a.module, table) is None]
+    work.note(matched=len(found) - len(unknown), unexpected=(*unknown, *stray))
+    if unknown or stray:
+        of = f"{len(unknown)} of its {len(found)} modules" if unknown else f"{len(stray)} of its tensors"
+        work.refuse(f"{of} are not in {work.model.name}, e.g. {_few(unknown or stray)}")
+        return
+    for adapter in found:
+        name = _module(adapter.module, table) or ""
+        down, up = adapter.factors(artefact.read)
+        shape = tuple(work.model.tensor(name).shape)
+        if (up.shape[0], down.shape[1]) != (shape[0], math.prod(shape[1:])):
+            work.refuse(
+                f"it was made from another base than {work.model.name}: {adapter.module} maps {down.shape[1]} numbers to {up.shape[0]}, "
+                f"the weight has shape {shape}"
+            )
+            return
+        if not (down.isfinite().all() and up.isfinite().all()):
+            work.refuse(f"the adapter of {adapter.module} holds numbers that are not finite")
+            return
+        if name in work.factors:
+            work.refuse(f"{name} has two adapters")
+            return
+        work.factors[name] = (down, up)
+
+
+def _module(spelled: str, table: Mapping[str, str]) -> str | None:
+    plain = keymaps.plain(spelled)
+    return table.get(plain) or table.get(re.sub(r"^(text_encoder\.)?(text_model\.)?", "text_encoder.", spelled))
+
+
+def _bottlenecks(work: Work) -> None:
+    """Receler's adapters, which stay beside the network and work at inference."""
+    found = {name: work.artefact.read(name).float() for name in work.artefact.shapes}
+    if not all(value.isfinite().all() for value in found.values()):
+        work.refuse("its adapters hold numbers that are not finite")
+        return
+    if not any(value.any() for name, value in found.items() if ".up." in name):
+        work.refuse("its adapters give zero whatever they see, so they change nothing")
+        return
+    hook = Hook("hooks", "receler", {}, found)
+    registry.find("hooks", "receler").hook(work.model, tensors=found)  # refuses what does not fit
+    work.note(matched=len(found), changed=0)
+    work.hooks = (hook,)

@@ -1,0 +1,112 @@
+"""What little memory and several processes change about a fit, and what they do not."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Generator, Tensor
+
+from oracles import tiny_model
+from vestige import cli, thrift
+from vestige.edits import Edit
+from vestige.errors import BadSetting, Incompatible
+from vestige.thrift import Thrift
+from vestige.training import Pull, Trace, Training, fit
+
+
+def trained(training: Training, given: Thrift, pulls: tuple[Pull, ...] = ()) -> tuple[Tensor, Trace]:
+    leaves, trace = {"w": torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64, requires_grad=True)}, Trace()
+
+    def loss(rng: Generator) -> Tensor:
+        return (torch.randn(4, 3, generator=rng, dtype=torch.float64) @ leaves["w"]).square().mean()
+
+    with thrift.using(given):
+        list(fit(leaves, loss, training, seed=0, trace=trace, pulls=pulls))
+    return leaves["w"].detach(), trace
+
+
+def test_more_accumulation_is_the_methods_own_times_it() -> None:
+    pull = (Pull(0.5, {"w": torch.zeros(3, dtype=torch.float64)}),)
+    own, one = trained(Training(steps=4, lr=0.1, accumulation=6), Thrift(), pull)
+    asked, other = trained(Training(steps=4, lr=0.1, accumulation=2), Thrift(accumulation=3), pull)
+    assert torch.equal(own, asked)
+    assert one.losses == other.losses
+    assert not torch.equal(own, trained(Training(steps=4, lr=0.1, accumulation=2), Thrift(), pull)[0])
+
+
+def test_what_changes_numbers_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Thrift().as_dict() == {}
+    assert Thrift(accumulation=2, eight_bit=True).as_dict() == {"accumulation": 2, "optimiser": "adamw8bit"}
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    assert Thrift(accumulation=2).as_dict() == {"accumulation": 6}
+    with pytest.raises(BadSetting, match="at least 1"):
+        Thrift(accumulation=0)
+
+
+def test_it_holds_inside_alone() -> None:
+    with thrift.using(Thrift(accumulation=5)):
+        assert thrift.current().accumulation == 5
+    assert thrift.current() == Thrift()
+
+
+def test_eight_bit_optimiser_is_the_librarys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It needs a GPU; here, a stand-in of the library's shape takes the same arguments."""
+    made: list[dict[str, object]] = []
+
+    class AdamW8bit(torch.optim.AdamW):
+        def __init__(self, params: object, **settings: object) -> None:
+            made.append(settings)
+            super().__init__(params, **settings)  # type: ignore[arg-type]
+
+    library = types.ModuleType("bitsandbytes.optim")
+    library.AdamW8bit = AdamW8bit  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "bitsandbytes", types.ModuleType("bitsandbytes"))
+    monkeypatch.setitem(sys.modules, "bitsandbytes.optim", library)
+    training = Training(steps=2, lr=0.1, weight_decay=0.01, betas=(0.8, 0.9))
+    found, _ = trained(training, Thrift(eight_bit=True))
+    assert made == [{"lr": 0.1, "betas": (0.8, 0.9), "weight_decay": 0.01}]
+    torch.testing.assert_close(found, trained(training, Thrift())[0])
+
+
+def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    with pytest.raises(Incompatible, match="pip install bitsandbytes"):
+        trained(Training(steps=1, lr=0.1), Thrift(eight_bit=True))
+
+
+def test_two_processes_equal_one_with_doubled_accumulation(tmp_path: Path) -> None:
+    """Over gloo, as torchrun starts them (and `accelerate launch` on GPUs; on CPUs it knows MPI alone); only the first one writes."""
+    tiny_model().pipeline().save_pretrained(tmp_path / "model")
+    command = ["-m", "vestige", "unlearn", "--model", str(tmp_path / "model"), "--method", "esd", "--set", "esd.steps=3"]
+    command += [
+        "--set",
+        "esd.rollouts=2",
+        "--set",
+        "esd.rollout_steps=3",
+        "--set",
+        "esd.batch=2",
+        "--set",
+        "esd.lr=1e-2",
+        "--set",
+        "esd.variant=x",
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path)}
+    launch = ["-m", "torch.distributed.run", "--nproc_per_node", "2"]
+    told = [sys.executable, *launch, *command, "--out", str(tmp_path / "two" / "edit.safetensors")]
+    done = subprocess.run(told, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count("saved ") == 1
+    for name, more in (("one", ["--accumulation", "2"]), ("plain", [])):
+        cli.app([*command[2:], "--out", str(tmp_path / name / "edit.safetensors"), *more], standalone_mode=False)
+    two, one, plain = (Edit.load(tmp_path / name / "edit.safetensors") for name in ("two", "one", "plain"))
+    assert two.touched == one.touched
+    for name in one.touched:
+        torch.testing.assert_close(two.tensors[name], one.tensors[name], atol=1e-5, rtol=0)
+    assert any((one.tensors[n] - plain.tensors[n]).abs().max() > 1e-4 for n in one.touched)
+    assert not list(tmp_path.glob("tmp*/out"))

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from vestige import images, models
 from vestige.errors import BadInput
-from vestige.metrics.alignment import ClipScore, clip_score
+from vestige.metrics.alignment import ClipScore, aligned, clip_score, recognised
 from vestige.sampling import generator
 
 WORLD = models.data_folder() / "wardrobe"
@@ -116,3 +116,24 @@ def test_one_prompt_a_picture(score: ClipScore) -> None:
     wrong: Any = torch.zeros(2, 3, 32, 32)
     with pytest.raises(ValueError, match="one prompt a picture: 2 pictures, 1 prompts"):
         score(wrong, ["a bag"])
+
+
+def test_mean_score_of_batches_is_that_of_the_whole(score: ClipScore, bags: images.PictureSet) -> None:
+    texts = prompts(bags, "bag")
+    found = aligned(score, [(bags.images[:5], texts[:5]), (bags.images[5:], texts[5:])])
+    each = score(bags.images, texts).double()
+    assert (found.name, found.count, found.note) == ("CLIP-score-clip", 16, "only 16 pictures")
+    assert found.value == pytest.approx(each.mean().item(), rel=1e-5)
+    assert found.high - found.value == pytest.approx(1.96 * each.std().item() / 4, rel=1e-3)
+    with pytest.raises(BadInput, match="needs at least 2 pictures; given 0"):
+        aligned(score, [])
+
+
+def test_recognised_is_the_share_whose_likeliest_label_is_true(score: ClipScore, bags: images.PictureSet) -> None:
+    labels = ("bag", "boot", "trouser")
+    found = recognised(score, bags.images, labels, ["bag"] * 16, "a picture of a {}")
+    other = recognised(score, bags.images, labels, ["boot"] * 16, "a picture of a {}")
+    assert found.value > 0.7 > 0.2 > other.value
+    assert (found.detector, found.count, found.weights_hash) == ("zero-shot-clip", 16, score.weights_hash)
+    with pytest.raises(BadInput, match="one of them"):
+        recognised(score, bags.images, labels, ["hat"] * 16)

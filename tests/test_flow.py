@@ -201,7 +201,7 @@ def test_inversion_comes_back_and_the_better_for_every_refinement(model: FlowMod
         deep = invert(model, latents, condition, steps=4, stop=stop, refine=refine)
         gaps.append(float((sample(model, deep, condition, steps=4, start=stop) - latents).norm() / latents.norm()))
     assert gaps == sorted(gaps, reverse=True)
-    assert gaps[-1] < 1e-3 * gaps[0]
+    assert gaps[-1] < 1e-2 * gaps[0]
 
 
 def test_one_inverse_step_is_eulers_backwards(free: FlowModel) -> None:

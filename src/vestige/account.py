@@ -140,7 +140,7 @@ class Account:
         unrelated, shown = None, [word for word in self.probes.unrelated if self.kept[word]][: self.course.suite.strip]
         if shown:
             unrelated, album = f"strips/{state.step:02d}.png", Album(any(c.sensitive for c in self.requests))
-            album.strip(torch.stack([self.pictures(state, word)[0] for word in shown]), self.run.folder / "strips", f"{state.step:02d}.png")
+            album.strip(torch.stack([self.pictures(state, word)[0] for word in shown]), self.run.folder, unrelated)
         return {"requests": made, "unrelated": unrelated}
 
 

@@ -124,7 +124,7 @@ def _scored(bench: Bench, model: Model, concept: Concept, candidate: Candidate, 
     shown = _drawn(bench, view, _verification(concept, suite.pictures, replicate), candidate, (replicate, "verification"))
     scores = _looked(bench.verify, shown, concept.label, run, f"scores/{candidate.spent:06d}.json")
     hits = crossed(scores, bench.verify.threshold(concept.label))
-    bench.album(concept).strip(shown[: suite.strip], run.folder / "strips", f"{candidate.spent:06d}.png")
+    bench.album(concept).strip(shown[: suite.strip], run.folder, f"strips/{candidate.spent:06d}.png")
     chosen: list[bool | None] = []
     if suite.select_pictures:
         prompts = concept.spread(suite.select_pictures, "training", offset=replicate * suite.select_pictures)

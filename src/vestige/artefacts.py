@@ -55,7 +55,7 @@ _ASIDE = {
     "the noise schedule and counters": re.compile(
         r"^(betas|.*alphas_cumprod.*|sqrt_.*|posterior_.*|log_one_minus.*|logvar|lvlb_weights|scale_factor)$|\.num_batches_tracked$"
     ),
-    "positions": re.compile(r"\.position_ids$"),
+    "positions": re.compile(r"\.position_ids$|(^|\.)pos_embed\.pos_embed$"),
 }
 _WEIGHTS = ("diffusion_pytorch_model", "model", "pytorch_model", "adapter_model", "pytorch_lora_weights", "eraser_weights")
 
@@ -136,21 +136,25 @@ def _stripped(stored: Stored) -> dict[str, str]:
 
 
 def _without_aliases(path: Path, places: dict[str, tuple[Stored, str]], aside: Counter[str]) -> dict[str, tuple[Stored, str]]:
-    """Without the second names that AdvUnlearn's wrapped text encoder gives its own parts; aliases that differ are refused."""
-    head = "text_encoder.text_model."
-    if not any(name.startswith(head) for name in places):
-        return places
+    """Without the second names that some text encoders have for parts of their own; two copies that differ are refused."""
     kept = {}
     for name, place in places.items():
-        first, _, rest = name.partition(".")
-        own = f"{head}{'embeddings' if first == 'embedding' else first}.{rest}"
-        if first in ("embedding", "encoder", "final_layer_norm") and own in places:
-            if not place[0].read(place[1]).equal(places[own][0].read(places[own][1])):
-                raise BadInput(f"{path} holds two different copies of {own}; which one draws cannot be told")
-            aside["aliases of the text encoder's own parts"] += 1
-        else:
+        own = _own(name)
+        if own == name or own not in places:
             kept[name] = place
+            continue
+        if not place[0].read(place[1]).equal(places[own][0].read(places[own][1])):
+            raise BadInput(f"{path} holds two different copies of {own}; which one draws cannot be told")
+        aside["second names of a text encoder's own parts"] += 1
     return kept
+
+
+def _own(name: str) -> str:
+    """The name of which this would be the second: of AdvUnlearn's wrapped text encoder, and of T5's embeddings."""
+    first, _, rest = name.partition(".")
+    if first in ("embedding", "encoder", "final_layer_norm") and not rest.startswith("embed_tokens."):
+        return f"text_encoder.text_model.{'embeddings' if first == 'embedding' else first}.{rest}"
+    return re.sub(r"(^|\.)encoder\.embed_tokens\.weight$", r"\1shared.weight", name)
 
 
 def _tag(path: Path, stored: Stored, shapes: Mapping[str, tuple[int, ...]]) -> str:

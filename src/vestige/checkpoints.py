@@ -63,11 +63,13 @@ def _examined(path: Path, model: Model) -> tuple[Finding, Edit | None]:
 
 
 def _is_edit(path: Path) -> bool:
-    return path.is_file() and untrusted.read(path).metadata.get("format") == FORMAT
+    return path.is_file() and not untrusted.is_archive(path) and untrusted.read(path).metadata.get("format") == FORMAT
 
 
 def _edit(path: Path) -> Edit:
     """A saved edit, whose hooks have to be components and whose numbers finite."""
+    if "edit" not in untrusted.read(path).metadata:
+        raise BadInput(f"{path} has a damaged edit header (it says nothing of the edit)")
     edit = Edit.load(path)
     for hook in edit.hooks:
         if hook.kind not in get_args(registry.Kind):

@@ -125,7 +125,7 @@ class Edit:
             raise BadInput(f"{path} is not a whole safetensors file ({error}); was its copy or download cut short?") from error
         if header.get("format") != FORMAT:
             raise BadInput(f"{path} is a safetensors file, but no Vestige edit ({len(flat)} tensors, no {FORMAT!r} header)")
-        return Edit._unpacked(path, flat, header["edit"])
+        return Edit._unpacked(path, flat, header.get("edit", ""))
 
     @staticmethod
     def _unpacked(path: Path, flat: Mapping[str, Tensor], text: str) -> Edit:

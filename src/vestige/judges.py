@@ -6,6 +6,7 @@ are reported. A concept that names one detector alone has it do both, and the au
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.util
 from importlib import metadata
@@ -38,7 +39,7 @@ def _told(concept: Concept, detector: str, labels: tuple[str, ...], level: float
     if detector.startswith("clip:"):
         labels = labels or (concept.target,)
     found = named(detector, (*labels, *words))
-    if found.labels == ("concept",) and not labels:  # a function that gives one score knows nothing else
+    if len(found.labels) == 1 and not labels:  # who gives one score knows nothing else
         labels = found.labels
     return found.told(concept.label, labels, level=level, group=concept.group, asked=words)
 
@@ -135,5 +136,12 @@ def _folder(folder: Path, detector: str) -> str:
         raise BadInput(f"the detector {detector} names a folder without weights (*.safetensors): {folder}")
     digest = hashlib.sha256()
     for file in files:
-        digest.update(f"{file.name} {hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
+        seen = file.stat()
+        digest.update(f"{file.name} {_hashed(str(file), seen.st_size, seen.st_mtime_ns)}\n".encode())
     return digest.hexdigest()
+
+
+@functools.lru_cache(maxsize=64)
+def _hashed(file: str, size: int, time: int) -> str:
+    """SHA-256 of a file; of one that has not changed since, from memory."""
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest()

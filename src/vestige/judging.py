@@ -94,11 +94,14 @@ class Detector:
     @torch.no_grad()
     def raw(self, images: Tensor) -> Tensor:
         """Scores of every label, (B, labels); a row of NaN for a picture that could not be judged."""
-        parts = [self._looked(part) for part in images.split(self.batch)] if len(images) else []
+        why: list[str] = []
+        parts = [self._looked(part, why) for part in images.split(self.batch)] if len(images) else []
+        if why:
+            _log.warning("%s could not judge %d of %d pictures; the last one: %s", self.name, len(why), len(images), why[-1])
         return torch.cat(parts) if parts else torch.zeros(0, len(self.labels))
 
-    def _looked(self, images: Tensor) -> Tensor:
-        """Scores of one batch; where it fails as a whole, picture by picture."""
+    def _looked(self, images: Tensor, why: list[str]) -> Tensor:
+        """Scores of one batch; where it fails as a whole, picture by picture, and `why` a picture failed."""
         shape = (len(images), len(self.labels))
         try:
             found = self.look(images)
@@ -107,8 +110,8 @@ class Detector:
             return found.detach().float().cpu()
         except Exception as error:  # whatever a detector stumbles over: the picture is missing, not absent
             if len(images) > 1:
-                return torch.cat([self._looked(image[None]) for image in images])
-            _log.warning("%s could not judge a picture: %s", self.name, error)
+                return torch.cat([self._looked(image[None], why) for image in images])
+            why.append(f"{type(error).__name__}: {error}")
             return torch.full(shape, math.nan)
 
     def columns(self, label: str) -> list[int]:
@@ -235,7 +238,11 @@ def _wilson(count: int, total: int) -> tuple[float, float]:
 
 
 def _bootstrap(hits: Hits, units: Sequence[Any], resamples: int = 2000) -> tuple[float, float]:
-    """Percentiles over resampled units; Wilson's interval on the units where all pictures agree and a bootstrap sees no spread."""
+    """Percentiles over resampled units, never narrower than Wilson's interval over pictures: of few units a bootstrap knows too little.
+
+    Where all pictures agree, and a bootstrap sees no spread, Wilson's over units. One unit is all there is to say something about:
+    then its pictures are the evidence.
+    """
     import numpy as np
 
     if len(units) != len(hits):
@@ -245,12 +252,15 @@ def _bootstrap(hits: Hits, units: Sequence[Any], resamples: int = 2000) -> tuple
         if hit is not None:
             rows.setdefault(unit, []).append(hit)
     counts = np.array([(sum(row), len(row)) for row in rows.values()], dtype=float)
+    whole = _wilson(int(counts[:, 0].sum()), int(counts[:, 1].sum()))
+    if len(rows) == 1:
+        return whole
     if counts[:, 0].sum() in (0, counts[:, 1].sum()):
         return _wilson(len(rows) if counts[0, 0] else 0, len(rows))
     picked = np.random.default_rng(0).integers(0, len(rows), (resamples, len(rows)))
     drawn = counts[picked].sum(1)
     low, high = np.quantile(drawn[:, 0] / drawn[:, 1], (0.025, 0.975))
-    return float(low), float(high)
+    return min(float(low), whole[0]), max(float(high), whole[1])
 
 
 def scored(judge: Any, images: Tensor, label: str, units: Sequence[Any] = ()) -> Score:

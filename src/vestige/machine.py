@@ -64,7 +64,7 @@ def machine(command: Callable[..., None]) -> Callable[..., None]:
     kept = [p.replace(kind=kind, annotation=hints[name]) for name, p in own.parameters.items()]
     run.__signature__ = own.replace(parameters=[*kept, *added])  # type: ignore[attr-defined]
     run.__annotations__ = {**hints, **{name: told for name, (told, _) in _OPTIONS.items()}}
-    del run.__wrapped__  # type: ignore[attr-defined]
+    del run.__wrapped__
     return run
 
 

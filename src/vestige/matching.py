@@ -161,12 +161,11 @@ def _related(work: Work) -> None:
     if middle >= UNRELATED:
         return
     what = f"half of its {len(work.cosines)} changed matrices have a cosine of at most {middle:.3f} to those of {work.model.name}"
-    if "_class_name" in work.artefact.config:
+    if str(work.artefact.config.get("_class_name", "")).endswith("Pipeline"):
         work.note(remarks=(*work.finding.remarks, f"{what}: it was trained anew, or made from another base"))
     else:
-        work.refuse(
-            f"it was made from another base than {work.model.name}, whose shapes fit by accident: {what}, where an edit has one near 1"
-        )
+        why = f"its shapes fit {work.model.name} by accident, it was made from another base"
+        work.refuse(f"{why}: {what}, where edits stay above {UNRELATED}")
 
 
 def _factored(work: Work) -> None:

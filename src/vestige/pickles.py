@@ -25,10 +25,8 @@ STORAGES = {
 }
 _ORDERED, _TENSOR, _PARAMETER = "collections OrderedDict", "torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_parameter"
 _PLAIN = {_ORDERED, _TENSOR, _PARAMETER, "torch Size", *STORAGES}
-_SCALARS = frozenset(
-    ("NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2", "INT", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT")
-    + ("STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINBYTES", "SHORT_BINBYTES")
-)
+_NUMBERS = ("NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2", "INT", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT")
+_TEXTS = ("STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINBYTES", "SHORT_BINBYTES")
 _EMPTY: dict[str, Callable[[], Any]] = {"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_TUPLE": tuple}
 _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
@@ -135,7 +133,7 @@ class _Machine:
 
     def step(self, name: str, argument: Any) -> None:
         stack = self.stack
-        if name in _SCALARS:
+        if name in _NUMBERS or name in _TEXTS:
             stack.append(_CONSTANTS.get(name, argument))
         elif name in _EMPTY:
             stack.append(_EMPTY[name]())

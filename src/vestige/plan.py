@@ -121,6 +121,7 @@ def plan(request: Request) -> Plan:
     """Resolve names and settings; every mistake that a user can make is found here, before anything is computed."""
     card = models.card(request.model)
     concept = told(concepts.load(request.concept, card.world or "wardrobe"), card)
+    judges.contents(concept)  # a detector that is not there is found now
     suite = suites.load(request.suite, card.world)
     known = {**{name: suite.unlisted(name) for name in registry.names("attacks")}, **suite.attacks}
     if request.reference_count < 0:

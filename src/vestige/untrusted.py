@@ -61,19 +61,27 @@ def read(path: Path) -> Stored:
     """A file of tensors: safetensors, or what `torch.save` wrote since PyTorch 1.6; nothing in it is run."""
     if not path.is_file():  # a pipe or a device would be waited for
         raise BadInput(f"{path} is no file")
-    try:
-        with path.open("rb") as file:
-            start = file.read(4)
-    except OSError as error:
-        raise BadInput(f"{path} cannot be read ({error.strerror or error})") from error
-    if start[:4] == b"PK\x03\x04":
+    if is_archive(path):
         return _archive(path)
-    if start[:1] == b"\x80" and path.suffix != ".safetensors":
+    if _start(path)[:1] == b"\x80" and path.suffix != ".safetensors":
         raise BadInput(
             f"{path} is a pickle of the kind that PyTorch wrote before 1.6, whose sizes cannot be checked before it is loaded; "
             "save it again with a newer PyTorch, or as safetensors, where its origin is trusted"
         )
     return _safetensors(path)
+
+
+def is_archive(path: Path) -> bool:
+    """Whether a file is a zip archive, as `torch.save` writes."""
+    return _start(path) == b"PK\x03\x04"
+
+
+def _start(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(4)
+    except OSError as error:
+        raise BadInput(f"{path} cannot be read ({error.strerror or error})") from error
 
 
 def text(path: Path) -> Any:
@@ -131,7 +139,7 @@ def _header(path: Path) -> dict[str, Any]:
             raise _broken(path, f"its header is said to have {length:,} bytes, the file has {size:,}")
         raw = file.read(length)
     try:
-        header = json.loads(raw, object_pairs_hook=_once)
+        header = json.loads(raw.decode("utf-8"), object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:
         raise _broken(path, f"its header is no JSON: {str(error)[:80]}") from error
     if not isinstance(header, dict):

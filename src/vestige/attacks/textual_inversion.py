@@ -38,8 +38,9 @@ class TextualInversion(Attack):
     to zero. References are regenerated as MemoRa's are, unless `regenerate` is off (there: pictures from the original model).
     The rate is that of the code before it is multiplied by the effective batch (there 5e-3 x 16).
 
-    The result is a low-rank edit of the token table, or of each table where a model reads with several encoders (there: one). A twin shares its text encoder, so as a control it is the same protocol; a
-    free embedding can also teach what a model never knew, which is why it is needed.
+    The result is a low-rank edit of the token table, or of each table where a model reads with several encoders (there: one). A
+    twin shares its text encoder, so as a control it is the same protocol; a free embedding can also teach what a model never
+    knew, which is why it is needed.
 
     Arguments:
         regenerate: Train on what the edited model makes of the references; False trains on the references themselves.

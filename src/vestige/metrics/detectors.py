@@ -237,7 +237,12 @@ class Features:
 def vision(folder: Path | str) -> Features:
     """Pooled features of any vision network in a local folder (DINOv2, CLIP's vision tower, ViT, ResNet)."""
     folder = Path(folder)
-    network = _whole(folder, "AutoModel", "vision network")
+    file = folder / "config.json"
+    made = json.loads(file.read_text("utf-8")).get("architectures") or [""] if file.is_file() else [""]
+    if made[0].endswith("ForImageClassification"):  # such a folder has no pooler of its own, and a drawn one would be noise
+        network = _whole(folder, "AutoModelForImageClassification", "vision network").base_model
+    else:
+        network = _whole(folder, "AutoModel", "vision network")
     network = getattr(network, "vision_model", network)
     reads = Reading.of(folder, int(getattr(network.config, "image_size", 224) or 224))
     return Features(folder.resolve().name, weights_of(folder), lambda images: _pooled(network, reads(images)), {"reads": reads.size})

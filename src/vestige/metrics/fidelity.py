@@ -235,7 +235,9 @@ def inception(file: Path | str) -> Inception:
     if not path.is_file():
         raise BadInput(f"no Inception at {path}; it is the TorchScript file inception-2015-12-05.pt")
     try:
-        network = torch.jit.load(str(path), map_location="cpu").eval()
+        with warnings.catch_warnings():  # torch gives up the format; the published file has no other
+            warnings.filterwarnings("ignore", message=".torch.jit", category=DeprecationWarning)
+            network = torch.jit.load(str(path), map_location="cpu").eval()
     except RuntimeError as error:
         raise BadInput(f"{path} is no TorchScript file ({str(error).splitlines()[0]})") from error
     return Inception(hashlib.sha256(path.read_bytes()).hexdigest(), lambda images: network(images, return_features=True))

@@ -194,13 +194,14 @@ class SD3(Ids):
     even = False
 
     def size(self, network: Any, vae: Any) -> int:
-        return int(network.config.sample_size) * 2 ** (len(vae.config.block_out_channels) - 1)
+        side: int = network.config.sample_size << (len(vae.config.block_out_channels) - 1)
+        return side
 
     def latent(self, network: Any, height: int, width: int) -> tuple[int, int, int]:
         return network.config.in_channels, height, width
 
     def patches(self, shape: Sequence[int], network: Any) -> int:
-        side = int(network.config.patch_size)
+        side: int = network.config.patch_size
         return shape[1] * shape[2] // (side * side)
 
     def lengths(self, tokenizers: Tokenizers, network: Any) -> dict[str, int]:

@@ -1,0 +1,224 @@
+"""Files of strangers: nothing in them runs, and no size that they claim is believed."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pickle
+import struct
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save
+
+from vestige import checkpoints, pickles, untrusted
+from vestige.errors import BadInput
+
+COUNT = 4000
+
+
+def test_thousands_of_damaged_files_are_read_or_refused(tmp_path: Path) -> None:
+    """None crashes, hangs, takes memory beyond what it holds, or runs anything; a crash would end the process without an answer."""
+    script = Path(__file__).with_name("fuzz_checkpoints.py")
+    command = [sys.executable, "-W", "error", str(script), str(tmp_path), str(COUNT), "7"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    told = json.loads(done.stdout)
+    assert told["found"]["read"] + told["found"]["refused"] == COUNT
+    assert told["found"]["read"] > 100, "some damage is harmless, or nothing is read at all"
+    assert told["found"]["programmed"] > 100
+    assert told["heard"] == []
+    assert told["left"] == []
+    assert told["slowest"] < 5
+    assert told["grown"] < 64 << 20
+
+
+def archive(code: bytes, records: dict[str, bytes] | None = None, **more: bytes) -> bytes:
+    """What `torch.save` writes, around any pickle."""
+    stream = io.BytesIO()
+    entries = {"data.pkl": code, "byteorder": b"little", "version": b"3\n", **{f"data/{k}": v for k, v in (records or {}).items()}, **more}
+    with zipfile.ZipFile(stream, "w") as file:
+        for name, content in entries.items():
+            file.writestr(f"archive/{name}", content)
+    return stream.getvalue()
+
+
+class Program:
+    def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
+        self.function, self.arguments = function, arguments
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return self.function, self.arguments
+
+
+@pytest.mark.parametrize("protocol", [0, 1, 2, 3, 4, 5])
+@pytest.mark.parametrize("hidden", [False, True])
+def test_malicious_pickle_runs_nothing_and_is_named(protocol: int, hidden: bool, tmp_path: Path) -> None:
+    mark = tmp_path / "owned"
+    table = {"a": torch.ones(2), "b": Program(os.system, f"touch {mark}")} if hidden else Program(os.system, f"touch {mark}")
+    if hidden:
+        torch.save(table, tmp_path / "a.pt", pickle_protocol=protocol)
+    else:
+        (tmp_path / "a.pt").write_bytes(archive(pickle.dumps(table, protocol=protocol)))
+    with pytest.raises(BadInput, match=r"asks for code: .*; nothing of it was run"):
+        checkpoints.inspect(tmp_path / "a.pt")
+    assert not mark.exists()
+    os.system(f"touch {mark}")
+    assert mark.exists(), "it would have"
+
+
+def test_weights_only_stands_behind_the_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the plan were fooled, torch's own reader still runs nothing."""
+    mark = tmp_path / "owned"
+    torch.save({"down_blocks.0.x": torch.ones(2), "b": Program(os.system, f"touch {mark}")}, tmp_path / "a.pt")
+    monkeypatch.setattr(pickles, "plan", lambda *_: {})
+    with pytest.raises(BadInput, match="cannot be loaded"):
+        checkpoints.inspect(tmp_path / "a.pt")
+    assert not mark.exists()
+
+
+def header(entries: dict[str, Any], data: bytes = b"\0" * 8, length: int | None = None) -> bytes:
+    text = json.dumps(entries).encode()
+    return struct.pack("<Q", len(text) if length is None else length) + text + data
+
+
+F32 = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (header({"a": F32}, length=2**63), "its header is said to have 9,223,372,036,854,775,808 bytes"),
+        (header({"a": F32}, length=2**24), "its header is said to have"),
+        (header({"a": {**F32, "shape": [2**40, 2**40]}}), "does not fit its place"),
+        (header({"a": {**F32, "shape": [2**62, 0], "data_offsets": [0, 0]}, "b": F32}), "no checkpoint of a known kind"),
+        (header({"a": {**F32, "shape": [-2]}}), "has dtype 'F32', shape"),
+        (header({"a": {**F32, "shape": [1] * 40}}), "shape"),
+        (header({"a": {**F32, "data_offsets": [0, 800], "shape": [200]}}), "does not fit its place"),
+        (header({"a": {**F32, "dtype": "F4096"}}), "dtype 'F4096'"),
+        (header({"a": F32, "b": F32}), "its tensors overlap"),
+        (header({"a": F32, "__metadata__": {"x": 3}}), "its metadata are no texts"),
+        (b"\x10" + b"\0" * 7 + b'{"a":1,"a":1}   ', "a name comes twice"),
+        (struct.pack("<Q", 60_000) + b"[" * 60_000, "its header is no JSON"),
+        (b"", "not a whole safetensors file"),
+        (save({"x.weight": torch.ones(9)})[:-5], "not a whole safetensors file"),
+    ],
+)
+def test_absurd_headers_are_refused(content: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / "a.safetensors").write_bytes(content)
+    with pytest.raises(BadInput, match=message):
+        checkpoints.inspect(tmp_path / "a.safetensors")
+
+
+def table(shape: tuple[int, ...], stride: tuple[int, ...], count: int = 4, offset: int = 0) -> bytes:
+    """The pickle of one tensor of four numbers that claims more."""
+    stream = io.BytesIO()
+    torch.save({"down_blocks.0.x": torch.arange(4.0)}, stream)
+    with zipfile.ZipFile(stream) as file:
+        code = file.read("archive/data.pkl")
+    number = lambda n: pickle.dumps(n, protocol=2)[2:-1]  # noqa: E731
+    tuples = b"".join(b"(" + b"".join(map(number, t)) + b"t" for t in (shape, stride))
+    start, end = code.index(b"K\x04tq"), code.index(b"\x89ccollections")
+    place = code[start + 3 : start + 5]  # the memo of the storage's identity
+    return code[:start] + number(count) + b"t" + place + b"Q" + number(offset) + tuples + code[end:]
+
+
+def test_a_tensor_of_four_numbers_is_read(tmp_path: Path) -> None:
+    (tmp_path / "a.pt").write_bytes(archive(table((2, 2), (2, 1)), {"0": torch.arange(4.0).numpy().tobytes()}))
+    assert untrusted.read(tmp_path / "a.pt").read("down_blocks.0.x").tolist() == [[0, 1], [2, 3]]
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        (table((2**40,), (1,)), "does not fit into its storage of 4 elements"),
+        (table((2**20, 2**20), (0, 0)), "does not fit into its storage of 4 elements"),
+        (table((4,), (1,), offset=1), "does not fit into its storage"),
+        (table((4,), (1,), offset=-1), "impossible shape"),
+        (table((4,), (-1,)), "impossible shape"),
+        (table((1,) * 30, (1,) * 30), "impossible shape"),
+        (table((4,), (1,), count=2**40), "is said to hold 1099511627776 elements"),
+        (table((2,), (1,), count=2), "is said to hold 2 elements"),
+    ],
+)
+def test_tensors_that_claim_more_than_the_archive_holds_are_refused(code: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / "a.pt").write_bytes(archive(code, {"0": b"\0" * 16}))
+    with pytest.raises(BadInput, match=message):
+        checkpoints.inspect(tmp_path / "a.pt")
+
+
+def test_values_that_double_at_every_level_are_refused(tmp_path: Path) -> None:
+    """Thirty lists of twice the one before: a hundred bytes that nobody can walk."""
+    value: list[Any] = []
+    for _ in range(30):
+        value = [value, value]
+    (tmp_path / "a.pt").write_bytes(archive(pickle.dumps({"a": value}, protocol=2)))
+    with pytest.raises(BadInput, match="more than 2,000,000 values"):
+        checkpoints.inspect(tmp_path / "a.pt")
+
+
+def test_value_that_holds_itself_is_refused(tmp_path: Path) -> None:
+    value: dict[str, Any] = {}
+    value["a"] = value
+    (tmp_path / "a.pt").write_bytes(archive(pickle.dumps(value, protocol=2)))
+    with pytest.raises(BadInput, match="nested deeper than"):
+        checkpoints.inspect(tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"code/run.py": b"x"}, "which no table of tensors has"),
+        ({"data/../../evil": b"x"}, "which no table of tensors has"),
+        ({"../evil": b"x"}, "which no table of tensors has"),
+        ({"constants.pkl": b"x"}, "which no table of tensors has"),
+        ({"byteorder": b"big"}, "another order of bytes"),
+    ],
+)
+def test_archives_of_anything_else_are_refused(more: dict[str, bytes], message: str, tmp_path: Path) -> None:
+    (tmp_path / "a.pt").write_bytes(archive(pickle.dumps({}, protocol=2), **more))
+    with pytest.raises(BadInput, match=message):
+        checkpoints.inspect(tmp_path / "a.pt")
+
+
+def test_compressed_archive_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
+    """A bomb: a hundred megabytes of zeros in a hundred kilobytes."""
+    with zipfile.ZipFile(tmp_path / "a.pt", "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("archive/data.pkl", b"\0" * 100_000_000)
+    assert (tmp_path / "a.pt").stat().st_size < 200_000
+    with pytest.raises(BadInput, match="a compressed entry"):
+        checkpoints.inspect(tmp_path / "a.pt")
+
+
+def test_pickle_from_before_archives_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    torch.save({"a": torch.ones(2)}, tmp_path / "a.pt", _use_new_zipfile_serialization=False)
+    with pytest.raises(BadInput, match="save it again with a newer PyTorch, or as safetensors"):
+        checkpoints.inspect(tmp_path / "a.pt")
+
+
+def test_edit_whose_header_lacks_the_edit_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.safetensors").write_bytes(save({"tensor:unet.a": torch.ones(2)}, {"format": "vestige-edit-1"}))
+    with pytest.raises(BadInput, match="damaged edit header"):
+        checkpoints.inspect(tmp_path / "a.safetensors")
+
+
+def test_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.pt")
+    with pytest.raises(BadInput, match="no edit at"):
+        checkpoints.inspect(tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[" * 60_000, "3", '{"weight_map": 3}', '{"weight_map": {"a": 3}}', '{"weight_map": {"a": "b/../../c"}}']
+)
+def test_damaged_index_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "diffusion_pytorch_model.safetensors.index.json").write_text(text)
+    with pytest.raises(BadInput):
+        checkpoints.inspect(tmp_path)

@@ -25,8 +25,9 @@ lint: venv
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# A process a core, each of one thread: two threads are far from twice as fast on networks this small.
 test: lint
-	$(BIN)/pytest -m "not slow and not gpu and not network"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal -m "not slow and not gpu and not network"
 
 test-slow: venv
 	$(BIN)/pytest -m "slow and not gpu and not network"

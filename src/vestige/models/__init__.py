@@ -169,7 +169,7 @@ def _of_folder(folder: Path, name: str) -> Card:
     """The card of a pipeline folder; its `model_index.json` tells the family."""
     index = sources.index(folder)
     listed = sources.listed(index)
-    if index.get("_class_name") == "DiTPipeline" or "UNet2DModel" in (index.get("unet") or ()):
+    if index.get("_class_name") == "DiTPipeline" or "UNet2DModel" in sources.kind(index, "unet"):
         parts = {part: folder / part for part in FAMILIES["classes"] if part in listed}
         return Card(name=name, family="classes", parts={**parts, "labels": folder})
     if "transformer" in listed:  # whether its kind is supported, the family knows

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,14 @@ def index(folder: Path) -> Mapping[str, Any]:
     if not isinstance(found, dict):
         raise BadInput(f"{folder / INDEX} cannot be read (it holds no table); give a pipeline saved in diffusers' layout")
     return found
+
+
+def kind(found: Mapping[str, Any], part: str) -> Sequence[Any]:
+    """The library and the class of a component; empty if it has none."""
+    told = found.get(part)
+    if told is not None and not isinstance(told, list):
+        raise BadInput(f"{INDEX} cannot be read (its {part} is {told!r}, no library and class); give a pipeline saved in diffusers' layout")
+    return told or ()
 
 
 def listed(found: Mapping[str, Any]) -> set[str]:

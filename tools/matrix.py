@@ -1,0 +1,101 @@
+"""Which method has run on which family of models, and how: docs/results/matrix.md.
+
+    python tools/matrix.py
+
+Every registered method is run at its smallest on a tiny member of every family; what it answers is what the table says. Four states:
+
+    trained tiny           it also runs on a small model that was trained on real pictures: the embedded world's of this family
+    random tiny            it runs on a tiny network with random weights
+    full-size structure    random tiny, and a step of it ran at Stable Diffusion 1.4's exact size with random weights
+    written, never run     neither
+
+A method that cannot work on a family refuses; the reason is printed below the table.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+import oracles
+from vestige import concepts, models, registry
+from vestige.base import Budget
+from vestige.errors import Incompatible
+from vestige.images import PictureSet
+from vestige.models.latent import LatentModel
+
+# Column -> the family's tiny member, and the world's trained model of it.
+COLUMNS: dict[str, tuple[str, str]] = {
+    "SD 1.x": ("latent", "wardrobe"),
+    "SD 2.x, velocities": ("latent-velocity", ""),
+    "SDXL": ("latent-xl", ""),
+    "FLUX.1": ("flow-dev", "wardrobe-flow"),
+    "SD 3": ("flow-sd3", ""),
+    "class-conditional U-Net": ("classes", "wardrobe-classes"),
+    "DiT": ("classes-dit", ""),
+}
+FULL_SIZE = ("esd", "uce", "memora", "duge")  # benchmarks/full_size.py, in the first column
+OUT = Path("docs/results/matrix.md")
+
+
+def answer(kind: registry.Kind, name: str, family: str) -> str:
+    """ "" if it runs, else why it refuses."""
+    model, concept = oracles.FAMILIES[family](), concepts.load("bag")
+    try:
+        if kind == "unlearners":
+            own = {"twin": _twin(model)} if name == "retrain" else {}
+            oracles.small(kind, name, **own)(model, concept, seed=0)
+        else:
+            attack = oracles.small(kind, name)
+            list(attack(model, concept, Budget((0, 1)), seed=0, select=lambda x: torch.zeros(len(x)), pictures=_pictures(attack, model)))
+    except Incompatible as error:
+        return str(error)
+    return ""
+
+
+def _twin(model: Any) -> str:
+    """A folder with a twin of Stable Diffusion's shape; of another family's model it is the wrong one, which is refused."""
+    if isinstance(model, LatentModel) and len(model.tokenizers) == 1:
+        return oracles.tiny_twin()
+    return "wardrobe-never-bag"
+
+
+def _pictures(attack: Any, model: Any) -> PictureSet | None:
+    captions = (("a picture of a boot", "a boot"),) * 2 if "retain" in attack.needs else ()
+    given = torch.rand(2, 3, *model.image_size, generator=torch.Generator().manual_seed(5))
+    return PictureSet(given, "random", captions=captions) if attack.needs else None
+
+
+def state(name: str, column: str, family: str, trained: str) -> str:
+    made = "trained tiny" if trained in models.cards() else "random tiny"
+    return f"{made}, full-size structure" if column == "SD 1.x" and name in FULL_SIZE else made
+
+
+def main() -> None:
+    rows, reasons = [], dict[str, str]()
+    kinds: tuple[registry.Kind, ...] = ("unlearners", "attacks")
+    for kind in kinds:
+        for name in registry.names(kind):
+            cells = []
+            for column, (family, trained) in COLUMNS.items():
+                why = answer(kind, name, family)
+                cells.append(f"refuses ({reasons.setdefault(why, str(len(reasons) + 1))})" if why else state(name, column, family, trained))
+            rows.append(f"| `{name}` | {' | '.join(cells)} |")
+            sys.stderr.write(rows[-1] + "\n")
+    lines = [
+        "# What has run where",
+        "`python tools/matrix.py`. **Nothing has run on real weights of any published model.**",
+        (__doc__ or "").split("\n\n", 2)[2].strip(),
+        f"| method | {' | '.join(COLUMNS)} |\n|{'---|' * (len(COLUMNS) + 1)}\n" + "\n".join(rows),
+        "\n".join(f"{number}. {why}" for why, number in reasons.items()),
+    ]
+    OUT.write_text("\n\n".join(lines) + "\n", "utf-8")
+
+
+if __name__ == "__main__":
+    main()

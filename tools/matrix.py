@@ -14,7 +14,10 @@ A method that cannot work on a family refuses; the reason is printed below the t
 
 from __future__ import annotations
 
+import atexit
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +28,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 import oracles
 from vestige import concepts, models, registry
 from vestige.base import Budget
+from vestige.edits import Edit
 from vestige.errors import Incompatible
 from vestige.images import PictureSet
-from vestige.models.latent import LatentModel
 
 # Column -> the family's tiny member, and the world's trained model of it.
 COLUMNS: dict[str, tuple[str, str]] = {
@@ -59,10 +62,14 @@ def answer(kind: registry.Kind, name: str, family: str) -> str:
 
 
 def _twin(model: Any) -> str:
-    """A folder with a twin of Stable Diffusion's shape; of another family's model it is the wrong one, which is refused."""
-    if isinstance(model, LatentModel) and len(model.tokenizers) == 1:
-        return oracles.tiny_twin()
-    return "wardrobe-never-bag"
+    """A folder with a model that shares everything but a weight of its denoiser."""
+    name = model.scope("unet")[0]
+    other = model.edited(Edit(model.fingerprint, "twin", tensors={name: model.tensor(name) + 0.01}))
+    folder = tempfile.mkdtemp(prefix="twin-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    write = other.save if hasattr(other, "save") else other.pipeline().save_pretrained
+    write(folder)
+    return folder
 
 
 def _pictures(attack: Any, model: Any) -> PictureSet | None:

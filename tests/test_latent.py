@@ -15,7 +15,7 @@ from oracles import scheduler, tiny_model, tiny_parts, tiny_velocity, tiny_xl, t
 from vestige import models
 from vestige.errors import Incompatible, VestigeError
 from vestige.models.latent import LatentModel
-from vestige.sampling import generator, noise, sample
+from vestige.sampling import generator, invert, noise, sample
 
 KINDS: dict[str, Callable[[], LatentModel]] = {
     "1.x": tiny_model,
@@ -77,6 +77,19 @@ def test_a_rescaled_schedule_begins_in_pure_noise() -> None:
     assert level[0] == 1
     drawn = sample(model, noise(model.latent_shape, [0]), model.condition(["a bag"]), steps=5)
     assert drawn.isfinite().all()
+
+
+def test_inversion_reaches_the_pure_noise_of_a_rescaled_schedule() -> None:
+    """The fixed point is the exact inverse of the sampling step also there, where the noise alone would be the guess itself."""
+    model = tiny_velocity()
+    condition, x = model.condition(PROMPTS), noise(model.latent_shape, [1, 2])
+    drawn = sample(model, x, condition, steps=5)
+    gaps = []
+    for refine in (0, 4, 40):
+        back = invert(model, drawn, condition, steps=5, refine=refine)
+        gaps.append((sample(model, back, condition, steps=5) - drawn).norm() / drawn.norm())
+    assert gaps[0] > gaps[1] > gaps[2]
+    assert gaps[2] < 1e-3
 
 
 def test_two_encoders_read_side_by_side(xl: LatentModel) -> None:

@@ -404,7 +404,9 @@ def test_lacking_file_is_refused(data: Path) -> None:
 def test_every_weight_that_ships_has_its_hash_on_a_card() -> None:
     known = {file for found in models.cards().values() for file in found.hashes}
     for found in models.cards().values():
-        for part in {"latent": ("unet", "vae", "text_encoder"), "classes": ("unet", "vae")}[found.family]:
+        parts = {"latent": ("unet", "vae", "text_encoder"), "classes": ("unet", "vae")}
+        parts["flow"] = ("transformer", "vae", "text_encoder", "text_encoder_2")
+        for part in parts[found.family]:
             files = [str(f.relative_to(models.data_folder())) for f in found.parts[part].glob("*.safetensors")]
             assert files
             assert set(files) <= known

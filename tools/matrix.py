@@ -4,7 +4,8 @@
 
 Every registered method is run at its smallest on a tiny member of every family; what it answers is what the table says. Four states:
 
-    trained tiny           it also runs on a small model that was trained on real pictures: the embedded world's of this family
+    trained tiny           it also runs, at its smallest, on a small model that was trained on real pictures: the embedded world's of
+                           this family; whether it is any good there is another question (claims.md)
     random tiny            it runs on a tiny network with random weights
     full-size structure    random tiny, and a step of it ran at Stable Diffusion 1.4's exact size with random weights
     written, never run     neither
@@ -46,9 +47,9 @@ FULL_SIZE = ("esd", "uce", "memora", "duge")  # benchmarks/full_size.py, in the 
 OUT = Path("docs/results/matrix.md")
 
 
-def answer(kind: registry.Kind, name: str, family: str) -> str:
+def answer(kind: registry.Kind, name: str, model: Any) -> str:
     """ "" if it runs, else why it refuses."""
-    model, concept = oracles.FAMILIES[family](), concepts.load("bag")
+    concept = concepts.load("bag")
     try:
         if kind == "unlearners":
             own = {"twin": _twin(model)} if name == "retrain" else {}
@@ -78,8 +79,8 @@ def _pictures(attack: Any, model: Any) -> PictureSet | None:
     return PictureSet(given, "random", captions=captions) if attack.needs else None
 
 
-def state(name: str, column: str, family: str, trained: str) -> str:
-    made = "trained tiny" if trained in models.cards() else "random tiny"
+def state(kind: registry.Kind, name: str, column: str, trained: str) -> str:
+    made = "trained tiny" if trained and not answer(kind, name, models.load(trained)) else "random tiny"
     return f"{made}, full-size structure" if column == "SD 1.x" and name in FULL_SIZE else made
 
 
@@ -90,8 +91,8 @@ def main() -> None:
         for name in registry.names(kind):
             cells = []
             for column, (family, trained) in COLUMNS.items():
-                why = answer(kind, name, family)
-                cells.append(f"refuses ({reasons.setdefault(why, str(len(reasons) + 1))})" if why else state(name, column, family, trained))
+                why = answer(kind, name, oracles.FAMILIES[family]())
+                cells.append(f"refuses ({reasons.setdefault(why, str(len(reasons) + 1))})" if why else state(kind, name, column, trained))
             rows.append(f"| `{name}` | {' | '.join(cells)} |")
             sys.stderr.write(rows[-1] + "\n")
     lines = [

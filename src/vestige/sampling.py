@@ -8,8 +8,8 @@ is the Euler step of rectified flow where signal = 1 - t and noise = t; so one p
 walks the same grid upwards and evaluates the network once a step, at the lower latent and the upper time, as diffusers'
 `DDIMInverseScheduler` does; `refine` re-evaluates at the latest guess of the upper latent, whose fixed point is the exact
 inverse of the sampling step. For rectified flow it is the Euler step backwards, x_t = x_s + (t - s) (eps - data): what is carried
-over is the network's own output, for at t = 1 its noise would be the guess itself, whatever the network says. The grid index
-where `invert` stops is the index where `sample` resumes.
+over is the network's own output, for at t = 1 its noise would be the guess itself, whatever the network says; so it is where a
+rescaled schedule of velocities ends in pure noise. The grid index where `invert` stops is the index where `sample` resumes.
 """
 
 from __future__ import annotations
@@ -152,6 +152,9 @@ def invert(
             seen = predict(model, x_t, grid[i], condition, null, guidance)
             if seen.kind == "flow":
                 x_t = ((a_t + s_t) * x_s - (s_s * a_t - a_s * s_t) * seen.value) / (a_s + s_s)
+                continue
+            if seen.kind == "velocity" and not a_t.any():  # pure noise: of it, the noise is the guess itself, whatever the network says
+                x_t = (x_s + a_s * s_t * seen.value) / (s_s * s_t)
                 continue
             signal, level = a_t.expand(len(x), 1, 1, 1), s_t.expand(len(x), 1, 1, 1)
             eps = Prediction(x_t, signal, level, seen.value, seen.kind).noise

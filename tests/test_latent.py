@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -256,3 +257,20 @@ def test_half_precision_draws_nearly_the_same() -> None:
     assert other.dtype == torch.bfloat16
     gap = (one - other.float()).norm() / one.norm()
     assert 0 < gap < 0.05
+
+
+def test_scopes_select_the_documented_counts_at_full_size() -> None:
+    """Stable Diffusion 1.4's exact configuration, without memory: 686 tensors, of which 32 are cross-attention's keys and values."""
+    found = importlib.util.spec_from_file_location("full_size", Path(__file__).parents[1] / "benchmarks/full_size.py")
+    assert found is not None and found.loader is not None
+    benchmark = importlib.util.module_from_spec(found)
+    found.loader.exec_module(benchmark)
+    with torch.device("meta"):
+        hollow = benchmark.model()
+    sizes = {scope: [hollow.tensor(n).numel() for n in hollow.scope(scope)] for scope in ("unet", "cross-attention-kv", "attention")}
+    assert {scope: len(size) for scope, size in sizes.items()} == {"unet": 686, "cross-attention-kv": 32, "attention": 128}
+    assert sum(sizes["unet"]) == 859_520_964
+    assert sum(sizes["cross-attention-kv"]) == 19_169_280
+    # an adapter of rank 4 on all attention has the size that MemoRa's released adapters have
+    shapes = [hollow.tensor(n).shape for n in hollow.scope("attention")]
+    assert sum(4 * (rows + columns) for rows, columns in shapes) == 797_184

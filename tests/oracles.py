@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -154,6 +155,13 @@ def tiny_twin() -> str:
 def tiny_model(seed: int = 0, **schedule: Any) -> LatentModel:
     """A LatentModel around `tiny_parts`."""
     return LatentModel("tiny", tiny_parts(seed), tokenizer(), scheduler(**schedule))
+
+
+def save_pair(root: Path) -> None:
+    """Pipeline folders `model` and `twin` under `root`: two models that share everything but their U-Nets."""
+    for name, seed in (("model", 0), ("twin", 1)):
+        parts = {**tiny_parts(), "unet": tiny_parts(seed)["unet"]}
+        LatentModel(name, parts, tokenizer(), scheduler()).pipeline().save_pretrained(root / name)
 
 
 def tiny_velocity(seed: int = 0) -> LatentModel:

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from typer.testing import CliRunner
 
 import vestige
-from oracles import scheduler, tiny_parts, tokenizer
+from oracles import save_pair
 from test_judges import short, told
 from vestige import album, api, cli, diagnostics, images
 from vestige.album import NOTICE, QUARANTINE, Album
@@ -40,9 +40,7 @@ ALIKE = 0.6  # correlation of detail above which two pictures are one
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("home")
-    for name, seed in (("model", 0), ("twin", 1)):
-        parts = {**tiny_parts(), "unet": tiny_parts(seed)["unet"]}
-        LatentModel(name, parts, tokenizer(), scheduler()).pipeline().save_pretrained(root / name)
+    save_pair(root)
     (root / "looks.py").write_text(
         "def colour(images):\n    return images.mean((2, 3)).softmax(1)\n\ncolour.labels = ['bag', 'top', 'dress']\n"
     )

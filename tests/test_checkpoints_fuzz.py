@@ -10,7 +10,6 @@ import struct
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ import pytest
 import torch
 from safetensors.torch import save
 
+from fuzz_checkpoints import Program
 from vestige import checkpoints, pickles, untrusted
 from vestige.errors import BadInput
 
@@ -48,14 +48,6 @@ def archive(code: bytes, records: dict[str, bytes] | None = None, **more: bytes)
         for name, content in entries.items():
             file.writestr(f"archive/{name}", content)
     return stream.getvalue()
-
-
-class Program:
-    def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
-        self.function, self.arguments = function, arguments
-
-    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        return self.function, self.arguments
 
 
 @pytest.mark.parametrize("protocol", [0, 1, 2, 3, 4, 5])

@@ -22,24 +22,25 @@ from vestige.sampling import generator
 
 WORLD = models.data_folder() / "wardrobe"
 NAMES = ("church", "garbage truck", "tench")
+# A ViT of a few thousand weights.
+SHAPE = {
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 16,
+    "image_size": 16,
+    "patch_size": 8,
+}
 
 
 def classifier(folder: Path, seed: int = 0, reader: dict[str, Any] | None = None, **config: Any) -> Path:
     """A random ViT of a few thousand weights, saved as transformers saves it."""
     from transformers import ViTConfig, ViTForImageClassification
 
-    shape = {
-        "hidden_size": 16,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "intermediate_size": 16,
-        "image_size": 16,
-        "patch_size": 8,
-    }
     labels = {"id2label": dict(enumerate(NAMES)), "label2id": {name: i for i, name in enumerate(NAMES)}}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        made = ViTForImageClassification(ViTConfig(**{**shape, **labels, **config}))
+        made = ViTForImageClassification(ViTConfig(**{**SHAPE, **labels, **config}))
         torch.nn.init.normal_(made.classifier.weight)
     made.save_pretrained(folder)
     if reader is not None:
@@ -207,17 +208,9 @@ def test_a_folder_with_lacking_weights_is_refused(tmp_path: Path) -> None:
 def test_features_of_a_folder_are_its_pooled_output(tmp_path: Path) -> None:
     from transformers import ViTConfig, ViTModel
 
-    shape = {
-        "hidden_size": 16,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "intermediate_size": 16,
-        "image_size": 16,
-        "patch_size": 8,
-    }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        network = ViTModel(ViTConfig(**shape)).eval()
+        network = ViTModel(ViTConfig(**SHAPE)).eval()
     network.save_pretrained(tmp_path / "vit")
     images = torch.rand(20, 3, 16, 16, generator=generator(3))
     with torch.no_grad():

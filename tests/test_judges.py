@@ -13,13 +13,12 @@ from typing import Any
 import pytest
 import torch
 
-from oracles import scheduler, tiny_parts, tokenizer
+from oracles import save_pair
 from test_detectors import classifier
 from vestige import api, concepts, flags, images, judges, judging, models, suites
 from vestige.concepts import Concept
 from vestige.course import Order, course
 from vestige.errors import BadInput, BadSetting, MissingDependency
-from vestige.models.latent import LatentModel
 from vestige.plan import Request, plan
 from vestige.sampling import generator
 
@@ -56,9 +55,7 @@ def short() -> Iterator[None]:
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model and a twin of it as pipeline folders, two tiny classifiers, functions, and references."""
     root = tmp_path_factory.mktemp("home")
-    for name, seed in (("model", 0), ("twin", 1)):
-        parts = {**tiny_parts(), "unet": tiny_parts(seed)["unet"]}
-        LatentModel(name, parts, tokenizer(), scheduler()).pipeline().save_pretrained(root / name)
+    save_pair(root)
     for seed, name in enumerate(("first", "second")):
         classifier(root / name, seed, id2label={0: "bag, purse", 1: "top", 2: "dress"}, label2id={"bag, purse": 0, "top": 1, "dress": 2})
     (root / "looks.py").write_text(LOOKS)

@@ -68,7 +68,7 @@ def moved(model: Model, changes: list[Change]) -> dict[str, Any]:
 
 
 def _summed(model: Model, changes: list[Change]) -> dict[str, float]:
-    sizes = [model.tensor(c.name).double().norm().item() ** 2 for c in changes]
+    sizes = [model.tensor(c.name).cpu().double().norm().item() ** 2 for c in changes]
     counts = [model.tensor(c.name).numel() for c in changes]
     moved, whole = math.sqrt(sum(c.norm**2 for c in changes)), math.sqrt(sum(sizes))
     share = sum(c.share * n for c, n in zip(changes, counts, strict=True)) / max(1, sum(counts))

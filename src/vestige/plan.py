@@ -17,7 +17,7 @@ from vestige.album import KEEPS, Keep
 from vestige.base import Attack
 from vestige.concepts import Concept
 from vestige.errors import BadInput, BadSetting, UnknownName
-from vestige.models import Card
+from vestige.models import Card, sources
 from vestige.sampling import Protocol
 from vestige.verdict import Lines, calibrated
 
@@ -293,16 +293,7 @@ def content(path: Path) -> str:
         raise BadInput(f"there is nothing at {path}")
     digest = hashlib.sha256()
     for file in sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]:
-        digest.update(f"{file.relative_to(path) if path.is_dir() else ''} {_sha256(file)}\n".encode())
-    return digest.hexdigest()
-
-
-def _sha256(file: Path) -> str:
-    """Of a file that may be larger than memory."""
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while part := stream.read(1 << 24):
-            digest.update(part)
+        digest.update(f"{file.relative_to(path) if path.is_dir() else ''} {sources.hashed(file)}\n".encode())
     return digest.hexdigest()
 
 

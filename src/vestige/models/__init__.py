@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -211,14 +210,14 @@ def _of_parts(found: Card, dtype: Any) -> Any:
 def _of_file(found: Card, dtype: Any) -> Any:
     if found.file is None or found.config is None or found.family == "classes":
         raise BadInput(f"{found.name}: class-conditional models are read from folders, not from a single file")
+    pipe = sources.single(found.file, found.config).to(dtype)
     if found.family == "flow":
         from vestige.models.flow import FlowModel
 
-        return FlowModel.from_pipeline(sources.single(found.file, found.config).to(dtype), found.name)
+        return FlowModel.from_pipeline(pipe, found.name)
     from vestige.models.latent import LatentModel
 
-    pipe = sources.single(found.file, found.config)
-    return LatentModel.from_pipeline(pipe.to(dtype), found.name)
+    return LatentModel.from_pipeline(pipe, found.name)
 
 
 def twins(model: str, concept: str) -> list[str]:
@@ -235,7 +234,7 @@ def _verify(found: Card) -> None:
         path = root / file
         if not path.is_file():
             raise BadInput(f"{found.name} lacks {file}; reinstall vestige")
-        if hashlib.sha256(path.read_bytes()).hexdigest() != expected:
+        if sources.hashed(path) != expected:
             raise BadInput(f"{path} is not the file that {found.name} was released with; reinstall vestige")
 
 
@@ -260,11 +259,7 @@ def _hashed(file: Path) -> str:
 
 @functools.lru_cache(maxsize=256)
 def _sha256(file: str, size: int, time: int) -> str:
-    digest = hashlib.sha256()
-    with Path(file).open("rb") as stream:
-        while part := stream.read(1 << 24):
-            digest.update(part)
-    return digest.hexdigest()
+    return sources.hashed(Path(file))
 
 
 def world_of(model: str) -> str:

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from vestige import audit
+from vestige import audit, continual
+from vestige.course import Order
 from vestige.plan import Request
 
 pytestmark = pytest.mark.slow
@@ -58,3 +59,22 @@ def test_data_without_the_concept_bring_back_what_fine_tuning_hid(audited: Any) 
 def test_memorising_something_else_resists_that_better(audited: Any) -> None:
     """Claim 3, as far as it holds here: against ESD. Methods that move the concept elsewhere resist as well or better."""
     assert reach(audited("esd"), "dimra") > reach(audited("dimum"), "dimra")
+
+
+def test_duge_keeps_the_rest_where_plain_sequences_erode_it(tmp_path: Path) -> None:
+    """Claim 4. After two requests words near neither are drawn as before by DUGE, and no longer by sequential ESD."""
+    lost = {}
+    for method in ("duge", "esd"):
+        order = Order(requests=("sneaker", "bag"), method=method, suite="quick")
+        found = continual.continual(order, tmp_path / method, cache=tmp_path / "runs")
+        assert found["steps"][-1]["unlearning_accuracy"]["value"] >= 0.6
+        lost[method] = float(found["steps"][-1]["erosion"]["drop"]["value"])
+    assert lost["duge"] <= 0.1
+    assert lost["esd"] >= lost["duge"] + 0.3
+
+
+def test_equal_surfaces_hide_different_savings(audited: Any) -> None:
+    """Claim 5. UCE and SalUn show no sneaker alike; a few pictures bring back the one much faster than the other."""
+    hidden, moved = audited("uce"), audited("salun")
+    assert all(found["plain"]["edited"]["value"] <= 0.1 for found in (hidden, moved))
+    assert hidden["attacks"]["memora"]["speedup"]["value"] > 1.5 * moved["attacks"]["memora"]["speedup"]["value"]

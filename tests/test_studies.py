@@ -1,0 +1,146 @@
+"""The tools behind the pages of results: every row that they would run can be planned, and their pages say what was measured."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vestige import plan
+from vestige.errors import VestigeError
+
+TOOLS = Path(__file__).parent.parent / "tools"
+STUDIES = ("memora", "dimra", "adaptive", "relearning", "dimum")
+
+
+def tool(name: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+    spec = importlib.util.spec_from_file_location(name, TOOLS / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    made = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, name, made)
+    spec.loader.exec_module(made)
+    return made
+
+
+@pytest.fixture
+def studies(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    made = tool("studies", monkeypatch)
+    for name, captioned in (("sneaker", False), ("look-alike", True)):
+        folder = tmp_path / "real" / name
+        folder.mkdir(parents=True)
+        for i in range(2):
+            Image.fromarray(np.full((32, 32, 3), 40 * i, np.uint8)).save(folder / f"{i}.png")
+        lines = [json.dumps({"file_name": f"{i}.png", "text": "a boot"}) for i in range(2)]
+        if captioned:
+            (folder / "metadata.jsonl").write_text("\n".join(lines))
+    monkeypatch.setattr(made, "REAL", tmp_path / "real")
+    return made
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_row_is_a_plan_of_its_own(name: str, studies: Any) -> None:
+    """No setting is misspelled, none is refused, and no two rows ask for the same."""
+    rows = studies.STUDIES[name]()
+    assert set(studies.STUDIES) == set(STUDIES) and len(rows) >= 5
+    specs = [json.dumps(plan.plan(row.request("sneaker", 0, (0,))).spec(), sort_keys=True, default=str) for row in rows.values()]
+    assert len(set(specs)) == len(specs)
+
+
+def test_a_misspelled_setting_would_be_found(studies: Any) -> None:
+    with pytest.raises(VestigeError, match="regenrate"):
+        plan.plan(studies.Row({"memora.regenrate": False}).request("sneaker", 0, (0,)))
+
+
+def audit(edit: int, hits: tuple[float, ...], never: tuple[float, ...]) -> dict[str, Any]:
+    """What a study reads of an audit's result."""
+
+    def arm(scores: tuple[float, ...]) -> dict[str, Any]:
+        return {"replicates": [list(scores)], "curve": [{"budget": b, "score": s} for b, s in zip((0, 10, 40), scores, strict=True)]}
+
+    rate = {"value": 0.9}
+    return {
+        "suite": "quick-2",
+        "concept": "sneaker",
+        "control": {"kind": "twin", "name": "wardrobe-never-sneaker"},
+        "model": "wardrobe",
+        "plain": {"edited": {"value": hits[0]}, "original": {"value": 1.0}},
+        "attacks": {"memora": {"arms": {"edited": arm(hits), "never": arm(never)}, "notes": {"edited": {"references_show": 0.5}}}},
+        "utility": {group: {"after": rate, "after_attack": rate} for group in ("neighbours", "unrelated")},
+        "detector": {"verification": {"version": 2}},
+        "provenance": {"edit_seed": edit, "seeds": [0]},
+    }
+
+
+def test_page_of_a_study_pools_its_edits_and_names_what_is_missing(studies: Any, tmp_path: Path) -> None:
+    rows = {"one": studies.Row(), "other": studies.Row({"memora.rank": 1})}
+    options = argparse.Namespace(study="dimum", concept="sneaker", out=tmp_path, page=tmp_path / "page.md", only="")
+    for edit, last in ((0, 0.8), (1, 0.6)):
+        folder = studies.place(options, "one", edit)
+        folder.mkdir(parents=True)
+        (folder / "result.json").write_text(json.dumps(audit(edit, (0.0, 0.4, last), (0.0, 0.1, 0.3))))
+    page = studies.page(rows, options)
+    (line,) = [line for line in page.splitlines() if line.startswith("| one ")]
+    cells = [cell.strip() for cell in line.split("|")[1:-1]]
+    assert cells[1:4] == ["memora", "2 x 1", "0.00"]
+    assert cells[6:9] == ["0.70", "0.30", "0.50, -"]
+    assert "Not finished: other." in page
+
+
+@pytest.fixture
+def returns(monkeypatch: pytest.MonkeyPatch) -> Any:
+    return tool("returns", monkeypatch)
+
+
+def rate(value: float, count: int = 10) -> dict[str, Any]:
+    return {"value": value, "count": count}
+
+
+def sequence(returns: Any, last: float) -> dict[str, Any]:
+    """A finished sequence: every request at 0.1 as it is, memora brings `last` back, dimra nothing."""
+
+    def attacked(step: int, end: float) -> dict[str, Any]:
+        return {name: {"curve": [rate(0.1), rate(0.2), rate(end)]} for name in returns.FIVE[:step]}
+
+    steps = [
+        {
+            "step": step,
+            "request": returns.FIVE[step - 1] if step else None,
+            "rates": {name: rate(0.1) for name in returns.FIVE},
+            "attacks": {"memora": attacked(step, last), "dimra": attacked(step, 0.1)},
+        }
+        for step in range(6)
+    ]
+    return {
+        "suite": "returns-1",
+        "detector": {"verification": {"version": 2}},
+        "protocol": {"pictures": 10},
+        "attacks": {name: {"budget": [0, 1, 2]} for name in returns.ATTACKS},
+        "steps": steps,
+    }
+
+
+def test_page_of_returns_pools_seeds(returns: Any, tmp_path: Path) -> None:
+    for seed, last in ((0, 0.9), (1, 0.5)):
+        (tmp_path / f"uce-{seed}").mkdir()
+        (tmp_path / f"uce-{seed}" / "result.json").write_text(json.dumps(sequence(returns, last)))
+    options = argparse.Namespace(methods=["uce", "duge"], seeds=[0, 1], out=tmp_path, page=Path("page.md"))
+    page = returns.page(options)
+    assert "| uce | 2 | 0.10 [0.06, 0.17] | 0.70 [0.60, 0.78] | 0.10 [0.06, 0.17] |" in page
+    part = page.split("**memora, 2 steps**")[1].split("**")[0]
+    (neon,) = [line for line in part.splitlines() if line.startswith("| neon")]
+    assert neon == "| neon |  |  |  |  |  | ▓ 0.70 |"
+
+
+def test_returns_asks_for_both_attackers_on_every_request(returns: Any) -> None:
+    from vestige.course import course
+
+    chosen = course(returns.order("uce", 1))
+    assert set(chosen.attacks) == {"memora", "dimra"} and chosen.order.seed == 1
+    assert [len(planned.budget.points) for _, planned in chosen.attacks.values()] == [3, 3]

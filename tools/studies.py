@@ -1,0 +1,280 @@
+"""What an attack's or an unlearner's result rests on: one concept, many settings, each an audit against its own never arm. Resumable.
+
+    python tools/studies.py memora --dry-run
+    python tools/studies.py memora --out build/studies --page docs/results/studies/memora.md
+
+Studies:
+    memora      How much of MemoRa's recovery is memory, and how much is learning: raw references, no interpolation, depth and guidance
+                of the inversion, number of references, rank, full fine-tuning and textual inversion instead of adapters.
+    dimra       DiMRA's auxiliary data, rate and adapters, on four methods.
+    adaptive    The attacker who knows that the concept's prompts were redirected: conditions swapped and mixed, half-drawn pictures.
+    relearning  Full fine-tuning on 10, 100 and 1,000 true pictures; the larger folders come from tools/wardrobe/real.py.
+    dimum       DiMUM's alternative data, stopping and weight, under both headline attackers.
+
+A row is a setting, an audit an edit of it; rows that share an arm compute it once. What is no development concept is not looked at
+before the settings are written down here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vestige import comparison, models, plan, registry, suites
+from vestige.sampling import noise
+from vestige.verdict import Interval, measure
+
+REAL = Path("build/real")  # folders of true pictures, tools/wardrobe/real.py
+Audits = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One setting.
+
+    Arguments:
+        settings: METHOD.SETTING -> value.
+        attacks: Which attacks.
+        unlearner: What made the edit.
+        suite: Whose sampler, budgets and settings hold.
+        references: Pictures of the concept a replicate; 0 takes the suite's number.
+        folder: Where the attacker's pictures come from; "" is the world's sheet.
+    """
+
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    attacks: tuple[str, ...] = ("memora",)
+    unlearner: str = "esd"
+    suite: str = "quick"
+    references: int = 0
+    folder: str = ""
+
+    def request(self, concept: str, edit: int, seeds: tuple[int, ...]) -> plan.Request:
+        taught = "retain" in registry.find("attacks", self.attacks[0]).needs
+        own = self.folder or "shipped"
+        return plan.Request(
+            concept=concept,
+            unlearner=self.unlearner,
+            suite=self.suite,
+            attacks=self.attacks,
+            seeds=seeds,
+            edit_seed=edit,
+            reference_count=self.references,
+            settings=self.settings,
+            references="shipped" if taught else own,
+            attack_retain=own if taught else "shipped",
+        )
+
+
+def like_memora(attack: str, suite: str = "quick", **changes: Any) -> dict[str, Any]:
+    """Settings of another attack on pictures: MemoRa's by the same names, but for the rate, then the changes."""
+    known = {f.name for f in fields(registry.find("attacks", attack))} - {"lr"}
+    shared = suites.load(suite, "wardrobe").attacks["memora"].settings
+    return {f"{attack}.{k}": v for k, v in {**{k: v for k, v in shared.items() if k in known}, **changes}.items()}
+
+
+def memora() -> dict[str, Row]:
+    rows = {
+        "as in the suite": Row(),
+        "raw references": Row({"memora.regenerate": False}),
+        "no slerp": Row({"memora.interpolation": "none"}),
+    }
+    rows |= {f"inversion to index {i} of 20": Row({"memora.start": i}) for i in (0, 6, 16)}  # the suite's is 11
+    rows |= {f"guidance {g:g} in the inversion": Row({"memora.guidance": g}) for g in (3.0, 7.5)}  # the suite's is 1
+    rows |= {f"{n} references": Row(references=n) for n in (2, 4, 6, 12)}  # the suite's are 8; fewer than 2 cannot be interpolated
+    rows |= {f"rank {r}": Row({"memora.rank": r, "memora.alpha": float(r)}) for r in (1, 16)}  # the suite's is 4; the scale stays 1
+    for attack, name, rates in (
+        ("finetune", "full fine-tuning", (1e-4, 1e-3)),
+        ("textual_inversion", "textual inversion", (5e-3, 5e-2)),
+    ):
+        rows |= {f"{name} at {lr:g}": Row(like_memora(attack, lr=lr), (attack,)) for lr in rates}
+    return rows
+
+
+def dimra() -> dict[str, Row]:
+    variants: dict[str, tuple[dict[str, Any], str]] = {
+        "world's pictures (suite)": ({}, ""),
+        "rate 1e-4": ({"dimra.lr": 1e-4}, ""),
+        "rate 1e-3": ({"dimra.lr": 1e-3}, ""),
+        "the original's pictures": ({"dimra.data": "original"}, ""),
+        "its own pictures": ({"dimra.data": "own"}, ""),
+        "look-alikes": ({"dimra.data": "folder"}, str(REAL / "look-alike")),
+        "adapters, rate 3e-3": ({"dimra.tune": "lora", "dimra.lr": 3e-3}, ""),
+    }
+    methods = ("esd", "dimum", "selective_amnesia", "erasediff")
+    return {
+        f"{m}: {name}": Row(changes, ("dimra",), m, "compare", folder=folder)
+        for name, (changes, folder) in variants.items()
+        for m in methods
+    }
+
+
+def adaptive() -> dict[str, Row]:
+    methods = ("dimum", "uce", "concept_ablation", "esd", "erasediff")
+    return {method: Row({}, ("conditions", "partial_diffusion"), method, "adaptive") for method in methods}
+
+
+def relearning() -> dict[str, Row]:
+    settings = like_memora("finetune", regenerate=False, lr=1e-3)
+    return {
+        f"{m}: {n:,} pictures": Row(settings, ("finetune",), m, "compare", n, "" if n == 10 else str(REAL / "sneaker"))
+        for n in (10, 100, 1000)
+        for m in ("dimum", "esd", "uce")
+    }
+
+
+def dimum() -> dict[str, Row]:
+    changes: dict[str, dict[str, Any]] = {
+        "near (preset)": {},
+        **{name: {"dimum.alternative": name} for name in ("far", "mixture", "anchor", "noise", "fixed")},
+        "early, 60 steps": {"dimum.steps": 60, "dimum.plateau": False},
+        "all 480 steps": {"dimum.steps": 480, "dimum.plateau": False},
+        "empty prompt too": {"dimum.memory_dropout": 0.1},
+    }
+    return {name: Row(settings, ("memora", "dimra"), "dimum", "compare") for name, settings in changes.items()}
+
+
+STUDIES = {f.__name__: f for f in (memora, dimra, adaptive, relearning, dimum)}
+# (edit seed, attack seeds): MemoRa's controls turn about one edit, everything else about methods
+PAIRS: Mapping[str, tuple[tuple[int, tuple[int, ...]], ...]] = {"memora": ((0, (0, 1, 2)),)}
+BOTH = ((0, (0,)), (1, (1,)))
+
+
+def place(options: argparse.Namespace, name: str, edit: int) -> Path:
+    """Where the audit of a row's edit lies."""
+    return Path(options.out / options.study / options.concept / name.replace(": ", "_").replace(" ", "_") / str(edit))
+
+
+def finished(options: argparse.Namespace, rows: Mapping[str, Row]) -> dict[str, list[dict[str, Any]]]:
+    found: dict[str, list[dict[str, Any]]] = {}
+    for name in rows:
+        for edit, _ in PAIRS.get(options.study, BOTH):
+            path = place(options, name, edit) / "result.json"
+            if path.exists():
+                found.setdefault(name, []).append(json.loads(path.read_text()))
+    return found
+
+
+def speed(rows: int = 64, tries: int = 5) -> float:
+    """Processor seconds of a single denoiser call here, in batches; the best of a few tries."""
+    model = models.load("wardrobe")
+    x, condition, best = noise(model.latent_shape, range(rows)), model.condition([""]).repeat(rows), float("inf")
+    with torch.no_grad():
+        for _ in range(tries):
+            began = time.process_time()  # whatever else the machine does
+            model.denoise(x, torch.full((rows,), 500), condition)
+            best = min(best, time.process_time() - began)
+    return best / rows
+
+
+def dry(rows: Mapping[str, Row], options: argparse.Namespace) -> None:
+    """Planned hours, if nothing is stored; arms that rows share are counted in each."""
+    each, total = speed(), 0.0
+    for name, row in rows.items():
+        asked = [row.request(options.concept, *pair) for pair in PAIRS.get(options.study, BOTH)]
+        calls = sum(sum(plan.planned_calls(plan.plan(request)).values()) for request in asked)
+        total += calls * each / 3600
+        sys.stdout.write(f"{name:<36} {calls:>12,} calls  {calls * each / 3600:6.2f} h\n")
+    sys.stdout.write(f"{'together, at most':<36} {'':>12}        {total:6.2f} h  ({1e3 * each:.2f} ms a call here)\n")
+
+
+def shown(x: Interval) -> str:
+    return f"{x.value:.2f} [{x.low:.2f}, {x.high:.2f}]"
+
+
+def mean(audits: Audits, *keys: str | int) -> float | None:
+    """Mean over audits of a number in them; None where one has none."""
+    values = []
+    for audit in audits:
+        value: Any = audit
+        for key in keys:
+            value = value.get(key) if isinstance(value, Mapping) else value[key] if value else None
+        if value is None:
+            return None
+        values.append(float(value))
+    return sum(values) / len(values)
+
+
+def number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def table(rows: Mapping[str, Row], found: Mapping[str, Audits]) -> str:
+    """A line a row and attack. Utility is that of the headline attack at its best point, so it stands for audits of one attack only."""
+    head = ["setting", "attack", "edits x attacks", "plain", "F", "reach", "last, edited", "last, never", "pictures show it: edited, never"]
+    head += ["neighbours: edit, attacked", "unrelated: edit, attacked"]
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    for name, audits in found.items():
+        for attack in rows[name].attacks:
+            m = measure(comparison.pooled(audits, attack), attacks=len(rows[name].attacks))
+            count = f"{len(audits)} x {len(audits[0]['provenance']['seeds'])}"
+            ends = [number(mean(audits, "attacks", attack, "arms", arm, "curve", -1, "score")) for arm in ("edited", "never")]
+            share = [number(mean(audits, "attacks", attack, "notes", arm, "references_show")) for arm in ("edited", "never")]
+            cells = [name, attack, count, number(mean(audits, "plain", "edited", "value"))]
+            cells += [("at least " if m.censored else "") + shown(m.speedup), shown(m.reach), *ends, ", ".join(share)]
+            alone = len(rows[name].attacks) == 1
+            for group in ("neighbours", "unrelated"):
+                after = mean(audits, "utility", group, "after_attack", "value") if alone else None
+                cells.append(f"{number(mean(audits, 'utility', group, 'after', 'value'))}, {number(after)}")
+            lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def page(rows: Mapping[str, Row], options: argparse.Namespace) -> str:
+    found = finished(options, rows)
+    if not found:
+        sys.exit(f"nothing has finished in {options.out / options.study / options.concept}")
+    first = next(iter(found.values()))[0]
+    missing = [name for name in rows if len(found.get(name, [])) < len(PAIRS.get(options.study, BOTH))]
+    about = f"`python tools/studies.py {options.study} --concept {options.concept} --out {options.out} --page {options.page}`; suite "
+    about += f"{first['suite']}, control {first['control']['name']}, verification judge {first['detector']['verification']['version']}. "
+    about += "Brackets are 95 % t intervals over edits and attacks together; with two they are wide, and with one there is none."
+    rest = f"\n\nNot finished: {'; '.join(missing)}." if missing else ""
+    return f"# Study: {options.study}, {options.concept}\n\n{about}{rest}\n\n{table(rows, found)}\n"
+
+
+def run(rows: Mapping[str, Row], options: argparse.Namespace) -> None:
+    from vestige import api
+
+    for edit, seeds in PAIRS.get(options.study, BOTH):
+        for name, row in rows.items():
+            folder = place(options, name, edit)
+            if (folder / "result.json").exists():
+                continue
+            request = row.request(options.concept, edit, seeds)
+            result = api.run_audit(folder, cache=options.cache or options.out / "runs", **vars(request))
+            print(f"{name}, edit {edit}: {result['verdict']['kind']}; {result['cost']['seconds']:.0f} s", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", choices=STUDIES)
+    parser.add_argument("--concept", default="sneaker")
+    parser.add_argument("--only", default="", help="rows whose name contains this")
+    parser.add_argument("--out", type=Path, default=Path("build/studies"))
+    parser.add_argument("--cache", type=Path, help="folder of runs to share with other audits; default OUT/runs")
+    parser.add_argument("--page", type=Path, help="write what has finished here, and run nothing")
+    parser.add_argument("--dry-run", action="store_true", help="print planned hours, and run nothing")
+    options = parser.parse_args()
+    rows = {name: row for name, row in STUDIES[options.study]().items() if options.only in name}
+    if options.dry_run:
+        dry(rows, options)
+    elif options.page:
+        options.page.parent.mkdir(parents=True, exist_ok=True)
+        options.page.write_text(page(rows, options))
+    else:
+        run(rows, options)
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
+    main()

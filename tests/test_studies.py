@@ -17,7 +17,7 @@ from vestige import plan
 from vestige.errors import VestigeError
 
 TOOLS = Path(__file__).parent.parent / "tools"
-STUDIES = ("memora", "dimra", "adaptive", "relearning", "dimum")
+STUDIES = ("memora", "dimra", "adaptive", "relearning", "dimum", "classes")
 
 
 def tool(name: str, monkeypatch: pytest.MonkeyPatch) -> Any:

@@ -10,6 +10,8 @@ Studies:
     adaptive    The attacker who knows that the concept's prompts were redirected: conditions swapped and mixed, half-drawn pictures.
     relearning  Full fine-tuning on 10, 100 and 1,000 true pictures; the larger folders come from tools/wardrobe/real.py.
     dimum       DiMUM's alternative data, stopping and weight, under both headline attackers.
+    classes     The class-conditional model, with and without its class embeddings: retained pictures hold none of the concept's row, so
+                what a method wrote there alone, relearning cannot undo.
 
 A row is a setting, an audit an edit of it; rows that share an arm compute it once. What is no development concept is not looked at
 before the settings are written down here.
@@ -48,6 +50,7 @@ class Row:
         suite: Whose sampler, budgets and settings hold.
         references: Pictures of the concept a replicate; 0 takes the suite's number.
         folder: Where the attacker's pictures come from; "" is the world's sheet.
+        model: The original.
     """
 
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -56,11 +59,13 @@ class Row:
     suite: str = "quick"
     references: int = 0
     folder: str = ""
+    model: str = "wardrobe"
 
     def request(self, concept: str, edit: int, seeds: tuple[int, ...]) -> plan.Request:
         taught = "retain" in registry.find("attacks", self.attacks[0]).needs
         own = self.folder or "shipped"
         return plan.Request(
+            model=self.model,
             concept=concept,
             unlearner=self.unlearner,
             suite=self.suite,
@@ -142,9 +147,19 @@ def dimum() -> dict[str, Row]:
     return {name: Row(settings, ("memora", "dimra"), "dimum", "compare") for name, settings in changes.items()}
 
 
-STUDIES = {f.__name__: f for f in (memora, dimra, adaptive, relearning, dimum)}
-# (edit seed, attack seeds): MemoRa's controls turn about one edit, everything else about methods
-PAIRS: Mapping[str, tuple[tuple[int, tuple[int, ...]], ...]] = {"memora": ((0, (0, 1, 2)),)}
+def classes() -> dict[str, Row]:
+    both, rows = ("memora", "dimra"), {}
+    for method in ("dimum", "gradient_ascent", "erasediff", "salun", "selective_amnesia"):
+        frozen = {f"{method}.scope": "without-class-embedding"}
+        for name, settings in ((method, {}), (f"{method}, embeddings frozen", frozen)):
+            rows[name] = Row(settings, both, method, "compare", model="wardrobe-classes")
+    return rows
+
+
+STUDIES = {f.__name__: f for f in (memora, dimra, adaptive, relearning, dimum, classes)}
+# (edit seed, attack seeds): an edit under three attacks has a verdict of its own, two edits under one each say more of the method
+ONE = ((0, (0, 1, 2)),)
+PAIRS: Mapping[str, tuple[tuple[int, tuple[int, ...]], ...]] = {"memora": ONE, "classes": ONE}
 BOTH = ((0, (0,)), (1, (1,)))
 
 
@@ -210,7 +225,7 @@ def number(value: float | None) -> str:
 def table(rows: Mapping[str, Row], found: Mapping[str, Audits]) -> str:
     """A line a row and attack. Utility is that of the headline attack at its best point, so it stands for audits of one attack only."""
     head = ["setting", "attack", "edits x attacks", "plain", "F", "reach", "last, edited", "last, never", "pictures show it: edited, never"]
-    head += ["neighbours: edit, attacked", "unrelated: edit, attacked"]
+    head += ["neighbours: edit, attacked", "unrelated: edit, attacked", "verdict"]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for name, audits in found.items():
         for attack in rows[name].attacks:
@@ -224,6 +239,8 @@ def table(rows: Mapping[str, Row], found: Mapping[str, Audits]) -> str:
             for group in ("neighbours", "unrelated"):
                 after = mean(audits, "utility", group, "after_attack", "value") if alone else None
                 cells.append(f"{number(mean(audits, 'utility', group, 'after', 'value'))}, {number(after)}")
+            told = [a["verdict"] for a in audits if len(a["provenance"]["seeds"]) > 1]
+            cells.append(", ".join(v["kind"] for v in told) or "-")
             lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

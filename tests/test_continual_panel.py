@@ -30,7 +30,9 @@ def panel(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def options(out: Path, **changes: Any) -> argparse.Namespace:
-    return argparse.Namespace(**{"out": out, "suite": "smoke", "orders": 1, "seeds": 1, "only": "", **changes})
+    return argparse.Namespace(
+        **{"out": out, "suite": "smoke", "orders": 1, "seeds": 1, "only": "", "part": "methods", "first": 5, **changes}
+    )
 
 
 @pytest.fixture
@@ -51,18 +53,18 @@ def tiny(panel: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
         "nudge, each alone": row({"method": "nudge", "memory": 12, "mode": "independent"}),
         "uce, all at once": row({"method": "uce", "mode": "simultaneous"}),
     }
-    monkeypatch.setattr(panel, "rows", lambda: rows)
+    monkeypatch.setitem(panel.PARTS, "methods", lambda: rows)
     return panel
 
 
 def test_every_comparator_is_a_row(panel: Any) -> None:
-    names = set(panel.rows())
+    names = set(panel.methods())
     sequential = {"duge", "esd", "uce", "forget_me_not", "concept_ablation"}
     held = {f"concept_ablation + {guard}" for guard in ("L2 pull", "selective", "projection")}
     assert sequential | held | {"twin of five", "concept_ablation, TIES of each alone"} <= names
     assert {f"{name}, each alone" for name in sequential} <= names
     assert {f"{name}, all at once" for name in JOINT} <= names
-    assert all(row.rests in ("", *names) for row in panel.rows().values())
+    assert all(row.rests in ("", *names) for row in panel.methods().values())
 
 
 def test_every_order_is_of_the_twins_concepts(panel: Any) -> None:
@@ -70,20 +72,27 @@ def test_every_order_is_of_the_twins_concepts(panel: Any) -> None:
     assert len({*panel.ORDERS}) == len(panel.ORDERS)
 
 
-def test_every_cell_resolves(panel: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("part", "orders", "seeds"), (("methods", 3, 2), ("duge", 1, 1)))
+def test_every_cell_resolves(part: str, orders: int, seeds: int, panel: Any, tmp_path: Path) -> None:
     """Without computing anything, so that no name or setting fails in the middle of a night."""
-    found = panel.cells(options(tmp_path, orders=3, seeds=2))
-    assert len(found) == 6 * len(panel.rows())
+    found = panel.cells(options(tmp_path, orders=orders, seeds=seeds, part=part))
+    assert len(found) == orders * seeds * len(panel.PARTS[part]())
     assert len({cell.folder() for cell in found}) == len(found)
     for cell in found:
         assert course.course(cell.order).requests
         assert min(cell.calls()) > 0
 
 
+def test_fewer_requests_lie_in_a_folder_of_their_own(panel: Any, tmp_path: Path) -> None:
+    (whole,), (two,) = (panel.cells(options(tmp_path, part="duge", only="duge", first=n)) for n in (5, 2))
+    assert two.requests == whole.requests[:2]
+    assert two.folder() != whole.folder()
+
+
 def test_all_at_once_may_spend_what_the_sequence_spends(panel: Any) -> None:
-    row = panel.rows()["concept_ablation, all at once"]
+    row = panel.methods()["concept_ablation, all at once"]
     joint = course.course(panel.order_of(row, panel.FIVE, 0, "smoke")).unlearner
-    one = course.course(panel.order_of(panel.rows()["concept_ablation"], panel.FIVE, 0, "smoke")).unlearner
+    one = course.course(panel.order_of(panel.methods()["concept_ablation"], panel.FIVE, 0, "smoke")).unlearner
     assert (joint.steps, joint.anchor_pictures) == (5 * one.steps, 5 * one.anchor_pictures)
     assert (joint.batch, joint.lr) == (one.batch, one.lr)
 
@@ -104,7 +113,7 @@ def test_cells_run_once_rest_on_each_other_and_fill_the_page(tiny: Any, tmp_path
     page = tiny.table(found)
     assert "All cells are there." in page
     rows = {line.split(" | ")[0].removeprefix("| "): line for line in page.splitlines() if line.startswith("| ")}
-    assert set(rows) == {"row", *tiny.rows()}
+    assert set(rows) == {"row", *tiny.PARTS["methods"]()}
     stored = json.loads((found[1].folder() / "result.json").read_text())["steps"][-1]
     assert f"{100 * stored['unlearning_accuracy']['value']:.0f} [" in rows["nudge"]
     assert f"{stored['drift']['original']:.2f}" in rows["nudge"]

@@ -4,7 +4,9 @@
     python tools/continual_panel.py --out build/continual                    # what is missing, cheapest first
     python tools/continual_panel.py --out build/continual --only uce         # the row of this name, else every row that contains it
     python tools/continual_panel.py --out build/continual --table docs/results/continual.md
+    python tools/continual_panel.py --out build/continual --part duge --first 2 --table docs/results/continual_duge.md
 
+Part "methods" compares methods, protocols and guards; part "duge" takes DUGE apart, on as many requests as `--first` says.
 A cell is a row of the table under one order and one seed: a ledger of its own, computed by one thread. What cells share (the
 original's pictures, the memory, equal first steps) is computed once. Several processes may work on one folder: a cell that another
 one holds is passed over. The table is made of finished cells alone, and names the rest.
@@ -88,7 +90,7 @@ def twin(folder: Path) -> Edit:
     return edits.difference(model, models.load(TWIN), model.scope("unet"), method=TWIN)
 
 
-def rows() -> dict[str, Row]:
+def methods() -> dict[str, Row]:
     """Name -> row, cheapest first."""
     made = {"twin of five": Row(made=twin)}
     made |= {name: Row({"method": name}) for name in METHODS}
@@ -98,6 +100,28 @@ def rows() -> dict[str, Row]:
         made[f"concept_ablation, {title} of each alone"] = Row(made=how, rests="concept_ablation, each alone")
     made |= {f"{name}, all at once": Row({"method": name, "mode": "simultaneous"}) for name in METHODS if name in course.JOINT}
     return made
+
+
+def duge() -> dict[str, Row]:
+    """The world's preset, and what each of its parts does: it keeps no pull, and 192 pictures of a memory of 200."""
+
+    def changed(**settings: Any) -> Row:
+        return Row({"method": "duge", "settings": {f"duge.{k}": v for k, v in settings.items()}})
+
+    return {
+        "duge": Row({"method": "duge"}),
+        "duge, no prior preservation": changed(retain_weight=0.0, related_weight=0.0),
+        "duge, memory of 20": Row({"method": "duge", "memory": 20}),
+        "duge, held to the original": changed(reference="original"),
+        "duge, all of cross-attention": changed(scope="cross-attention"),
+        "duge, pulled back": changed(pull_weight=1e-3),
+        "duge, pulled back by importance": changed(pull_weight=1e-3, importance="mas"),
+        "duge, towards the empty prompt": changed(reference_condition="null"),
+        "duge, no cross-attention loss": changed(attention_weight=0.0),
+    }
+
+
+PARTS: dict[str, Callable[[], dict[str, Row]]] = {"methods": methods, "duge": duge}
 
 
 def order_of(row: Row, requests: tuple[str, ...], seed: int, suite: str) -> Order:
@@ -120,12 +144,17 @@ class Cell:
     options: argparse.Namespace
 
     @property
+    def requests(self) -> tuple[str, ...]:
+        return ORDERS[self.number][: self.options.first]
+
+    @property
     def order(self) -> Order:
-        return order_of(self.row, ORDERS[self.number], self.seed, self.options.suite)
+        return order_of(self.row, self.requests, self.seed, self.options.suite)
 
     def folder(self, name: str = "") -> Path:
         short = (name or self.name).replace(",", "").replace("+", "and").replace(" ", "_")
-        return self.options.out / self.options.suite / f"order-{self.number}-seed-{self.seed}" / short
+        part = "" if len(self.requests) == len(ORDERS[self.number]) else f"-first-{len(self.requests)}"
+        return self.options.out / self.options.suite / f"order-{self.number}-seed-{self.seed}{part}" / short
 
     def result(self) -> dict[str, Any] | None:
         """The finished result, of these requests; anything less counts as missing."""
@@ -133,7 +162,7 @@ class Cell:
             found = json.loads((self.folder() / "result.json").read_text("utf-8"))
         except (OSError, ValueError):
             return None
-        return found if [r["name"] for r in found["requests"]] == list(ORDERS[self.number]) else None
+        return found if [r["name"] for r in found["requests"]] == list(self.requests) else None
 
     def calls(self) -> tuple[int, int]:
         """Denoiser calls that it plans, its own and shared ones; a picture's training step counts as three."""
@@ -164,7 +193,7 @@ class Cell:
 
 
 def cells(options: argparse.Namespace) -> list[Cell]:
-    table_ = rows()
+    table_ = PARTS[options.part]()
     names = [options.only] if options.only in table_ else [name for name in table_ if options.only in name]
     if not names:
         raise BadInput(f"no row is called {options.only!r}; rows: {'; '.join(table_)}")
@@ -248,10 +277,12 @@ def table(found: list[Cell]) -> str:
     lacking = [f"{cell.name} (order {cell.number}, seed {cell.seed})" for cell in found if cell.result() is None]
     first = done[0][1]
     versions = sorted({r["provenance"]["vestige"] for _, r in done})
-    orders = "; ".join(f"{i}: {', '.join(o)}" for i, o in enumerate(ORDERS[: found[0].options.orders]))
+    asked = found[0].options
+    orders = "; ".join(f"{i}: {', '.join(o[: asked.first])}" for i, o in enumerate(ORDERS[: asked.orders]))
+    part = "" if asked.part == "methods" else f" --part {asked.part} --first {asked.first}"
     about = f"""# Continual unlearning, compared
 
-`python tools/continual_panel.py --suite {found[0].options.suite} --orders {found[0].options.orders} --seeds {found[0].options.seeds}`;
+`python tools/continual_panel.py --suite {asked.suite} --orders {asked.orders} --seeds {asked.seeds}{part}`;
 suite {first["suite"]}, model {first["provenance"]["model_hash"]}, verification judge {first["detector"]["verification"]["version"]},
 vestige {", ".join(versions)}. Orders: {orders}.
 
@@ -289,6 +320,8 @@ def main() -> None:
     parser.add_argument("--suite", default="quick")
     parser.add_argument("--orders", type=int, default=1, choices=range(1, len(ORDERS) + 1))
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--part", default="methods", choices=PARTS)
+    parser.add_argument("--first", type=int, default=len(FIVE), choices=range(1, len(FIVE) + 1), help="requests of the order to take")
     parser.add_argument("--only", default="", help="rows whose name contains this")
     parser.add_argument("--dry-run", action="store_true")
     parser.add_argument("--table", type=Path)

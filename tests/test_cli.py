@@ -50,7 +50,7 @@ def audited(home: Path) -> dict[str, Any]:
 
 def test_audit_json_keeps_its_contract(audited: dict[str, Any], home: Path) -> None:
     assert audited["schema"] == "vestige-audit-1"
-    assert audited["suite"] == "smoke-2"
+    assert audited["suite"] == "smoke-3"
     assert {"kind", "reason", "flags"} <= set(audited["verdict"])
     for measure in ("savings", "speedup", "reach"):
         assert set(audited[measure]) == {"value", "low", "high"}

@@ -93,6 +93,16 @@ def test_page_of_a_study_pools_its_edits_and_names_what_is_missing(studies: Any,
     assert "Not finished: other." in page
 
 
+def test_a_study_reads_the_way_that_its_row_names(studies: Any) -> None:
+    """An audit counts the better of two ways; what raw references bring back says nothing about a row that regenerates them."""
+    best = audit(0, (0.0, 0.6, 0.9), (0.0, 0.1, 0.3))
+    best["attacks"]["memora"]["ways"] = {"edited": {"as given": [[0.0, 0.2, 0.4]], "raw": [[0.0, 0.6, 0.9]]}}
+    (read,) = studies.as_given([best], "memora")
+    assert read["attacks"]["memora"]["arms"]["edited"]["replicates"] == [[0.0, 0.2, 0.4]]
+    assert read["attacks"]["memora"]["arms"]["edited"]["curve"][-1]["score"] == 0.4
+    assert read["attacks"]["memora"]["arms"]["never"] == best["attacks"]["memora"]["arms"]["never"]
+
+
 @pytest.fixture
 def returns(monkeypatch: pytest.MonkeyPatch) -> Any:
     return tool("returns", monkeypatch)

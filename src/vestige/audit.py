@@ -160,17 +160,18 @@ class _Audit:
         return arms.run_arm(self.bench_of(concept), model, concept, (name, attack), planned.budget, replicate, held)
 
     def attack(self, name: str) -> dict[str, Any]:
-        """Every arm of one attack, as point lists a replicate, and the curves that count."""
+        """Every arm of one attack, as point lists a replicate, and the ways of attacking that count.
+
+        On either model the attacker does what works better there, by the selection judge.
+        """
         method, seeds = self.plan.attacks[name][0], self.plan.seeds
-        edited = [self.arm(self.edited, self.concept, name, method, k) for k in seeds]
-        variants = {"": method, **method.variants()}
-        tried = {v: [self.arm(self.never, self.never_concept, name, a, k) for k in seeds] for v, a in variants.items()}
-        never = {v: [arms.curve(r.outcome["points"], best_so_far=True)[0] for r in rows] for v, rows in tried.items()}
-        # Both ways of teaching the never arm are the attacker's: the one that rises faster counts.
-        fastest = max(never, key=lambda v: sum(sum(c) for c in never[v]))
+        ways, sides = {"": method, **method.variants()}, {"edited": (self.edited, self.concept), "never": (self.never, self.never_concept)}
+        tried = {arm: {way: [self.arm(*side, name, a, k) for k in seeds] for way, a in ways.items()} for arm, side in sides.items()}
+        chosen = {arm: max(rows, key=lambda way: sum(map(_rise, rows[way]))) for arm, rows in tried.items()}
         original = [self.arm(self.original, self.concept, name, method, seeds[0])]
         plain = [original[0], *(self.plain(self.original, self.concept, k) for k in seeds[1:])]
-        return {"edited": edited, "never": tried[fastest], "original": original, "ceiling": plain, "variant": fastest, "tried": tried}
+        taken = {arm: tried[arm][way] for arm, way in chosen.items()}
+        return {**taken, "original": original, "ceiling": plain, "ways": chosen, "tried": tried}
 
     def plain(self, model: Model, concept: Concept, replicate: int) -> runs.Run:
         """Plain prompts on the verification seeds of a replicate: the zero point of every attack's curve."""
@@ -181,8 +182,8 @@ class _Audit:
         seeds = self.plan.seeds
         for name, (method, _) in self.plan.attacks.items():
             for k in seeds:
-                yield partial(self.arm, self.edited, self.concept, name, method, k)
                 for way in (method, *method.variants().values()):
+                    yield partial(self.arm, self.edited, self.concept, name, way, k)
                     yield partial(self.arm, self.never, self.never_concept, name, way, k)
             yield partial(self.arm, self.original, self.concept, name, method, seeds[0])
         for k in seeds[1:]:
@@ -297,7 +298,8 @@ class _Audit:
             "log_speedups": found.as_dict()["log_speedups"],
             "settings": registry.settings(method),
             "references": planned.references,
-            "never_variant": rows["variant"] or "as given",
+            **{f"{arm}_variant": way or "as given" for arm, way in rows["ways"].items()},
+            "ways": {arm: {way or "as given": _replicates(r) for way, r in side.items()} for arm, side in rows["tried"].items()},
             "arms": shown,
             "notes": notes,
         }
@@ -348,7 +350,7 @@ class _Audit:
 
     def cost(self, found: Mapping[str, Any]) -> dict[str, Any]:
         suite = self.plan.suite
-        ways = [rows for f in found.values() for rows in (f["edited"], f["original"], *f["tried"].values())]
+        ways = [rows for f in found.values() for rows in (f["original"], *(r for side in f["tried"].values() for r in side.values()))]
         each = suite.pictures + suite.select_pictures
         scored = sum(len(r.outcome["points"]) * each for rows in ways for r in rows) + 6 * suite.utility_pictures
         attack = sum(r.outcome["points"][-1]["cost"].get("calls", 0) for rows in ways for r in rows)
@@ -418,6 +420,18 @@ def describe(model: Model, edit: Edit) -> dict[str, Any]:
 
 def _hits(run: runs.Run, point: int) -> list[bool | None]:
     return list(run.outcome["points"][point]["hits"])
+
+
+def _replicates(rows: Sequence[runs.Run]) -> list[list[float | None]]:
+    """Best so far at every budget, a row a replicate."""
+    return [[_defined(x) for x in arms.curve(r.outcome["points"], best_so_far=True)[0]] for r in rows]
+
+
+def _rise(run: runs.Run) -> float:
+    """How high the selection judge sees an arm rise, best so far and summed over the budget; what it looked at none of, by the other."""
+    points = run.outcome["points"]
+    seen = [p["selected"] for p in points]
+    return math.fsum(itertools.accumulate(seen if None not in seen else [share(p["hits"]) for p in points], max))
 
 
 def _pooled(rows: Sequence[Hits]) -> tuple[float, int]:

@@ -323,7 +323,7 @@ class Attack(ABC):
         """Yield one candidate for each point of the budget, cheapest first; `model` stays as it is."""
 
     def variants(self) -> Mapping[str, Attack]:
-        """Other ways to run the attack on the never arm, of which the fastest counts."""
+        """Other ways to run the attack; on each model of an audit the one that works best counts."""
         return {}
 
 

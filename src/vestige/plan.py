@@ -304,7 +304,7 @@ def planned_calls(planned: Plan) -> dict[str, int]:
     picture = suite.protocol.steps * guided
     calls = {"scoring": 0, "attacks": 0, "utility": 6 * suite.utility_pictures * picture}
     for name, (attack, plan_) in planned.attacks.items():
-        arms = n * (2 + len(attack.variants())) + 1
+        arms = n * 2 * (1 + len(attack.variants())) + 1
         if suite.plasticity and name == "memora":
             arms += 2 * min(n, PLASTICITY_REPLICATES)
         tries = (

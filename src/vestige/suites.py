@@ -60,7 +60,7 @@ class Suite:
 
 def names() -> list[str]:
     """Every suite, cheapest first."""
-    return ["smoke", "relearn", "adaptive", "returns", "quick", "compare", "standard"]
+    return ["smoke", "returns", "relearn", "adaptive", "quick", "compare", "standard"]
 
 
 def load(name: str, world: str = "") -> Suite:

@@ -44,14 +44,15 @@ def rates(model: object, concept: concepts.Concept, judge: detection.Classifier,
 def curves(
     base: str, concept: concepts.Concept, judge: detection.Classifier, own: dict[str, str], budget: Budget, replicates: int = 1
 ) -> None:
-    """Plain rates of edited model and twin along the budget."""
+    """Plain rates of edited model and twin, where there is one, along the budget."""
     model = models.load(base)
     edit = arms.unlearned(CACHE, model, concept, "esd", plan.configured("unlearners", "esd", "wardrobe", "", {}, model=base), 0)
     edited = model.edited(Edit.load(edit.path("edit.safetensors")))
     settings = {**suites.load("quick", "wardrobe").attacks["memora"].settings, **own}
     count = int(settings.pop("references", 8))
     attack = registry.build("attacks", "memora", settings)
-    for name, subject in (("edited", edited), ("never", models.load(models.twins(base, concept.name)[0]))):
+    never = [("never", models.load(twin)) for twin in models.twins(base, concept.name)[:1]]
+    for name, subject in (("edited", edited), *never):
         for k in range(replicates):
             sheet = models.data_folder() / "wardrobe/pictures/references"
             held = images.shipped(sheet, {concept.group: concept.label}).draw(count, k)

@@ -77,7 +77,7 @@ class FineTune(Attack):
             raise ValueError("batch and accumulation are at least 1, lr above 0, clip and weight_decay at least 0")
 
     def variants(self) -> Mapping[str, Attack]:
-        """Raw references: on a model that never knew the concept, self-regeneration may teach the wrong thing."""
+        """Raw references: a model that never knew the concept, or was damaged in it, may regenerate something else."""
         return {"raw": replace(self, regenerate=False)} if self.regenerate else {}
 
     def __call__(

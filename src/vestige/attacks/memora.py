@@ -100,7 +100,7 @@ class MemoRa(Attack):
             raise ValueError("lr and alpha are above 0; refine, clip and weight_decay at least 0")
 
     def variants(self) -> Mapping[str, Attack]:
-        """Raw references: on a model that never knew the concept, self-regeneration may teach the wrong thing."""
+        """Raw references: a model that never knew the concept, or was damaged in it, may regenerate something else."""
         return {"raw": replace(self, regenerate=False)} if self.regenerate else {}
 
     def __call__(

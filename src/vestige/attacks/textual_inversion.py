@@ -88,7 +88,7 @@ class TextualInversion(Attack):
             raise ValueError("batch and accumulation are at least 1, lr above 0")
 
     def variants(self) -> Mapping[str, Attack]:
-        """Raw references: on a model that never knew the concept, self-regeneration may teach the wrong thing."""
+        """Raw references: a model that never knew the concept, or was damaged in it, may regenerate something else."""
         return {"raw": replace(self, regenerate=False)} if self.regenerate else {}
 
     def __call__(

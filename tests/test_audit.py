@@ -220,5 +220,5 @@ def test_either_model_is_attacked_by_the_way_that_works_better_on_it() -> None:
 
 
 def test_what_no_judge_selected_rises_by_the_other() -> None:
-    assert audit._rise(risen(None, None, hits=0.3)) == pytest.approx(0.6)
-    assert audit._rise(risen(0.2, 0.6, 0.4)) == pytest.approx(1.4)
+    assert arms._rise(risen(None, None, hits=0.3)) == pytest.approx(0.6)
+    assert arms._rise(risen(0.2, 0.6, 0.4)) == pytest.approx(1.4)

@@ -145,12 +145,16 @@ class Account:
 
 
 def attacked(chosen: Course, bench: Bench, original: Model, model: Model, concept: Concept, name: str) -> dict[str, Any]:
-    """What an attack brings back of one request: its curve with best-so-far, over all replicates."""
+    """What an attack brings back of one request by the way that works better: its curve with best-so-far, over all replicates."""
     attack, planned = chosen.attacks[name]
+    ways: dict[str, list[runs.Run]] = {}
+    for way, method in {"": attack, **attack.variants()}.items():
+        for k in range(chosen.order.replicates):
+            given = _held(chosen, original, method, concept, planned.references, k)
+            ways.setdefault(way, []).append(arms.run_arm(bench, model, concept, (name, method), planned.budget, k, given))
     found = []
-    for k in range(chosen.order.replicates):
-        given = _held(chosen, original, attack, concept, planned.references, k)
-        points = arms.run_arm(bench, model, concept, (name, attack), planned.budget, k, given).outcome["points"]
+    for run in ways[arms.favoured(ways)]:
+        points = run.outcome["points"]
         found.append([points[i]["hits"] for i in arms.curve(points, best_so_far=True)[1]])
     rates = [retention.rate([hit for row in found for hit in row[i]]) for i in range(len(planned.budget.points))]
     return {"budgets": list(planned.budget.points), "curve": rates}

@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -192,6 +193,18 @@ def curve(points: Sequence[Mapping[str, Any]], *, best_so_far: bool) -> tuple[tu
         scores.append(share(points[best]["hits"]))
         taken.append(best)
     return tuple(scores), taken
+
+
+def favoured(ways: Mapping[str, Sequence[runs.Run]]) -> str:
+    """The way of attacking by which the concept rises further, over all replicates: an attacker does what works."""
+    return max(ways, key=lambda way: sum(map(_rise, ways[way])))
+
+
+def _rise(run: runs.Run) -> float:
+    """How high the selection judge sees an arm rise, best so far and summed over the budget; what it looked at none of, by the other."""
+    points = run.outcome["points"]
+    seen = [p["selected"] for p in points]
+    return math.fsum(accumulate(seen if None not in seen else [share(p["hits"]) for p in points], max))
 
 
 def utility(bench: Bench, model: Model, concept: Concept, group: str) -> dict[str, Any]:

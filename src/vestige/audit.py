@@ -167,7 +167,7 @@ class _Audit:
         method, seeds = self.plan.attacks[name][0], self.plan.seeds
         ways, sides = {"": method, **method.variants()}, {"edited": (self.edited, self.concept), "never": (self.never, self.never_concept)}
         tried = {arm: {way: [self.arm(*side, name, a, k) for k in seeds] for way, a in ways.items()} for arm, side in sides.items()}
-        chosen = {arm: max(rows, key=lambda way: sum(map(_rise, rows[way]))) for arm, rows in tried.items()}
+        chosen = {arm: arms.favoured(rows) for arm, rows in tried.items()}
         original = [self.arm(self.original, self.concept, name, method, seeds[0])]
         plain = [original[0], *(self.plain(self.original, self.concept, k) for k in seeds[1:])]
         taken = {arm: tried[arm][way] for arm, way in chosen.items()}
@@ -425,13 +425,6 @@ def _hits(run: runs.Run, point: int) -> list[bool | None]:
 def _replicates(rows: Sequence[runs.Run]) -> list[list[float | None]]:
     """Best so far at every budget, a row a replicate."""
     return [[_defined(x) for x in arms.curve(r.outcome["points"], best_so_far=True)[0]] for r in rows]
-
-
-def _rise(run: runs.Run) -> float:
-    """How high the selection judge sees an arm rise, best so far and summed over the budget; what it looked at none of, by the other."""
-    points = run.outcome["points"]
-    seen = [p["selected"] for p in points]
-    return math.fsum(itertools.accumulate(seen if None not in seen else [share(p["hits"]) for p in points], max))
 
 
 def _pooled(rows: Sequence[Hits]) -> tuple[float, int]:

@@ -123,8 +123,9 @@ class Course:
         attacked = self.order.replicates * (asked * (asked + 1) // 2 if self.order.mode == "sequential" else asked)
         for name, (attack, planned) in self.attacks.items():
             scored = sum(1 + min(b, getattr(attack, "most", 0)) for b in planned.budget.points)
-            calls[name] = attacked * (scored * (self.suite.pictures + self.suite.select_pictures) * picture)
-            calls[name] += attacked * 3 * _trained(attack, planned.budget.last)
+            tried = attacked * (1 + len(attack.variants()))
+            calls[name] = tried * (scored * (self.suite.pictures + self.suite.select_pictures) * picture)
+            calls[name] += tried * 3 * _trained(attack, planned.budget.last)
         return calls
 
 

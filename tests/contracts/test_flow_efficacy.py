@@ -1,0 +1,50 @@
+"""Whether unlearning and recovery do on rectified flow what they do elsewhere: on the embedded world's model of FLUX's shape."""
+
+from __future__ import annotations
+
+import pytest
+from test_efficacy import SNEAKER, SUITE, WORLD, bench, curve, neighbours, rate, select  # noqa: F401
+
+from vestige import models, registry
+from vestige.arms import Bench
+from vestige.base import Budget, Model
+from vestige.edits import Edit
+from vestige.images import shipped
+from vestige.metrics.detection import Classifier
+from vestige.plan import configured
+
+pytestmark = pytest.mark.slow
+BASE, TWIN = "wardrobe-flow", "wardrobe-flow-never-sneaker"
+SPENT = Budget((0, 5, 12, 30, 80))
+
+
+@pytest.fixture(scope="module")
+def flow() -> Model:
+    return models.load(BASE)
+
+
+@pytest.fixture(scope="module")
+def edits(flow: Model) -> dict[str, Edit]:
+    """By method, at the model's presets."""
+    made = {name: configured("unlearners", name, "wardrobe", "", {}, model=BASE) for name in ("esd", "dimum")}
+    return {name: method.resolved(SNEAKER)(flow, SNEAKER, seed=0) for name, method in made.items()}
+
+
+@pytest.mark.parametrize("name", ("esd", "dimum"))
+def test_the_target_falls_and_the_neighbours_stay(name: str, flow: Model, edits: dict[str, Edit], select: Classifier) -> None:  # noqa: F811
+    edited = flow.edited(edits[name])
+    assert rate(select, flow) >= 0.7
+    assert rate(select, edited) <= 0.2
+    assert neighbours(select, flow) - neighbours(select, edited) <= 0.25
+
+
+def test_memora_brings_back_what_esd_hid_sooner_than_it_teaches_the_twin(flow: Model, edits: dict[str, Edit], bench: Bench) -> None:  # noqa: F811
+    """Each attacked by the way that works better on it."""
+    planned = SUITE.attacks["memora"]
+    method = registry.build("attacks", "memora", planned.settings)
+    held = shipped(WORLD / "pictures/references", {"object": "sneaker"}).draw(planned.references, 0)
+    best = {}
+    for arm, model in (("edited", flow.edited(edits["esd"])), ("never", models.load(TWIN))):
+        best[arm] = max((curve(bench, model, "memora", way, held, SPENT) for way in (method, *method.variants().values())), key=sum)
+    assert best["edited"][-1] >= 0.5
+    assert sum(best["edited"]) > sum(best["never"])

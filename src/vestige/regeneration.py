@@ -10,40 +10,66 @@ that attack train something else on the very same pictures.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from vestige.base import Condition, Model, Select, Watch, silent
+from vestige.base import Access, Attack, Condition, Model, Select, Watch, silent
 from vestige.concepts import Concept
 from vestige.errors import BadInput
 from vestige.images import PictureSet
 from vestige.sampling import chunks, invert, sample, slerp
+from vestige.training import Schedule
 
 
-class Recipe(Protocol):
-    """The settings of the data step, as attacks carry them among their own fields."""
+@dataclass(frozen=True, kw_only=True)
+class Regenerating(Attack):
+    """An attack that trains on what the attacked model makes of a few pictures of the concept, or on those pictures themselves.
 
-    @property
-    def regenerate(self) -> bool: ...
-    @property
-    def start(self) -> int: ...
-    @property
-    def sampling_steps(self) -> int: ...
-    @property
-    def guidance(self) -> float: ...
-    @property
-    def render_guidance(self) -> float: ...
-    @property
-    def refine(self) -> int: ...
-    @property
-    def points(self) -> int: ...
-    @property
-    def interpolation(self) -> Literal["slerp", "none"]: ...
-    @property
-    def captions(self) -> Literal["concept", "templates"]: ...
+    Arguments:
+        regenerate: Steps 1-3; False trains on the references themselves (the control that tells memory from learning).
+        start: Depth of the inversion as a grid index: 0 inverts to pure noise, `sampling_steps` not at all.
+        sampling_steps: Steps of inversion and re-rendering.
+        guidance: Guidance in the inversion.
+        render_guidance: Guidance in the re-rendering.
+        refine: Fixed-point iterations of the inversion; 0 is the standard one.
+        points: k, intervals a pair: k + 1 pictures each, ends included.
+        interpolation: "slerp", or "none" for the inverted references alone.
+        captions: "concept" trains every picture on the plain prompt (released); "templates" draws one of the concept's training
+            prompts for each picture and step, in the context that the (nearer) reference is labelled with, where it is.
+        batch: Pictures a micro-batch.
+        accumulation: Micro-batches a step.
+        schedule: "constant", or "cosine" over the last budget (then budgets are not prefixes of longer runs).
+    """
+
+    access: ClassVar[Access] = "weights"
+    needs: ClassVar[frozenset[str]] = frozenset({"pictures"})
+
+    regenerate: bool = True
+    start: int = 15
+    sampling_steps: int = 50
+    guidance: float = 7.5
+    render_guidance: float = 7.5
+    refine: int = 0
+    points: int = 10
+    interpolation: Literal["slerp", "none"] = "slerp"
+    captions: Literal["concept", "templates"] = "concept"
+    batch: int = 4
+    accumulation: int = 1
+    schedule: Schedule = "constant"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.start <= self.sampling_steps:
+            raise ValueError(f"start is a grid index within 0..{self.sampling_steps}; given {self.start}")
+        if min(self.points, self.sampling_steps, self.batch, self.accumulation) < 1 or self.refine < 0:
+            raise ValueError("points, sampling_steps, batch and accumulation are at least 1, refine at least 0")
+
+    def variants(self) -> Mapping[str, Attack]:
+        """Raw references: a model that never knew the concept, or was damaged in it, may regenerate something else."""
+        return {"raw": replace(self, regenerate=False)} if self.regenerate else {}
 
 
 @dataclass(frozen=True)
@@ -65,16 +91,8 @@ class TrainingSet:
     share: float
 
 
-def check(how: Recipe) -> None:
-    """Refuse settings that make no sense, in the words of every attack that has them."""
-    if not 0 <= how.start <= how.sampling_steps:
-        raise ValueError(f"start is a grid index within 0..{how.sampling_steps}; given {how.start}")
-    if min(how.points, how.sampling_steps) < 1 or how.refine < 0:
-        raise ValueError("points and sampling_steps are at least 1, refine at least 0")
-
-
 def training_set(
-    model: Model, concept: Concept, pictures: PictureSet | None, how: Recipe, select: Select, name: str, watch: Watch = silent
+    model: Model, concept: Concept, pictures: PictureSet | None, how: Regenerating, select: Select, name: str, watch: Watch = silent
 ) -> TrainingSet:
     """Regenerated (or raw) latents of the references with their captions.
 
@@ -95,7 +113,7 @@ def regenerated(
     latents: Tensor,
     condition: Condition,
     null: Condition,
-    how: Recipe,
+    how: Regenerating,
     watch: Watch = silent,
 ) -> tuple[Tensor, int]:
     """The training set from the references' latents (N, C, h, w), and how many single denoiser calls it cost.
@@ -119,7 +137,7 @@ def regenerated(
     return torch.cat(made), calls
 
 
-def _inverted(model: Model, x: Tensor, condition: Condition, null: Condition, how: Recipe, watch: Watch) -> Tensor:
+def _inverted(model: Model, x: Tensor, condition: Condition, null: Condition, how: Regenerating, watch: Watch) -> Tensor:
     return invert(
         model,
         x,
@@ -133,7 +151,7 @@ def _inverted(model: Model, x: Tensor, condition: Condition, null: Condition, ho
     )
 
 
-def captioned(concept: Concept, pictures: PictureSet, how: Recipe, count: int) -> tuple[list[str], tuple[tuple[int, ...], ...]]:
+def captioned(concept: Concept, pictures: PictureSet, how: Regenerating, count: int) -> tuple[list[str], tuple[tuple[int, ...], ...]]:
     """Every caption once, and for each of `count` training pictures the rows that it may be trained on."""
     if how.captions == "concept":
         return [concept.prompt], ((0,),) * count
@@ -147,7 +165,7 @@ def captioned(concept: Concept, pictures: PictureSet, how: Recipe, count: int) -
     return [p.text for p in prompts], tuple(rows)
 
 
-def _origins(first: int, total: int, how: Recipe) -> list[int]:
+def _origins(first: int, total: int, how: Regenerating) -> list[int]:
     """For the points of the pair that begins at `first`, the nearer of its two references."""
     second = first + 1 if first + 1 < total else 0
     return [first if 2 * j <= how.points else second for j in range(how.points + 1)]

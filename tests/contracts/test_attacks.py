@@ -122,7 +122,7 @@ def test_docstring_says_how_the_attack_differs_from_the_released_code(name: str)
     assert made.__doc__
     if made.paper.code:
         assert "Differs from the released code" in made.__doc__
-    arguments = made.__doc__.partition("Arguments:")[2]
+    arguments = "".join((base.__doc__ or "").partition("Arguments")[2] for base in made.__mro__)
     for field in fields(made):
         assert re.search(rf"^\s+{field.name}: ", arguments, re.MULTILINE), f"{field.name} is not described"
 

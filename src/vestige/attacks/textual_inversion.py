@@ -9,27 +9,27 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
-from typing import ClassVar, Literal, final
+from dataclasses import asdict, dataclass
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor
 
-from vestige import regeneration
-from vestige.base import Access, Attack, Budget, Candidate, Condition, Model, Paper, Select, Watch, silent
+from vestige.base import Budget, Candidate, Condition, Model, Paper, Select, Watch, silent
 from vestige.concepts import Concept
 from vestige.edits import Edit
 from vestige.errors import Incompatible
 from vestige.images import Pairs, PictureSet
+from vestige.regeneration import Regenerating, training_set
 from vestige.sampling import derive
-from vestige.training import Schedule, Trace, Training, denoising, fit
+from vestige.training import Trace, Training, denoising, fit
 
 SCOPE = "text-encoder"
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class TextualInversion(Attack):
+class TextualInversion(Regenerating):
     """Trains the embedding of the concept's own word (Gal et al., 2022; as an audit: Pham et al., 2024).
 
     Differs from the released code: that learns one pseudo-word, which starts as a related word and is asked for in templates of
@@ -42,20 +42,8 @@ class TextualInversion(Attack):
     twin shares its text encoder, so as a control it is the same protocol; a free embedding can also teach what a model never
     knew, which is why it is needed.
 
-    Arguments:
-        regenerate: Train on what the edited model makes of the references; False trains on the references themselves.
-        start: Depth of the inversion as a grid index: 0 inverts to pure noise, `sampling_steps` not at all.
-        sampling_steps: Steps of inversion and re-rendering.
-        guidance: Guidance in the inversion.
-        render_guidance: Guidance in the re-rendering.
-        refine: Fixed-point iterations of the inversion; 0 is the standard one.
-        points: Intervals a pair of references.
-        interpolation: "slerp", or "none" for the inverted references alone.
-        captions: "concept" trains every picture on the plain prompt, "templates" on the concept's training prompts.
+    Arguments, beside those of every attack that regenerates:
         lr: Adam's rate.
-        batch: Pictures a micro-batch.
-        accumulation: Micro-batches a step.
-        schedule: "constant", or "cosine" over the last budget (then budgets are not prefixes of longer runs).
     """
 
     paper: ClassVar[Paper] = Paper(
@@ -65,31 +53,13 @@ class TextualInversion(Attack):
         arxiv="2308.01508",
         code="NYU-DICE-Lab/circumventing-concept-erasure",
     )
-    access: ClassVar[Access] = "weights"
-    needs: ClassVar[frozenset[str]] = frozenset({"pictures"})
 
-    regenerate: bool = True
-    start: int = 15
-    sampling_steps: int = 50
-    guidance: float = 7.5
-    render_guidance: float = 7.5
-    refine: int = 0
-    points: int = 10
-    interpolation: Literal["slerp", "none"] = "slerp"
-    captions: Literal["concept", "templates"] = "concept"
     lr: float = 5e-3
-    batch: int = 4
-    accumulation: int = 1
-    schedule: Schedule = "constant"
 
     def __post_init__(self) -> None:
-        regeneration.check(self)
-        if min(self.batch, self.accumulation) < 1 or self.lr <= 0:
-            raise ValueError("batch and accumulation are at least 1, lr above 0")
-
-    def variants(self) -> Mapping[str, Attack]:
-        """Raw references: a model that never knew the concept, or was damaged in it, may regenerate something else."""
-        return {"raw": replace(self, regenerate=False)} if self.regenerate else {}
+        super().__post_init__()
+        if self.lr <= 0:
+            raise ValueError(f"lr is above 0; given {self.lr}")
 
     def __call__(
         self,
@@ -103,7 +73,7 @@ class TextualInversion(Attack):
         watch: Watch = silent,
     ) -> Iterator[Candidate]:
         began, trace = time.monotonic(), Trace()
-        given = regeneration.training_set(model, concept, pictures, self, select, "textual_inversion", watch)
+        given = training_set(model, concept, pictures, self, select, "textual_inversion", watch)
         # The table holds token ids: what they are encoded to moves with the row, so the loss encodes them anew in every step.
         pairs = Pairs(given.latents, Condition(model.tokens(given.texts).to(given.latents.device)), given.rows)
         own = words(model, concept)

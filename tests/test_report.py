@@ -220,6 +220,20 @@ def test_page_shows_the_verdict_and_its_numbers(run: Path) -> None:
         assert text in page.text
 
 
+def test_page_says_which_way_of_attacking_counts(run: Path) -> None:
+    assert "every way that" not in Page(report.write(run).read_text(encoding="utf-8")).text
+    result = json.loads((run / "result.json").read_text())
+    first = result["attacks"][result["headline"]]
+    first |= {
+        "edited_variant": "raw",
+        "never_variant": "as given",
+        "ways": {arm: {"as given": [], "raw": []} for arm in ("edited", "never")},
+    }
+    (run / "result.json").write_text(json.dumps(result))
+    text = " ".join(Page(report.write(run).read_text(encoding="utf-8")).text.split())
+    assert "raw on the edited model, as given on the one that never knew" in text
+
+
 def test_diagnostics_stand_with_what_they_tell(run: Path) -> None:
     text = Page(report.write(run).read_text(encoding="utf-8")).text
     assert re.search(r"excess retain loss\s+0\.0013\s", text) and re.search(r"cosine with the forgotten's gradient\s+−0\.131\s", text)

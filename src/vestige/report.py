@@ -190,7 +190,9 @@ def _attack(name: str, found: Mapping[str, Any], names: Mapping[str, str]) -> di
     rows = [{"budget": budget, "cells": [points.get(budget) for points in cells]} for budget in budgets]
     frames = [_Frame(740, 636, 380, 332, budgets), _Frame(350, 246, 310, 262, budgets)] if curves else []
     charts = [pages.chart(curves, names, frame, _KINDS, **_WORDS) for frame in frames]
-    return {"name": name, "found": found, "charts": charts, "rows": rows, "heads": [names.get(key, key) for key in curves]}
+    tried = max((len(side) for side in pages.mappings(found.get("ways")).values()), default=0)
+    ways = {arm: str(found.get(f"{arm}_variant")) for arm in ("edited", "never")} if tried > 1 else {}
+    return {"name": name, "found": found, "charts": charts, "rows": rows, "heads": [names.get(key, key) for key in curves], "ways": ways}
 
 
 def _points(arm: Mapping[str, Any]) -> list[dict[str, Any]]:

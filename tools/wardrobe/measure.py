@@ -18,7 +18,7 @@ import torch
 from loop import BUILD
 from pack import rendered, round_trip, split
 from PIL import Image
-from world import ALL_STYLES, CLASS_MODELS, DENOISERS, GARMENTS, HELD_BOTH, OBJECTS, SPLITS, STYLES
+from world import ALL_STYLES, CLASS_MODELS, DENOISERS, FLOW_MODELS, GARMENTS, HELD_BOTH, OBJECTS, SPLITS, STYLES
 
 from vestige import images, models
 from vestige.metrics import detection, fidelity
@@ -175,16 +175,17 @@ def class_models() -> None:
 
 
 def flow_model() -> None:
-    """flow.md: what the rectified-flow model draws."""
+    """flow.md: what the rectified-flow models draw."""
+    told = {name: (absent, 1.0) for name, (absent, _) in FLOW_MODELS.items()}
     head = (
-        "# The rectified-flow model of `wardrobe`\n\n"
+        "# The rectified-flow models of `wardrobe`\n\n"
         "A transformer of FLUX.1's shape (2.3 M weights) and a T5 encoder of its own (88 k), trained together on the same pictures and\n"
-        "captions for 8,000 steps of rectified flow; autoencoder and pooled CLIP text are `wardrobe`'s. It has no twin yet, so an audit\n"
-        "of it needs a proxy.\n\n"
+        "captions for 8,000 steps of rectified flow; autoencoder and pooled CLIP text are `wardrobe`'s. Its twin shares everything but the\n"
+        "transformer.\n\n"
         f"`WARDROBE_BUILD=DIR python tools/wardrobe/measure.py flow`: {EACH} pictures of every garment in every style from held-out\n"
         f"templates, {PROTOCOL.steps} steps, guidance {PROTOCOL.guidance:g}, seeds derived from 7; by the verification judge.\n"
     )
-    body = "\n".join(quality("wardrobe-flow"))
+    body = "\n".join([*quality("wardrobe-flow"), "", "## Twin", "", *twins(told)])
     (OUT / "flow.md").write_text(f"{head}\n{body}\n")
     sys.stdout.write(body + "\n")
 

@@ -180,7 +180,7 @@ def flow_model() -> None:
     head = (
         "# The rectified-flow models of `wardrobe`\n\n"
         "A transformer of FLUX.1's shape (2.3 M weights) and a T5 encoder of its own (88 k), trained together on the same pictures and\n"
-        "captions for 8,000 steps of rectified flow; autoencoder and pooled CLIP text are `wardrobe`'s. Its twin shares everything but the\n"
+        "captions for 8,000 steps of rectified flow; autoencoder and pooled CLIP text are `wardrobe`'s. Its twin shares all but the\n"
         "transformer.\n\n"
         f"`WARDROBE_BUILD=DIR python tools/wardrobe/measure.py flow`: {EACH} pictures of every garment in every style from held-out\n"
         f"templates, {PROTOCOL.steps} steps, guidance {PROTOCOL.guidance:g}, seeds derived from 7; by the verification judge.\n"

@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from safetensors.torch import save
 
-from vestige import checkpoints
+from vestige import artefacts, checkpoints, untrusted
 from vestige.errors import VestigeError
 
 ROOM = 512 << 20  # bytes of address space beyond what the process has when it begins
@@ -37,7 +37,13 @@ EDIT = json.dumps(
         "tensor:unet.a": {"dtype": "F32", "shape": [3], "data_offsets": [0, 12]},
     }
 ).encode()
+LEAVES = ("weight", "bias")
 CODECS = str(Path(encodings.__file__).parent)  # which zipfile and pickletools import when a name asks for one
+# Of the Selective Amnesia code's network, which is translated while it is read.
+EMBEDDINGS = {
+    f"{kind}emb.dense.{i}.{leaf}": (4, n)[: 2 - (leaf == "bias")] for kind in "tc" for i, n in enumerate((1, 4)) for leaf in LEAVES
+}
+EMBEDDINGS |= {"classes_emb.weight": (3, 1), "null_classes_emb": (1,), "conv_in.weight": (1, 3, 3, 3), "mid.attn_1.q.weight": (1, 1, 1, 1)}
 HUGE = (2**31 - 1, 2**31, 2**40, 2**62, 2**63 - 1, 0, 1, 255)
 WATCHED = re.compile(
     r"^(os\.(system|exec|posix_spawn|fork|remove|rename|putenv)|subprocess\.Popen|socket\.|shutil\.|ctypes\.dlopen|compile|exec)"
@@ -64,13 +70,26 @@ def seeds() -> dict[str, bytes]:
         "delta.bin": {"unet": unet},
         "lora.bin": {k: torch.nn.Parameter(v) for k, v in peft.items()},
         "ckpt.pth": [module.state_dict(), {"state": {}}, 7],
+        "classes.pth": [{n: torch.ones(shape) for n, shape in EMBEDDINGS.items()}, {"state": {}}, 7],
         "modules.pt": {"unet.mid_block.conv": {"weight": torch.ones(2, 2).t(), "bias": torch.ones(2)[1:]}},
     }
     for name, table in tables.items():
         stream = io.BytesIO()
         torch.save(table, stream)
         made[name] = stream.getvalue()
-    return made
+    parts = torch.ones(2, 4, 6)
+    old, whole = dict(zip(unet, parts, strict=True)), dict(zip(compvis, parts, strict=True))
+    return {**made, "old.pt": legacy(old), "old.ckpt": legacy({"state_dict": whole, "epoch": 3, "lr": 1e-5})}
+
+
+def legacy(table: Any) -> bytes:
+    """What PyTorch wrote before 1.6, of tensors in one storage; its key is an address, and damage is to be the same every time."""
+    stream = io.BytesIO()
+    torch.save(table, stream, _use_new_zipfile_serialization=False)
+    data = stream.getvalue()
+    for key in set(re.findall(rb"X.\0\0\0(\d{6,})", data)):
+        data = data.replace(struct.pack("<cI", b"X", len(key)) + key, b"X\1\0\0\0000")
+    return data
 
 
 def flipped(data: bytes, rng: random.Random) -> bytes:
@@ -150,6 +169,9 @@ def programmed(data: bytes, rng: random.Random) -> bytes:
     code = pickle.dumps({"a": rng.choice(programs)}, protocol=rng.choice((0, 1, 2, 3, 4)))
     if rng.random() < 0.2:
         return code
+    if rng.random() < 0.2:
+        start = legacy({})
+        return start[: start.index(b"\x80\x02}q\x00.")] + code + pickle.dumps([], protocol=2)
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as archive:
         for name, content in (("archive/data.pkl", code), ("archive/byteorder", b"little"), ("archive/version", b"3\n")):
@@ -188,6 +210,9 @@ def main(folder: Path, count: int, seed: int) -> dict[str, Any]:
         began, listening[0] = time.monotonic(), True
         try:
             checkpoints.inspect(path)
+            source = untrusted.read(path) if name.startswith("edit") else artefacts.recognise(path)
+            for key in source.shapes:
+                source.read(key)
             found["read"] += 1
         except VestigeError:
             found["refused"] += 1

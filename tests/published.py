@@ -82,6 +82,13 @@ def f2b(folder: Path, model: LatentModel) -> Written:
     return folder / "weights.pt", values
 
 
+def f2b_old(folder: Path, model: LatentModel) -> Written:
+    """As PyTorch saved before 1.6."""
+    values = moved(model, "cross-attention-kv")
+    torch.save(bare(values), folder / "weights.pt", _use_new_zipfile_serialization=False)
+    return folder / "weights.pt", values
+
+
 def f2b_delta(folder: Path, model: LatentModel) -> Written:
     values, words = moved(model, "cross-attention-kv"), moved(model, "text-encoder")
     torch.save({"unet": bare(values), "text_encoder": {f"text_model.{n}": v for n, v in bare(words).items()}}, folder / "delta.bin")
@@ -252,6 +259,7 @@ WRITERS: dict[str, tuple[str, Writer]] = {
     "full safetensors": ("F1", f1_safetensors),
     "partial safetensors": ("F2", f2),
     "partial dict": ("F2b", f2b),
+    "partial dict, older than archives": ("F2b", f2b_old),
     "delta by component": ("F2b", f2b_delta),
     "Lightning checkpoint": ("F3", f3),
     "CompVis U-Net": ("F3", f3_bare),

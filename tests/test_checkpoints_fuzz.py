@@ -189,9 +189,81 @@ def test_compressed_archive_is_refused_before_it_is_unpacked(tmp_path: Path) -> 
         checkpoints.inspect(tmp_path / "a.pt")
 
 
-def test_pickle_from_before_archives_is_refused_with_what_to_do(tmp_path: Path) -> None:
-    torch.save({"a": torch.ones(2)}, tmp_path / "a.pt", _use_new_zipfile_serialization=False)
-    with pytest.raises(BadInput, match="save it again with a newer PyTorch, or as safetensors"):
+def old(table: Any, protocol: int = 2) -> bytes:
+    stream = io.BytesIO()
+    torch.save(table, stream, pickle_protocol=protocol, _use_new_zipfile_serialization=False)
+    return stream.getvalue()
+
+
+def test_pickle_from_before_archives_equals_torchs_own_reading(tmp_path: Path) -> None:
+    """Every dtype, views that share a storage, transposed, empty, and a number alone."""
+    whole = torch.arange(24.0).reshape(4, 6)
+    kinds = (torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
+    table = {f"down_blocks.0.{i}": torch.arange(5).to(kind) for i, kind in enumerate(kinds)}
+    table |= {"a": whole, "b": whole.t(), "c": whole[1:3, 2:], "d": whole[::2, 1], "e": torch.empty(0, 3), "f": torch.tensor(5.0)}
+    table |= {"p": torch.nn.Parameter(torch.ones(2)), "x": torch.ones(1).expand(1)}
+    (tmp_path / "a.pt").write_bytes(old({"state_dict": table, "epoch": 3}))
+    stored, theirs = untrusted.read(tmp_path / "a.pt"), torch.load(tmp_path / "a.pt", weights_only=True)["state_dict"]
+    assert (stored.kind, stored.wrappers, set(stored.shapes)) == ("pickle", ("state_dict",), set(theirs))
+    for name, value in theirs.items():
+        assert stored.read(name).dtype == value.dtype
+        assert torch.equal(stored.read(name), value)
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_malicious_pickle_from_before_archives_runs_nothing_and_is_named(protocol: int, tmp_path: Path) -> None:
+    mark = tmp_path / "owned"
+    table = {"a": torch.ones(2), "b": Program(os.system, f"touch {mark}")}
+    for code in (old(table, protocol), pickle.dumps(table["b"], protocol=protocol)):
+        (tmp_path / "a.pt").write_bytes(code)
+        with pytest.raises(BadInput, match=r"asks for code: .*; nothing of it was run"):
+            checkpoints.inspect(tmp_path / "a.pt")
+        assert not mark.exists()
+    (tmp_path / "a.pt").write_bytes(old(table))
+    torch.load(tmp_path / "a.pt", weights_only=False)
+    assert mark.exists(), "it would have"
+
+
+COUNTED = struct.pack("<q", 4)  # before the elements of the storage below
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: d[:-1], "ends within storage"),
+        (lambda d: d[:-16], "ends within storage"),
+        (lambda d: d[:-17], "is said to hold 4 elements, and the file has -1"),
+        (lambda d: d[:-30], "holds no whole pickle"),
+        (lambda d: d + b"x", "has 1 bytes after its last storage"),
+        (lambda d: d.replace(COUNTED, struct.pack("<q", 2**40)), "is said to hold 4 elements, and the file has 1099511627776"),
+        (lambda d: d.replace(b"K\x04Nt", b"\x8a\x06\0\0\0\0\0\x01Nt"), "is said to hold 1099511627776 elements, and the file has 4"),
+        (lambda d: d.replace(b"K\x04Nt", b"J\xff\xff\xff\xffNt"), "is said to hold -1 elements"),
+        (lambda d: d.replace(b"K\x04Nt", b"K\x04(K\0K\0K\x02tt"), "a storage is part of another one"),
+        (lambda d: d.replace(b"K\x02K\x02\x86", b"K\x02K\x09\x86"), "does not fit into its storage of 4 elements"),
+        (lambda d: d.replace(b"M\xe9\x03.", b"M\xe8\x03.", 1), "version 1000 of PyTorch's format"),
+        (lambda d: d.replace(b"little_endianq\x02\x88", b"little_endianq\x02\x89"), "another order of bytes"),
+        (lambda d: d.replace(b"\xfc\x9c", b"\xfd\x9c", 1), "`torch.save` did not write"),
+        (lambda d: d.replace(b"]q\x00X", b"]q\x00Y"), "holds no whole pickle"),
+        (lambda d: d.replace(b"FloatStorage", b"LongStorage"), "ends within storage"),
+        (lambda d: pickle.dumps({"a": 1}, protocol=2), "`torch.save` did not write"),
+    ],
+)  # fmt: skip
+def test_damaged_pickles_from_before_archives_are_refused(change: Any, message: str, tmp_path: Path) -> None:
+    data = old({"down_blocks.0.x": torch.ones(2, 2)})
+    (tmp_path / "a.pt").write_bytes(data)
+    assert checkpoints.inspect(tmp_path / "a.pt").format == "F2b"
+    assert change(data) != data
+    (tmp_path / "a.pt").write_bytes(change(data))
+    with pytest.raises(BadInput, match=message):
+        checkpoints.inspect(tmp_path / "a.pt")
+
+
+def test_storage_that_nothing_refers_to_is_refused(tmp_path: Path) -> None:
+    """Its size could not be told, and what follows it would be read from a wrong place."""
+    data = old({"down_blocks.0.x": torch.ones(2, 2)})
+    head, keys, rest = data.partition(b"\x80\x02]q\x00")
+    (tmp_path / "a.pt").write_bytes(head + pickle.dumps([*pickle.loads(keys + rest), "7"], protocol=2) + rest[rest.index(b".") + 1 :])
+    with pytest.raises(BadInput, match="1 storages that no tensor refers to"):
         checkpoints.inspect(tmp_path / "a.pt")
 
 

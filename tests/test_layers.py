@@ -15,7 +15,7 @@ FILES = {p: ".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix("._
 MODULES = {name: path for path, name in FILES.items() if path != ROOT / "__init__.py"}
 
 LEDGER = ("retention", "ledger", "probes", "guards", "course", "account", "continual")
-ARTEFACTS = ("pickles", "untrusted", "keymaps", "lowrank", "artefacts", "origins", "findings", "modelcards")
+ARTEFACTS = ("pickles", "legacy", "untrusted", "keymaps", "bfl", "ddpm", "lowrank", "artefacts", "origins", "findings", "modelcards")
 LAYERS = (
     {"errors", "registry", "runs"},
     {"base"},
@@ -37,14 +37,29 @@ LAYERS = (
         *ARTEFACTS,
     },
     {"models", "matching", "checkpoints", "exports", "hooks", "unlearners", "attacks", "metrics"},
-    {"verdict", "comparison", "suites", "judges", "drawing", "plan", "diagnostics", "arms", "attacker", "crew", "flags", "audit", *LEDGER},
+    {
+        "verdict",
+        "comparison",
+        "suites",
+        "judges",
+        "drawing",
+        "plan",
+        "diagnostics",
+        "arms",
+        "attacker",
+        "crew",
+        "alone",
+        "flags",
+        "audit",
+        *LEDGER,
+    },
     {"pages", "report", "report_continual", "api", "machine", "cli"},
     {"__main__"},
 )
 DATA = "data"  # no code: a folder that anyone may ask for its place
 
 SHARED = ("modular", "timesteps", "labels", "sigmas", "mmdit", "packing", "streams")
-PARTS = ("verdict", "suites", "judges", "drawing", "plan", "diagnostics", "arms", "attacker", "crew", "flags", "audit", *LEDGER)
+PARTS = ("verdict", "suites", "judges", "drawing", "plan", "diagnostics", "arms", "attacker", "crew", "alone", "flags", "audit", *LEDGER)
 
 # The edges within a layer, each with its reason.
 SIDEWAYS = {

@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
-from vestige import lowrank
+from vestige import ddpm, lowrank
 from vestige.errors import BadInput
 from vestige.keymaps import UNET
 from vestige.untrusted import Stored, inside, read, text
@@ -27,7 +27,7 @@ KINDS = {
     "F3": "a whole CompVis checkpoint, or its U-Net",
     "F3b": "some weights of a U-Net, in CompVis's names",
     "F4": "a pipeline folder, or one component of it",
-    "F5": "a LoRA in kohya's names",
+    "F5": "a LoRA in kohya's names, or in XLabs'",
     "F6": "some modules of a U-Net as nested tables",
     "F7": "a text encoder",
     "F8": "Receler's adapters: a bottleneck after every cross-attention, active at inference",
@@ -49,7 +49,7 @@ _RECELER = re.compile(r"^((down|up)_blocks\.\d+|mid_block)\.attentions(\.\d+)*\.
 _DDPM = re.compile(r"^(temb\.dense\.0\.|down\.\d+\.block\.\d+\.|mid\.block_1\.)")
 # Set aside: no weights of the denoiser or of a text encoder, or copies that nothing draws with.
 _ASIDE = {
-    "the EMA copy, which unlearning does not update": re.compile(r"^model_ema\."),
+    "the EMA copy, which unlearning seldom updates": re.compile(r"^model_ema\."),
     "the autoencoder": re.compile(r"^(first_stage_model|vae)\."),
     "text encoders in another layout": re.compile(r"^(cond_stage_model\.model|conditioner)\."),
     "the noise schedule and counters": re.compile(
@@ -107,7 +107,17 @@ def recognise(path: Path) -> Artefact:
 
 def _file(path: Path, stored: Stored, config: Any = None) -> Artefact:
     made = _counted(path, stored, config if isinstance(config, dict) else {})
-    return replace(made, tag=_tag(path, stored, made.shapes))
+    return _translated(replace(made, tag=_tag(path, stored, made.shapes)))
+
+
+def _translated(made: Artefact) -> Artefact:
+    """A DDPM of the Selective Amnesia code in diffusers' names, where it can be."""
+    if made.tag != "F10" or not ddpm.theirs(made.shapes) or ddpm.lacking(made.shapes):
+        return made
+    shapes, tensor = ddpm.translated(made.shapes, made.read)
+    (dtype, _), *_ = made.dtypes.most_common(1)
+    stored = Stored(made.path, "translated", shapes, dict.fromkeys(shapes, dtype), tensor)
+    return replace(made, shapes=shapes, places={name: (stored, name) for name in shapes})
 
 
 def _counted(path: Path, stored: Stored, config: Mapping[str, Any]) -> Artefact:

@@ -11,11 +11,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
-from vestige import lowrank, origins, registry, untrusted
+import torch
+
+from vestige import ddpm, lowrank, origins, registry, untrusted
 from vestige.artefacts import KINDS, Artefact, recognise
 from vestige.base import Model
 from vestige.edits import FORMAT, Edit, measure
-from vestige.errors import BadInput, Incompatible, VestigeError
+from vestige.errors import BadInput, BadSetting, Incompatible, VestigeError
 from vestige.findings import Finding, lines, moved
 from vestige.matching import WHOLE, Work, beyond, fill
 
@@ -41,6 +43,31 @@ def inspect(path: Path | str, model: Model | None = None) -> Finding:
         return Finding(str(path), "edit", f"an edit by {edit.method}", (edit.method,), len(edit.tensors) + 2 * len(edit.factors))
     artefact = recognise(path)
     return replace(_named(artefact), refusal=beyond(artefact))
+
+
+def class_pipeline(path: Path | str, *, size: int) -> Any:
+    """A class-conditional DDPM of the Selective Amnesia code as a diffusers pipeline, to audit its descendants against.
+
+    Arguments:
+        size: Side of a picture in pixels: 32 for CIFAR-10, 64 for STL-10. No weight tells it.
+    """
+    from diffusers import DDIMPipeline, DDIMScheduler, UNet2DModel
+
+    artefact = recognise(Path(path))
+    if artefact.tag != "F10" or "class_embedding.weight" not in artefact.shapes:
+        raise Incompatible(f"{path}: {beyond(artefact) or 'it is no class-conditional DDPM in the layout of the Selective Amnesia code'}")
+    settings = ddpm.config(artefact.shapes, size)
+    fold = 2 ** (len(settings["block_out_channels"]) - 1)
+    if size < 1 or size % fold:
+        raise BadSetting(f"size is a multiple of {fold}, by which this network makes pictures smaller; given {size}")
+    try:
+        with torch.device("meta"):
+            unet = UNet2DModel(**settings)
+        unet.load_state_dict({name: artefact.read(name) for name in artefact.shapes}, assign=True)
+    except (RuntimeError, ValueError) as error:
+        raise Incompatible(f"{path} is no network of the Selective Amnesia code ({str(error).splitlines()[0][:200]})") from error
+    schedule = DDIMScheduler(beta_start=1e-4, beta_end=0.02, beta_schedule="linear", clip_sample=False)
+    return DDIMPipeline(unet, schedule)
 
 
 def _examined(path: Path, model: Model) -> tuple[Finding, Edit | None]:
@@ -88,7 +115,7 @@ def _named(artefact: Artefact) -> Finding:
     guess = origins.probable(artefact.tag, artefact.path, list(names), names, about)
     remarks = []
     if any("EMA" in reason for reason in artefact.aside):
-        remarks.append("it carries an EMA copy, which unlearning does not update; the trained weights are taken")
+        remarks.append("it carries an EMA copy, which unlearning seldom updates; the trained weights are taken")
     if artefact.tag == "F5" and "SPM" in guess:
         remarks.append(
             "SPM scales its adapters at every prompt; they are taken always on, at full strength, as plain LoRA loaders take them"
@@ -99,7 +126,12 @@ def _named(artefact: Artefact) -> Finding:
             "UnGuide draws with is not part of it"
         )
     if artefact.tag == "F10":
-        remarks.append("the first element is the trained network; a smoothed copy at the end of the list is not used")
+        remarks.append(
+            "the first element is the trained network, and is what is taken; a copy smoothed over the training, with which Selective "
+            "Amnesia's code draws, may stand at the end of the list"
+        )
+    if artefact.tag == "F10" and any(stored.kind == "translated" for stored, _ in artefact.places.values()):
+        remarks.append("its network was written anew in diffusers' layout, where it computes the same: see `vestige.ddpm`")
     what = KINDS[artefact.tag]
     return Finding(
         str(artefact.path),

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vestige import keymaps
+from vestige import bfl, keymaps
 from vestige.base import Factors, Model
 from vestige.edits import Edit
 from vestige.errors import BadInput, BadSetting, Incompatible
@@ -114,17 +114,25 @@ def partial(edit: Edit, model: Model) -> dict[str, Tensor]:
 
 
 def kohya(factors: Factors, model: Model) -> dict[str, Tensor]:
-    """Factors in kohya's names; alpha is the rank, so that the scale is 1."""
+    """Factors in kohya's names; alpha is the rank, so that the scale is 1. FLUX.1's projections come as the modules that hold them."""
     made: dict[str, Tensor] = {}
-    encoders = len({name.partition(".")[0] for name in model.scope("all") if name.startswith("text_encoder")})
-    for name, pair in factors.items():
-        spelled = keymaps.kohya(name, encoders)
+    names = model.scope("all")
+    fused, holds = bfl.modules(names), bfl.holding(names)
+    for module in dict.fromkeys(holds[name] for name in factors if name in holds):
+        rows = [len(model.tensor(part)) for part in fused[module]]
+        made |= _kohyas(bfl.kohya(module), bfl.joined(factors, fused[module], rows), model.tensor(fused[module][0]))
+    encoders = len({name.partition(".")[0] for name in names if name.startswith("text_encoder")})
+    for name in (name for name in factors if name not in holds):
+        spelled = [] if name.startswith("transformer.") else keymaps.kohya(name, encoders)
         if not spelled:
             raise Incompatible(f"kohya's format has no name for {name}; export it as lora, partial or folder")
-        down, up = _shaped(pair, model.tensor(name))
-        made |= {f"{spelled[0]}.lora_down.weight": down, f"{spelled[0]}.lora_up.weight": up}
-        made[f"{spelled[0]}.alpha"] = torch.tensor(float(len(down)))
+        made |= _kohyas(spelled[0], factors[name], model.tensor(name))
     return made
+
+
+def _kohyas(module: str, pair: tuple[Tensor, Tensor], weight: Tensor) -> dict[str, Tensor]:
+    down, up = _shaped(pair, weight)
+    return {f"{module}.lora_down.weight": down, f"{module}.lora_up.weight": up, f"{module}.alpha": torch.tensor(float(len(down)))}
 
 
 def diffusers(factors: Factors, model: Model) -> dict[str, Tensor]:

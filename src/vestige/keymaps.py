@@ -1,4 +1,4 @@
-"""One weight, several names: CompVis's U-Net beside diffusers', and the flattened names of LoRA files.
+"""One weight, several names: CompVis's U-Net beside diffusers', and the flattened names of LoRA files. FLUX.1's fused modules: `bfl`.
 
 Both maps are made from the structure, i.e. from the diffusers names of a U-Net's weights: how many blocks go down, and how many layers
 a block has. With L layers a block, block i's layer j is
@@ -121,8 +121,12 @@ def kohya(name: str, encoders: int = 1) -> list[str]:
     """
     part, _, rest = plain(name).removesuffix(".weight").partition(".")
     flat = rest.replace(".", "_")
-    if part in ("unet", "transformer"):
+    if part == "unet":
         return [f"lora_unet_{flat}"]
+    if part == "transformer":
+        return [f"lora_transformer_{flat}", f"lora_unet_{flat}"]
+    if part.startswith("text_encoder") and re.match(r"(encoder\.block\.|shared$)", rest):
+        return [f"lora_te3_{flat}"]  # T5, whichever encoder of a model it is
     heads = {"text_encoder": ["lora_te", "lora_te1"], "text_encoder_2": ["lora_te2"]}.get(part, [])
     if encoders > 1:
         heads = heads[::-1]

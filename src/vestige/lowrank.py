@@ -1,8 +1,8 @@
-"""Low-rank adapters as they are published, kohya's, PEFT's, diffusers' older ones and CompVis's, and edits cut to a rank.
+"""Low-rank adapters as they are published, kohya's, PEFT's, XLabs', diffusers' older ones and CompVis's, and edits cut to a rank.
 
     W <- W + alpha / rank * up @ down
 
-A file names modules in one of four ways; what it does not say of the scale is taken as its format's convention has it, and told.
+A file names modules in one of five ways; what it does not say of the scale is taken as its format's convention has it, and told.
 """
 
 from __future__ import annotations
@@ -29,13 +29,15 @@ UNGUIDE_SCALE = 8.0  # of UnGuide's released training; its files do not carry it
 _SIDES: dict[str, Side] = {"down": "down", "up": "up", "A": "down", "B": "up"}
 _KEYS = {
     "kohya": re.compile(r"(?P<module>lora_.+)\.(lora_(?P<side>down|up)\.weight|(?P<alpha>alpha))"),
-    "peft": re.compile(r"(?P<module>.+)\.(lora_(?P<side>[AB])(\.\w+)?\.weight|(?P<alpha>alpha))"),
+    "peft": re.compile(r"(?P<module>.+)\.(lora_(?P<side>[AB]|down|up)(\.\w+)?\.weight|(?P<alpha>alpha))"),
+    "xlabs": re.compile(r"(diffusion_model\.)?(?P<module>.+\.processor\.\w+_lora[12]?)\.(?P<side>down|up)\.weight(?P<alpha>)"),
     "diffusers": re.compile(r"(?P<module>.+?)(\.lora_linear_layer|[._]lora)\.((?P<side>down|up)\.weight|(?P<alpha>alpha))"),
     "compvis": re.compile(r"(?P<module>.+)\.lora\.(?P<side>[AB])(?P<alpha>)"),
 }
 _MARKS = {
     "kohya": re.compile(r"^lora_\w+\.lora_(down|up)\.weight$"),
-    "peft": re.compile(r"\.lora_[AB](\.\w+)?\.weight$"),
+    "peft": re.compile(r"\.lora_([AB]|down|up)(\.\w+)?\.weight$"),
+    "xlabs": re.compile(r"(^|\.)(double|single)_blocks\.\d+\.processor\.(qkv|proj)_lora[12]?\.(down|up)\.weight$"),
     "diffusers": re.compile(r"(\.lora_linear_layer|[._]lora)\.(down|up)\.weight$"),
     "compvis": re.compile(r"\.lora\.[AB]$"),
 }
@@ -152,8 +154,8 @@ def _told(told: Mapping[str, Any], module: str, kind: str, rank: int) -> float:
 
 
 def module_name(kind: str, module: str) -> str:
-    """A module's dotted path as it is called today; kohya's flattened names stay as they are."""
-    if kind == "kohya":
+    """A module's dotted path as it is called today; kohya's flattened names and XLabs' stay as they are."""
+    if kind in ("kohya", "xlabs"):
         return module
     name = module.removeprefix("base_model.model.").replace(".processor", "")
     head, dot, last = name.rpartition(".")

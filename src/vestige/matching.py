@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vestige import keymaps, lowrank, registry
+from vestige import bfl, ddpm, keymaps, lowrank, registry
 from vestige.artefacts import Artefact
 from vestige.base import Factors, Model
 from vestige.edits import Hook
@@ -24,19 +24,14 @@ _REPLACED = ("F1", "F2", "F2b", "F3", "F3b", "F4", "F6", "F7", "F10")
 WHOLE = ("F1", "F3", "F4", "F10")
 _FACTORS = ("F5", "F11", "F12")
 # Kinds that are recognised and cannot become an edit, with the reason.
-_BEYOND = {
-    "F9": (
-        "it is a sparse autoencoder of {points}; it changes nothing until activations are steered by features, and which features, "
-        "by how much and at which steps is not in the file"
-    ),
-    "inversion": (
-        "it adds words of its own ({words}) and changes no weight, so nothing is forgotten or recovered until a prompt says them; "
-        "`vestige attack --method textual_inversion` makes and scores one"
-    ),
-}
-_DDPM = (
-    "it is a DDPM in the layout of the Selective Amnesia code, where every block projects the time's and the class's embeddings side by "
-    "side; diffusers' networks add them first, so no model here has these weights"
+_WORDS = (
+    "it adds words of its own ({}) and changes no weight, so nothing is forgotten or recovered until a prompt says them; "
+    "`vestige attack --method textual_inversion` makes and scores one"
+)
+_STEERED = (
+    "it is a sparse autoencoder of {}, a dictionary of activations: it changes nothing by itself. SAeUron steers by which latents belong "
+    "to the concept, the mean of each at every step, and a multiplier; these are statistics of pictures drawn on the authors' grid of "
+    "steps, and none of them is in the file"
 )
 
 
@@ -65,13 +60,25 @@ class Work:
 
 def beyond(artefact: Artefact) -> str:
     """Why no model whatever can hold it; "" if one may."""
-    if artefact.tag == "F10" and any(".temb_" in n or n.startswith("temb.") for n in artefact.shapes):
-        return _DDPM
+    if artefact.tag == "F10" and ddpm.theirs(artefact.shapes):
+        return ddpm.lacking(artefact.shapes)
     if kind := lowrank.foreign(artefact.shapes):
         return f"its adapters are {kind}, not a product of two matrices; merge it into the model where it was made and save the pipeline"
-    points = sorted({n.rpartition("/")[0] or "an unnamed block" for n in artefact.shapes})
-    words = ", ".join(list(artefact.shapes)[:3])
-    return _BEYOND.get(artefact.tag, "").format(points=", ".join(points), words=words)
+    if artefact.tag == "F9":
+        return _STEERED.format("; of ".join(_dictionaries(artefact)))
+    return _WORDS.format(", ".join(list(artefact.shapes)[:3])) if artefact.tag == "inversion" else ""
+
+
+def _dictionaries(artefact: Artefact) -> list[str]:
+    """Every autoencoder: where it listens, and how large it is."""
+    told = []
+    for name, shape in sorted(artefact.shapes.items()):
+        place, _, leaf = name.rpartition("/")
+        if leaf == "W_dec" and len(shape) == 2:
+            most = artefact.config.get("k")
+            some = f", of which {most} at a time" if isinstance(most, int) else ""
+            told.append(f"{place or 'an unnamed block'} ({shape[0]:,} latents{some}, of {shape[1]:,} numbers)")
+    return told or ["an unnamed block"]
 
 
 def fill(work: Work) -> None:
@@ -170,41 +177,48 @@ def _related(work: Work) -> None:
 
 def _factored(work: Work) -> None:
     """Low-rank factors."""
-    artefact, table = work.artefact, keymaps.modules(work.names, work.denoiser)
+    artefact = work.artefact
+    table = {module: (name,) for module, name in keymaps.modules(work.names, work.denoiser).items()} | bfl.spelled(work.names)
     told = lowrank.scales(artefact.metadata, artefact.config)
     try:
         found, stray = lowrank.adapters(lowrank.style(artefact.shapes), artefact.shapes, artefact.read, told)
     except BadInput as error:
         work.refuse(str(error))
         return
-    unknown = [a.module for a in found if _module(a.module, table) is None]
+    unknown = [a.module for a in found if not _parts(a.module, table)]
     work.note(matched=len(found) - len(unknown), unexpected=(*unknown, *stray))
     if unknown or stray:
         of = f"{len(unknown)} of its {len(found)} modules" if unknown else f"{len(stray)} of its tensors"
         work.refuse(f"{of} are not in {work.model.name}, e.g. {_few(unknown or stray)}")
         return
     for adapter in found:
-        name = _module(adapter.module, table) or ""
-        down, up = adapter.factors(artefact.read)
-        shape = tuple(work.model.tensor(name).shape)
-        if (up.shape[0], down.shape[1]) != (shape[0], math.prod(shape[1:])):
-            work.refuse(
-                f"it was made from another base than {work.model.name}: {adapter.module} maps {down.shape[1]} numbers to {up.shape[0]}, "
-                f"the weight has shape {shape}"
-            )
+        if reason := _adapted(work, adapter, _parts(adapter.module, table)):
+            work.refuse(reason)
             return
-        if not (down.isfinite().all() and up.isfinite().all()):
-            work.refuse(f"the adapter of {adapter.module} holds numbers that are not finite")
-            return
-        if name in work.factors:
-            work.refuse(f"{name} has two adapters")
-            return
-        work.factors[name] = (down, up)
 
 
-def _module(spelled: str, table: Mapping[str, str]) -> str | None:
+def _adapted(work: Work, adapter: lowrank.Adapter, parts: bfl.Parts) -> str:
+    """Take one module's factors, for the weights that it stands for; why not, where they do not fit."""
+    down, up = adapter.factors(work.artefact.read)
+    shapes = [tuple(work.model.tensor(name).shape) for name in parts]
+    rows, width = [shape[0] for shape in shapes], math.prod(shapes[0][1:])
+    if (up.shape[0], down.shape[1]) != (sum(rows), width):
+        has = f"the weight has shape {shapes[0]}" if len(parts) == 1 else f"{', '.join(parts)} have {sum(rows)} rows of {width}"
+        maps = f"{adapter.module} maps {down.shape[1]} numbers to {up.shape[0]}"
+        return f"it was made from another base than {work.model.name}: {maps}, {has}"
+    if not (down.isfinite().all() and up.isfinite().all()):
+        return f"the adapter of {adapter.module} holds numbers that are not finite"
+    made = bfl.parted((down, up), parts, rows)
+    if twice := sorted(made.keys() & work.factors.keys()):
+        return f"{twice[0]} has two adapters"
+    work.factors |= made
+    return ""
+
+
+def _parts(spelled: str, table: Mapping[str, bfl.Parts]) -> bfl.Parts:
+    """The weights that a module stands for; none where the model has no such module."""
     plain = keymaps.plain(spelled)
-    return table.get(plain) or table.get(re.sub(r"^(text_encoder\.)?(text_model\.)?", "text_encoder.", spelled))
+    return table.get(plain) or table.get(re.sub(r"^(text_encoder\.)?(text_model\.)?", "text_encoder.", spelled), ())
 
 
 def _bottlenecks(work: Work) -> None:

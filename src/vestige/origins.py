@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 _NAMED = {
-    "ESD": r"\besd|erased[-_]",
-    "UCE": r"\buce",
+    "ESD": r"\besd|erased[-_](?!.*towards_)",
+    "UCE": r"\buce|erased-.*towards_",
     "Concept Ablation": r"\bdelta|ablat",
     "Forget-Me-Not": r"\bfmn|forget[-_]?me",
     "SalUn": r"\bsalun",
@@ -88,4 +88,5 @@ def _kohya(shapes: Mapping[str, tuple[int, ...]], about: Mapping[str, Any]) -> l
     convolution = any(name.endswith("lora_down.weight") and len(shape) == 4 for name, shape in shapes.items())
     if "prompts" in metadata or (about.get("rank") == 1 and convolution):
         return ["SPM"]
-    return ["any trainer that writes kohya's names, e.g. LECO"]
+    xlabs = any(".processor." in name for name in shapes)
+    return ["any trainer that writes XLabs' names"] if xlabs else ["any trainer that writes kohya's names, e.g. LECO"]

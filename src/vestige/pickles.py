@@ -53,6 +53,8 @@ class Lazy:
 
     record: Record
     shape: tuple[int, ...]
+    offset: int = 0
+    stride: tuple[int, ...] = ()
 
     @property
     def bytes(self) -> int:
@@ -64,12 +66,12 @@ class _Refused(Exception):
     """Not a table of tensors, with the reason."""
 
 
-def plan(code: bytes, sizes: Mapping[str, int], what: str) -> Any:
+def plan(code: bytes, sizes: Mapping[str, int] | None, what: str) -> Any:
     """The value that a pickle would make, with `Lazy` in place of tensors; anything but plain data and tensors is refused.
 
     Arguments:
         code: The pickle.
-        sizes: Bytes of every storage in its archive, by key.
+        sizes: Bytes of every storage in its archive, by key; None takes what the pickle says, which the caller has to check.
         what: How errors call the file.
     """
     try:
@@ -116,7 +118,7 @@ def _bounded(made: Any) -> None:
 class _Machine:
     """The pickle machine without its powers."""
 
-    def __init__(self, sizes: Mapping[str, int]) -> None:
+    def __init__(self, sizes: Mapping[str, int] | None) -> None:
         self.sizes = sizes
         self.stack: list[Any] = []
         self.marks: list[list[Any]] = []
@@ -186,11 +188,15 @@ class _Machine:
 
     def record(self, given: Any) -> Record:
         """A storage; its size has to be that of the archive's record."""
-        storage, kind, key, _, count = given
+        storage, kind, key, _, count, *view = given
+        if view not in ([], [None]):
+            raise _Refused("a storage is part of another one, which no checkpoint of today's kinds is made of")
         if storage != "storage" or not isinstance(kind, Global) or kind.name not in STORAGES or not isinstance(key, str):
             raise _Refused(f"it refers to something that is no storage of a known kind ({str(given)[:60]})")
-        if key not in self.sizes or type(count) is not int or count * STORAGES[kind.name] != self.sizes[key]:
-            there = f"{self.sizes[key]:,} bytes" if key in self.sizes else "nothing"
+        sizes = {key: -1} if self.sizes is None else self.sizes
+        fits = type(count) is int and key in sizes and (self.sizes is None or count * STORAGES[kind.name] == sizes[key])
+        if not fits or count < 0:
+            there = f"{sizes[key]:,} bytes" if key in sizes else "nothing"
             raise _Refused(f"storage {key[:20]!r} is said to hold {count} elements of {kind.name}, and the archive has {there}")
         return Record(key, kind.name, count)
 
@@ -219,4 +225,4 @@ def _tensor(record: Any, offset: Any, shape: Any, stride: Any) -> Lazy:
     reach = offset + sum((n - 1) * step for n, step in zip(shape, stride, strict=True)) + 1 if count else offset
     if reach > record.count or count > record.count:
         raise _Refused(f"a tensor of shape {tuple(shape)} does not fit into its storage of {record.count:,} elements")
-    return Lazy(record, tuple(shape))
+    return Lazy(record, tuple(shape), offset, tuple(stride))

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vestige import pickles
+from vestige import legacy, pickles
 from vestige.errors import BadInput
 
 MOST_TENSORS = 100_000
@@ -58,22 +58,23 @@ class Stored:
 
 
 def read(path: Path) -> Stored:
-    """A file of tensors: safetensors, or what `torch.save` wrote since PyTorch 1.6; nothing in it is run."""
+    """A file of tensors: safetensors, or what `torch.save` wrote, since PyTorch 1.6 or before; nothing in it is run."""
     if not path.is_file():  # a pipe or a device would be waited for
         raise BadInput(f"{path} is no file")
     if is_archive(path):
         return _archive(path)
-    if _start(path)[:1] == b"\x80" and path.suffix != ".safetensors":
-        raise BadInput(
-            f"{path} is a pickle of the kind that PyTorch wrote before 1.6, whose sizes cannot be checked before it is loaded; "
-            "save it again with a newer PyTorch, or as safetensors, where its origin is trusted"
-        )
-    return _safetensors(path)
+    return _legacy(path) if _is_pickle(path) else _safetensors(path)
 
 
 def is_archive(path: Path) -> bool:
     """Whether a file is a zip archive, as `torch.save` writes."""
     return _start(path) == b"PK\x03\x04"
+
+
+def _is_pickle(path: Path) -> bool:
+    """Whether a file begins as a pickle does, and not with the length of a safetensors header, which would be too long by far."""
+    start = _start(path)
+    return start[:1] == b"\x80" and start[3:4] > bytes([LARGEST_HEADER >> 24])
 
 
 def _start(path: Path) -> bytes:
@@ -186,12 +187,26 @@ def _archive(path: Path) -> Stored:
         raise BadInput(f"{path} is no whole archive of PyTorch ({str(error)[:80]}); was its copy or download cut short?") from error
     planned, wrappers = _table(pickles.plan(code, sizes, str(path)), path)
     lazy, nested, others = _flat(planned, path)
+    shapes, dtypes = _described(path, lazy)
+    loaded = _loaded(path, wrappers, lazy)
+    return Stored(path, "pickle", shapes, dtypes, loaded.__getitem__, {}, wrappers, nested, others)
+
+
+def _legacy(path: Path) -> Stored:
+    """What `torch.save` wrote before it wrote archives."""
+    made = legacy.open_legacy(path)
+    planned, wrappers = _table(made.value, path)
+    lazy, nested, others = _flat(planned, path)
+    shapes, dtypes = _described(path, lazy)
+    return Stored(path, "pickle", shapes, dtypes, lambda name: made.read(lazy[name]), {}, wrappers, nested, others)
+
+
+def _described(path: Path, lazy: Mapping[str, Any]) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:
+    """Shapes and dtypes of the tensors that a pickle describes."""
     if len(lazy) > MOST_TENSORS:
         raise BadInput(f"{path} names {len(lazy):,} tensors; at most {MOST_TENSORS:,} are read")
-    loaded = _loaded(path, wrappers, lazy)
     dtypes = {n: _KINDS.get(v.record.kind.removeprefix("torch ").removesuffix("Storage"), v.record.kind) for n, v in lazy.items()}
-    shapes = {name: value.shape for name, value in lazy.items()}
-    return Stored(path, "pickle", shapes, dtypes, loaded.__getitem__, {}, wrappers, nested, others)
+    return {name: value.shape for name, value in lazy.items()}, dtypes
 
 
 def _members(path: Path, archive: zipfile.ZipFile) -> tuple[str, dict[str, int]]:

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import sys
 import time
@@ -202,7 +203,7 @@ def dry(rows: Mapping[str, Row], options: argparse.Namespace) -> None:
 
 
 def shown(x: Interval) -> str:
-    return f"{x.value:.2f} [{x.low:.2f}, {x.high:.2f}]"
+    return f"{x.value:.2f} [{x.low:.2f}, {x.high:.2f}]" if math.isfinite(x.high - x.low) else f"{x.value:.2f}"
 
 
 def mean(audits: Audits, *keys: str | int) -> float | None:

@@ -17,7 +17,6 @@ from oracles import save_pair
 from test_detectors import classifier
 from vestige import api, concepts, flags, images, judges, judging, models, suites
 from vestige.concepts import Concept
-from vestige.course import Order, course
 from vestige.errors import BadInput, BadSetting, MissingDependency
 from vestige.plan import Request, plan
 from vestige.sampling import generator
@@ -232,11 +231,6 @@ def test_a_detector_expects_nothing_of_contexts(home: Path) -> None:
     own = {"contexts": ["photo"], "context_group": "style", "templates": ["a {context} of a {concept}"]}
     assert plan(Request(**request(home, told(home, detector="hf:first", labels=["bag"], **own)))).concept.context_group == ""
     assert plan(Request(**request(home, told(home, **own)))).concept.context_group == "style"
-
-
-def test_sequences_refuse_detectors_of_their_own(home: Path) -> None:
-    with pytest.raises(BadSetting, match="a sequence is judged by its world's judges"):
-        course(Order(requests=(told(home, detector="hf:first", labels=["bag"]),)))
 
 
 def test_features_for_distances(home: Path) -> None:

@@ -73,6 +73,7 @@ SIDEWAYS = {
     ("regeneration", "concepts"): "captions are a concept's prompts",
     ("regeneration", "images"): "references are a set of pictures",
     ("regeneration", "sampling"): "pictures are inverted and drawn",
+    ("regeneration", "training"): "the settings of a fit that its attacks share",
     ("together", "concepts"): "several concepts are one",
     ("protocols", "concepts"): "files are read as a concept's are",
     ("protocols", "sampling"): "how pictures are drawn",

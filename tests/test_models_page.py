@@ -19,6 +19,7 @@ import published
 import test_bfl
 import test_ddpm
 from oracles import tiny_flow, tiny_model
+from test_detectors import classifier
 from vestige import artefacts, cli, images
 from vestige.edits import Edit
 from vestige.models import sources
@@ -57,6 +58,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         made.pipeline().save_pretrained(root / name)
         shutil.move(root / name, home / "snapshots" / ("b" * 40))
     concepts(root)
+    classifier(root / "dinov2", 0)
     stable_diffusion(root)
     flux(root)
     class_conditional(root)
@@ -89,7 +91,8 @@ def stable_diffusion(root: Path) -> None:
     published.receler(root / "receler", model)
     published.autoencoder(root)
     edit: Any = Edit(model.fingerprint, "x", {}, "unet", published.moved(model, "unet"))
-    model.edited(edit).pipeline().save_pretrained(root / "forget-me-not")  # type: ignore[attr-defined]
+    for name in ("forget-me-not", "sd-without-church"):
+        model.edited(edit).pipeline().save_pretrained(root / name)  # type: ignore[attr-defined]
     Edit(model.fingerprint, "uce", {}, "cross-attention-kv", keys).save(root / "church.safetensors")
 
 
@@ -129,9 +132,9 @@ def there(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def ran(command: str, capsys: pytest.CaptureFixture[str]) -> Any:
-    """What a command says; an audit is only planned."""
+    """What a command says; an audit or a sequence is only planned."""
     name, *rest = shlex.split(command)[1:]
-    dry = ["--dry-run"] if name == "audit" and "--dry-run" not in rest else []
+    dry = ["--dry-run"] if name in ("audit", "continual") and "--dry-run" not in rest else []
     cli.app([name, *rest, "--json", *dry], standalone_mode=False)
     sources.fetched.cache_clear()
     return json.loads(capsys.readouterr().out)
@@ -141,7 +144,7 @@ def ran(command: str, capsys: pytest.CaptureFixture[str]) -> Any:
 def test_every_command_works(command: str, there: Path, capsys: pytest.CaptureFixture[str]) -> None:
     told = ran(command, capsys)
     kind = shlex.split(command)[1]
-    if kind == "audit":
+    if kind in ("audit", "continual"):
         assert sum(told["planned_calls"].values()) > 0
     elif kind == "inspect":
         assert bool(told["refusal"]) == (told["format"] == "F9"), told["refusal"]
@@ -153,7 +156,7 @@ def test_every_command_works(command: str, there: Path, capsys: pytest.CaptureFi
 
 def test_pages_have_commands() -> None:
     kinds = {name: {shlex.split(c)[1] for c in console(text)} for name, text in PAGES.items()}
-    assert kinds["models"] >= {"audit", "unlearn", "export"}
+    assert kinds["models"] >= {"audit", "continual", "unlearn", "export"}
     assert kinds["flux"] >= {"audit", "inspect", "export"}
     assert kinds["published_checkpoints"] == {"audit", "inspect"}
     assert len(COMMANDS) >= 40

@@ -15,10 +15,11 @@ from vestige.base import Model
 from vestige.concepts import Concept
 from vestige.course import Course
 from vestige.errors import BadInput
-from vestige.images import PictureSet, captioned, generated, shipped
+from vestige.images import PictureSet, captioned, folder, generated, shipped
+from vestige.judges import same
 from vestige.ledger import slug
 from vestige.plan import PROXY
-from vestige.probes import distances, each, names, probes, stored
+from vestige.probes import apart, distances, each, names, probes, stored, stored_features
 from vestige.sampling import chunks
 
 
@@ -37,11 +38,11 @@ class State:
     around: list[runs.Run]
     known: dict[str, Any]
 
-    def right(self, name: str) -> list[bool]:
-        """One right-or-wrong a picture of a request."""
+    def right(self, name: str) -> list[bool | None]:
+        """One right-or-wrong a picture of a request; None: it could not be judged."""
         return list(self.looks[name].outcome["right"])
 
-    def words(self, chosen: Sequence[str], kept: Mapping[str, Sequence[int]]) -> dict[str, list[bool]]:
+    def words(self, chosen: Sequence[str], kept: Mapping[str, Sequence[int]]) -> dict[str, list[bool | None]]:
         """The same for words that must stay, their kept pictures only."""
         seen = {word: hits for run in self.around for word, hits in run.outcome.items()}
         return {word: [seen[word][i] for i in kept[word]] for word in chosen}
@@ -69,7 +70,6 @@ class Account:
     def heading(self) -> dict[str, Any]:
         """What holds for every step."""
         order, suite = self.course.order, self.course.suite
-        judges = {"verification": self.bench.verify, "selection": self.bench.select}
         return {
             "suite": suite.version,
             "model": order.model,
@@ -78,11 +78,12 @@ class Account:
             "guards": asdict(order.guards) if order.guards.active else None,
             "seed": order.seed,
             "memory": order.memory if self.course.rehearses else None,
-            "requests": [{key: getattr(c, key) for key in ("name", "kind", "target", "sensitive")} for c in self.requests],
+            "keep_images": order.keep_images,
+            "requests": [self.request(c) for c in self.requests],
             "neighbours": list(self.probes.neighbours),
             "unrelated": list(self.probes.unrelated),
             "attacks": self.course.asked()["attacks"],
-            "detector": {role: {"name": j.name, "version": j.version} for role, j in judges.items()},
+            "detector": self.detector(),
             "protocol": {
                 **asdict(suite.protocol),
                 "pictures": suite.pictures,
@@ -90,6 +91,24 @@ class Account:
                 "replicates": order.replicates,
             },
         }
+
+    def request(self, concept: Concept) -> dict[str, Any]:
+        """A request, and who looks for it where its file says so."""
+        bench, told = self.bench.of(concept), {key: getattr(concept, key) for key in ("name", "kind", "target", "sensitive")}
+        if not concept.detector:
+            return {**told, "looks": None}
+        roles = {"verification": bench.verify.identity(concept.label), "selection": bench.select.identity(concept.label)}
+        return {**told, "looks": {**roles, "one_judge": same(bench.verify, bench.select)}}
+
+    def detector(self) -> dict[str, Any]:
+        """The judges of requests that name none, null where all name some; and whose features distances are measured in."""
+        plain, extractor = next((c for c in self.requests if not c.detector), None), self.bench.extractor
+        features = None if extractor is None else {"name": extractor.name, "weights_hash": extractor.weights_hash}
+        if plain is None:
+            return {"verification": None, "selection": None, "features": features}
+        bench = self.bench.of(plain)
+        roles = {"verification": bench.verify, "selection": bench.select}
+        return {**{role: {"name": j.name, "version": j.version} for role, j in roles.items()}, "features": features}
 
     def described(self, state: State, states: Sequence[State]) -> dict[str, Any]:
         """One step of the result."""
@@ -118,9 +137,13 @@ class Account:
         pooled = retention.rate([hit for hits in now.values() for hit in hits])
         return {"drop": retention.drop(before, now), "accuracy": pooled, "words": {w: retention.rate(hits) for w, hits in now.items()}}
 
+    def around(self, word: str) -> int:
+        """Which probe drew a word that must stay."""
+        return next(i for i, probe in enumerate(self.probes.around) if word in (probe.words or ()))
+
     def pictures(self, state: State, word: str) -> torch.Tensor:
         """The kept pictures of a word that must stay."""
-        at = next(i for i, probe in enumerate(self.probes.around) if word in (probe.words or ()))
+        at = self.around(word)
         return stored(self.bench, state.around[at], self.probes.around[at].concept, word, self.size)[self.kept[word]]
 
     def distance(self, state: State, first: State) -> dict[str, Any]:
@@ -128,12 +151,19 @@ class Account:
         chosen = [word for word in self.probes.unrelated if self.kept[word]]
         if not chosen:
             return {"pictures": 0, "kid": None, "fid": None}
-        real, made = (torch.cat([self.pictures(s, word) for word in chosen]) for s in (first, state))
-        return distances(self.bench, real, made)
+        if self.bench.keep == "all":
+            real, made = (torch.cat([self.pictures(s, word) for word in chosen]) for s in (first, state))
+            return distances(self.bench, real, made)
+        if self.bench.extractor is None:
+            return {"pictures": sum(len(self.kept[word]) for word in chosen), "kid": None, "fid": None}
+        rows = ([stored_features(s.around[self.around(word)], word)[self.kept[word]] for word in chosen] for s in (first, state))
+        return apart(*(torch.cat(row) for row in rows))
 
     def strips(self, state: State) -> dict[str, Any]:
         """Pictures at equal seeds, copied into this run: of every request, and one of each unrelated word."""
         made: dict[str, str] = {}
+        if self.bench.keep == "none":
+            return {"requests": made, "unrelated": None}
         for name, run in state.looks.items():
             made[name] = f"strips/{state.step:02d}-{slug(name)}.png"
             self.run.write_bytes(made[name], (run.folder / "strip.png").read_bytes())
@@ -151,7 +181,7 @@ def attacked(chosen: Course, bench: Bench, original: Model, model: Model, concep
     for way, method in {"": attack, **attack.variants()}.items():
         for k in range(chosen.order.replicates):
             given = _held(chosen, original, method, concept, planned.references, k)
-            ways.setdefault(way, []).append(arms.run_arm(bench, model, concept, (name, method), planned.budget, k, given))
+            ways.setdefault(way, []).append(arms.run_arm(bench.of(concept), model, concept, (name, method), planned.budget, k, given))
     found = []
     for run in ways[arms.favoured(ways)]:
         points = run.outcome["points"]
@@ -163,11 +193,14 @@ def attacked(chosen: Course, bench: Bench, original: Model, model: Model, concep
 def _held(chosen: Course, original: Model, attack: Any, concept: Concept, count: int, replicate: int) -> PictureSet | None:
     """What the attacker trains on: pictures of the concept, or, for an attack that goes without, of what was to stay.
 
-    The first are the world's test pictures where there is a world, else the original's. No request is among the second.
+    The first are those that its file names, else the world's test pictures where the world's judges look for it, else the
+    original's. No request is among the second.
     """
     sheet = models.data_folder() / (chosen.world or "none") / "pictures/references"
     if "retain" not in attack.needs:
-        if not count or not chosen.world:
+        if count and concept.pictures:
+            return folder(concept.pictures, original.image_size, least=count).draw(count, replicate)
+        if not count or not chosen.world or concept.detector:
             return generated(original, concept, count, seed=replicate, protocol=chosen.suite.protocol) if count else None
         return shipped(sheet, {concept.group: concept.label}).draw(count, replicate)
     if attack.data == "own":

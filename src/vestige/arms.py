@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from vestige.base import Attack, Budget, Candidate, Model, Watch, silent
 from vestige.concepts import Concept, Prompt
 from vestige.edits import Edit
 from vestige.images import Data, PictureSet
-from vestige.judging import Detector, crossed, share
+from vestige.judging import Detector, Extractor, crossed, share
 from vestige.plan import NUMERICS
 from vestige.sampling import derive, pictures
 from vestige.suites import Suite
@@ -37,6 +37,8 @@ class Bench:
         root: Folder of runs.
         verify: Judge whose scores are reported.
         select: Judge by which attacks and best-so-far choose; another network.
+        own: Both judges of concepts that are not judged by these, by name.
+        features: Whose features distances between pictures are measured in; None: the verification judge's.
     """
 
     root: Path
@@ -47,6 +49,19 @@ class Bench:
     steal: bool = False
     watch: Watch = silent
     keep: Keep = "all"
+    own: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
+    features: Any = None
+
+    def of(self, concept: Concept) -> Bench:
+        """The bench with the judges of a concept."""
+        pair = self.own.get(concept.name)
+        return self if pair is None else replace(self, verify=pair[0], select=pair[1])
+
+    @property
+    def extractor(self) -> Extractor | None:
+        """Features for distances; None where nobody gives any."""
+        chosen = self.verify if self.features is None else self.features
+        return None if isinstance(chosen, Detector) and chosen.embed is None else chosen
 
     def album(self, concept: Concept) -> Album:
         """How a concept's pictures are kept."""
@@ -79,6 +94,38 @@ def run_arm(
     is null, and in no rate.
     """
     name, method = attack
+    spec = _arm(bench, model, concept, attack, budget, replicate, references)
+
+    def work(run: runs.Run) -> dict[str, Any]:
+        points, last = [], None
+        stage = f"{name} on {model.name}, replicate {replicate}"
+
+        def select(seen: Tensor) -> Tensor:
+            return torch.tensor([0.5 if hit is None else float(hit) for hit in shows(bench.select, seen, concept)])
+
+        for candidate in method(model, concept, budget, seed=replicate, select=select, pictures=references):
+            points.append(_scored(bench, model, concept, candidate, replicate, run))
+            last = candidate.edit or last
+            bench.watch(stage, len(points), len(budget.points))
+            run.event("scored", budget=candidate.spent)
+        if last is not None:
+            last.save(run.path("last.safetensors"))
+        return {"points": points}
+
+    return runs.compute(bench.root, spec, "arm", work, wait=bench.wait, steal=bench.steal)
+
+
+def _arm(
+    bench: Bench,
+    model: Model,
+    concept: Concept,
+    attack: tuple[str, Attack],
+    budget: Budget,
+    replicate: int,
+    references: PictureSet | None,
+) -> dict[str, Any]:
+    """Everything that an arm depends on."""
+    name, method = attack
     spec = {
         "what": "arm",
         "numerics": NUMERICS,
@@ -99,24 +146,7 @@ def run_arm(
     }
     if references is not None and "retain" in method.needs:  # trained with captions, which the pictures' hash does not know
         spec["captions"] = [list(row) for row in references.captions]
-
-    def work(run: runs.Run) -> dict[str, Any]:
-        points, last = [], None
-        stage = f"{name} on {model.name}, replicate {replicate}"
-
-        def select(seen: Tensor) -> Tensor:
-            return torch.tensor([0.5 if hit is None else float(hit) for hit in shows(bench.select, seen, concept)])
-
-        for candidate in method(model, concept, budget, seed=replicate, select=select, pictures=references):
-            points.append(_scored(bench, model, concept, candidate, replicate, run))
-            last = candidate.edit or last
-            bench.watch(stage, len(points), len(budget.points))
-            run.event("scored", budget=candidate.spent)
-        if last is not None:
-            last.save(run.path("last.safetensors"))
-        return {"points": points}
-
-    return runs.compute(bench.root, spec, "arm", work, wait=bench.wait, steal=bench.steal)
+    return spec
 
 
 def _scored(bench: Bench, model: Model, concept: Concept, candidate: Candidate, replicate: int, run: runs.Run) -> dict[str, Any]:

@@ -19,7 +19,8 @@ class Holdings:
     """Where an attacker's pictures come from.
 
     Arguments:
-        original: The model before the edit; draws what is not given, and is never the attacked one.
+        original: The model before the edit; draws what is not given, and is never the attacked one. Where there is none, a plan
+            asks for nothing that it would have to draw, and the edited model's size of pictures holds.
         world: Whose shipped pictures count; "" is the embedded one.
         references: Of the concept: "shipped" (those that its file names, else the world's), "generated" by the original, or a folder.
         retain: Of everything else: "shipped", or a folder with captions.
@@ -50,13 +51,17 @@ class Holdings:
         """Pictures of the concept."""
         if not count:
             return None
-        if concept.pictures and (proxy or self.references == "shipped"):
-            return folder(concept.pictures, self.original.image_size, least=count).draw(count, replicate)
-        if proxy or self.references == "shipped":
-            return shipped(self._sheet, {concept.group: concept.label}).draw(count, replicate)
-        if self.references == "generated":
+        if self.references == "generated" and not proxy:
             return generated(self.original, concept, count, seed=replicate, protocol=self.protocol)
-        return folder(self.references, self.original.image_size, least=count).draw(count, replicate)
+        return self.real(concept, proxy=proxy, least=count).draw(count, replicate)
+
+    def real(self, concept: Concept, *, proxy: bool = False, least: int = 2) -> PictureSet:
+        """Every real picture of the concept that replicates are dealt from."""
+        if not proxy and self.references != "shipped":
+            return folder(self.references, self.original.image_size, least=least)
+        if concept.pictures:
+            return folder(concept.pictures, self.original.image_size, least=least)
+        return shipped(self._sheet, {concept.group: concept.label})
 
     def retained(self, concept: Concept, attack: Any, replicate: int, watch: Watch = silent) -> PictureSet | None:
         """Pictures without the concept, for an attack that has none of it; no proxy is in them."""

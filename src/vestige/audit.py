@@ -2,6 +2,7 @@
 
 Three arms under one protocol: *edited* (the model under audit), *never* (a twin that never drew the concept, or the original
 being taught a proxy that it never drew), *original* (the ceiling, and a check that the attack does not destroy what is known).
+Where the original is not at hand, `alone` says what stands in for it.
 """
 
 from __future__ import annotations
@@ -13,14 +14,14 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import datetime, timezone
-from functools import partial
+from functools import cached_property, partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from vestige import arms, checkpoints, concepts, crew, edits, flags, judges, judging, models, registry, runs, suites, thrift
+from vestige import alone, arms, checkpoints, concepts, crew, edits, flags, judges, judging, models, registry, runs, suites, thrift
 from vestige.arms import Bench
 from vestige.attacker import Holdings
 from vestige.base import Attack, Budget, Model, Watch, silent
@@ -100,16 +101,23 @@ class _Audit:
         self.plan, self.bench, self.run, self.began = planned, bench, run, time.monotonic()
         self.concept = planned.concept
         bench.watch("load models", 0, 1)
-        self.original = models.load(planned.original)
-        self.subject = self.original if planned.request.model == planned.original else models.load(planned.request.model)
+        self.original = models.load(planned.original) if planned.original else None
+        same = self.original if planned.request.model == planned.original else None
+        self.subject = models.load(planned.request.model) if same is None else same
         self.diagnostics: dict[str, Any] = {}
         self.edit, self.unlearn_seconds = self._edit()
         self.edited = self.subject if self.edit is None else self.subject.edited(self.edit)
+        self.base = self.edited if self.original is None else self.original  # whose pictures' size holds, and who is taught a proxy
         kind, name = planned.control
-        self.never = models.load(name) if kind == "twin" else self.original
+        self.never = models.load(name) if kind == "twin" else self.base
         self.never_concept = self.concept if kind != "proxy" else concepts.load(name, planned.world or "wardrobe")
-        own = self.never_concept.detector and self.never_concept is not self.concept
-        self._taught = judges.pair(self.never_concept, planned.world) if own else None
+        if self.never_concept.detector and self.never_concept is not self.concept:
+            self.bench = replace(bench, own={self.never_concept.name: judges.pair(self.never_concept, planned.world)})
+
+    @cached_property
+    def real(self) -> alone.Real | None:
+        """What stands in for the original's ceiling; None where there is an original."""
+        return alone.seen(self) if self.original is None else None
 
     def _edit(self) -> tuple[Edit | None, float]:
         request, watch = self.plan.request, self.bench.watch
@@ -133,18 +141,12 @@ class _Audit:
             self.diagnostics["rate_on_line"] = arms.line(self.bench, self.subject, edit, self.concept)
         return edit, float(run.outcome["seconds"])
 
-    def bench_of(self, concept: Concept) -> Bench:
-        """The bench with the judges of a concept: a control concept may name its own."""
-        if concept is not self.never_concept or self._taught is None:
-            return self.bench
-        return replace(self.bench, verify=self._taught[0], select=self._taught[1])
-
     @property
     def holdings(self) -> Holdings:
         """What the attacker holds."""
         request = self.plan.request
         return Holdings(
-            original=self.original,
+            original=self.base,
             world=self.plan.world,
             protocol=self.plan.suite.protocol,
             references=request.references,
@@ -157,7 +159,7 @@ class _Audit:
         told = audited if "retain" in attack.needs else concept  # what was retained has no pictures of the concept under audit
         proxy = concept is not audited
         held = self.holdings.of(told, attack, planned.references, replicate, proxy=proxy, watch=self.bench.watch)
-        return arms.run_arm(self.bench_of(concept), model, concept, (name, attack), planned.budget, replicate, held)
+        return arms.run_arm(self.bench.of(concept), model, concept, (name, attack), planned.budget, replicate, held)
 
     def attack(self, name: str) -> dict[str, Any]:
         """Every arm of one attack, as point lists a replicate, and the ways of attacking that count.
@@ -168,9 +170,11 @@ class _Audit:
         ways, sides = {"": method, **method.variants()}, {"edited": (self.edited, self.concept), "never": (self.never, self.never_concept)}
         tried = {arm: {way: [self.arm(*side, name, a, k) for k in seeds] for way, a in ways.items()} for arm, side in sides.items()}
         chosen = {arm: arms.favoured(rows) for arm, rows in tried.items()}
-        original = [self.arm(self.original, self.concept, name, method, seeds[0])]
-        plain = [original[0], *(self.plain(self.original, self.concept, k) for k in seeds[1:])]
         taken = {arm: tried[arm][way] for arm, way in chosen.items()}
+        original, plain = [], []
+        if self.original is not None:
+            original = [self.arm(self.original, self.concept, name, method, seeds[0])]
+            plain = [original[0], *(self.plain(self.original, self.concept, k) for k in seeds[1:])]
         return {**taken, "original": original, "ceiling": plain, "ways": chosen, "tried": tried}
 
     def plain(self, model: Model, concept: Concept, replicate: int) -> runs.Run:
@@ -185,10 +189,12 @@ class _Audit:
                 for way in (method, *method.variants().values()):
                     yield partial(self.arm, self.edited, self.concept, name, way, k)
                     yield partial(self.arm, self.never, self.never_concept, name, way, k)
-            yield partial(self.arm, self.original, self.concept, name, method, seeds[0])
-        for k in seeds[1:]:
-            yield partial(self.plain, self.original, self.concept, k)
-        for model, group in itertools.product((self.original, self.edited), ("neighbours", "unrelated")):
+            if self.original is not None:
+                yield partial(self.arm, self.original, self.concept, name, method, seeds[0])
+        for k in seeds[1:] if self.original is not None else ():
+            yield partial(self.plain, self.base, self.concept, k)
+        drawing = [self.edited] if self.original is None else [self.original, self.edited]
+        for model, group in itertools.product(drawing, ("neighbours", "unrelated")):
             yield partial(arms.utility, self.bench, model, self.concept, group)
 
     def ahead(self, jobs: int) -> None:
@@ -219,9 +225,11 @@ class _Audit:
         plain = self.plain_scores(found[first])
         usable = self.utility(found, measures)
         raised = flags.raise_all(self, found, measures, plain, usable)
-        levels = self.levels(found[first])
-        recall = _interval(plain["edited"]).as_recall(levels["floor"], levels["ceiling"])
-        verdict = decide(recall, measures, raised, self.plan.lines)
+        levels, top, between = self.levels(found[first]), None, None
+        if self.real is not None:
+            top, between = alone.top(self, self.real), self.real.between
+        recall = _interval(plain["edited"]).as_recall(levels["floor"], levels["ceiling"], between)
+        verdict = decide(recall, measures, raised, self.plan.lines, top)
         head = verdict.attack or worst(measures)
         plain["recall"] = recall.as_dict()
         return {
@@ -231,8 +239,9 @@ class _Audit:
             "headline": head,
             "lines": asdict(self.plan.lines),
             "plain": plain,
+            "ceiling": self.ceiling(plain),
             "attacks": {name: self.described(name, found[name], measures[name]) for name in found},
-            "utility": {g: {k: _rate(v["right"]) for k, v in rows.items()} for g, rows in usable.items()},
+            "utility": {g: {k: None if v is None else _rate(v["right"]) for k, v in rows.items()} for g, rows in usable.items()},
             "diagnostics": self.diagnostics,
             "strips": self.strips(found[head], head),
             "cost": self.cost(found),
@@ -242,20 +251,27 @@ class _Audit:
     def levels(self, rows: Mapping[str, Sequence[runs.Run]]) -> dict[str, float]:
         """Floor and ceiling of the concept, over all replicates; without a twin the floor is the judge's false-positive rate."""
         floor = _pooled([_hits(r, 0) for r in rows["never"]])[0] if self.plan.control[0] == "twin" else self.false_positives
-        return {"floor": floor, "ceiling": _pooled([_hits(r, 0) for r in rows["ceiling"]])[0]}
+        return {"floor": floor, "ceiling": _pooled([_hits(r, 0) for r in rows["ceiling"]])[0] if self.real is None else self.real.rate}
+
+    def ceiling(self, plain: Mapping[str, Any]) -> dict[str, Any]:
+        """What recall 1 is, in the result."""
+        if self.real is None:
+            return {"of": "the original", "source": self.plan.original, "held_out": None, "between": None, **plain["original"]}
+        return {**alone.ceiling(self.real), **_rate(self.real.hits)}
 
     def arms_of(self, name: str, rows: Mapping[str, Any]) -> Arms:
         budgets = self.plan.attacks[name][1].budget.points
         edited, never = (tuple(arms.curve(r.outcome["points"], best_so_far=True)[0] for r in rows[a]) for a in ("edited", "never"))
-        ceiling = tuple(share(_hits(r, 0)) for r in rows["ceiling"])
+        ceiling = tuple(share(_hits(r, 0)) for r in rows["ceiling"]) if self.real is None else (self.real.rate,)
+        between = None if self.real is None else self.real.between
         floor = tuple(share(_hits(r, 0)) for r in rows["never"])
         twin = self.plan.control[0] == "twin"
         proxy_ceiling = 0.0 if twin else flags.real_rate(self, self.never_concept)
         if any(math.isnan(rate) for row in (*edited, *never, ceiling, floor, (proxy_ceiling,)) for rate in row):
             return _undefined(budgets, len(edited))
         if twin:
-            return Arms(budgets, edited, never, floor=floor, ceiling=ceiling)
-        return Arms(budgets, edited, never, self.false_positives, ceiling, never_floor=floor, never_ceiling=proxy_ceiling)
+            return Arms(budgets, edited, never, floor=floor, ceiling=ceiling, between=between)
+        return Arms(budgets, edited, never, self.false_positives, ceiling, floor, proxy_ceiling, between)
 
     @property
     def false_positives(self) -> float:
@@ -274,24 +290,30 @@ class _Audit:
 
     def plain_scores(self, rows: Mapping[str, Any]) -> dict[str, Any]:
         sets = {"original": rows["ceiling"], "edited": rows["edited"], "never": rows["never"]}
-        return {arm: _rate([h for r in runs_ for h in _hits(r, 0)]) for arm, runs_ in sets.items()}
+        return {arm: _rate([h for r in runs_ for h in _hits(r, 0)]) if runs_ else None for arm, runs_ in sets.items()}
 
     def utility(self, found: Mapping[str, Any], measures: Mapping[str, Measures]) -> dict[str, dict[str, Any]]:
+        """What must stay, in three stages; None for the first of them where there is no original."""
         head = worst(measures)
         last = found[head]["edited"][0].path("last.safetensors")
         attacked = self.edited.edited(Edit.load(last)) if last.exists() else self.edited
         stages = {"before": self.original, "after": self.edited, "after_attack": attacked}
-        return {g: {k: arms.utility(self.bench, m, self.concept, g) for k, m in stages.items()} for g in ("neighbours", "unrelated")}
+        return {
+            g: {k: None if m is None else arms.utility(self.bench, m, self.concept, g) for k, m in stages.items()}
+            for g in ("neighbours", "unrelated")
+        }
 
     def described(self, name: str, rows: Mapping[str, Any], found: Measures) -> dict[str, Any]:
         method, planned = self.plan.attacks[name]
-        shown = {}
+        shown: dict[str, Any] = {"edited": None, "never": None, "original": None}
         for arm, best in (("edited", True), ("never", True), ("original", False)):
+            if not rows[arm]:
+                continue
             points = [r.outcome["points"] for r in rows[arm]]
             scores, taken = zip(*(arms.curve(p, best_so_far=best) for p in points), strict=True)
             hits = [[h for p, t in zip(points, taken, strict=True) for h in p[t[i]]["hits"]] for i in range(len(points[0]))]
             shown[arm] = {"curve": _curve(planned.budget.points, hits), "replicates": [[_defined(x) for x in row] for row in scores]}
-        notes = {arm: rows[arm][0].outcome["points"][-1]["notes"] for arm in ("edited", "never", "original")}
+        notes = {arm: rows[arm][0].outcome["points"][-1]["notes"] if rows[arm] else None for arm in shown}
         return {
             **_measured(found),
             "censored": found.censored,
@@ -318,6 +340,8 @@ class _Audit:
             "schema": SCHEMA,
             "suite": self.plan.suite.version,
             "model": request.model,
+            "original": self.plan.original or None,
+            "absent": alone.absent() if self.original is None else {},
             "concept": self.concept.name,
             "concept_kind": self.concept.kind,
             "sensitive": self.concept.sensitive,
@@ -335,7 +359,8 @@ class _Audit:
         budgets = self.plan.attacks[head][1].budget.points
         # A proxy's pictures are of another prompt: only a twin's stand beside the others at equal seeds.
         never = [("never knew", "never", 0)] if self.plan.control[0] == "twin" else []
-        wanted = [("original", "original", 0), ("edited", "edited", 0), *(("after recovery", "edited", b) for b in budgets[1:]), *never]
+        first = [("original", "original", 0)] if self.original is not None else []
+        wanted = [*first, ("edited", "edited", 0), *(("after recovery", "edited", b) for b in budgets[1:]), *never]
         if self.edit is None and self.subject is self.original:
             wanted = [w for w in wanted if w != ("edited", "edited", 0)]
         made: list[dict[str, Any]] = []
@@ -352,7 +377,8 @@ class _Audit:
         suite = self.plan.suite
         ways = [rows for f in found.values() for rows in (f["original"], *(r for side in f["tried"].values() for r in side.values()))]
         each = suite.pictures + suite.select_pictures
-        scored = sum(len(r.outcome["points"]) * each for rows in ways for r in rows) + 6 * suite.utility_pictures
+        scored = sum(len(r.outcome["points"]) * each for rows in ways for r in rows)
+        scored += (6 if self.original is not None else 4) * suite.utility_pictures
         attack = sum(r.outcome["points"][-1]["cost"].get("calls", 0) for rows in ways for r in rows)
         return {
             "seconds": round(time.monotonic() - self.began, 1),

@@ -190,6 +190,9 @@ def audit(
     control: Annotated[
         str, typer.Option(help="auto, twin, proxy, twin:MODEL (that never drew it) or proxy:FILE.toml (that the model cannot draw).")
     ] = "auto",
+    no_original: Annotated[
+        bool, typer.Option("--no-original", help="--model is the edited model itself, all there is: references stand in for the original.")
+    ] = False,
     keep_images: KeepOption = "all",
     preset: Annotated[str, typer.Option(help="Named settings, e.g. released.")] = "",
     settings: SetOption = None,
@@ -223,10 +226,11 @@ def audit(
         preset=preset,
         control=control,
         keep_images=keep_images,  # type: ignore[arg-type]
+        original=not no_original,
     )
     planned = planning.plan(request)
     if dry_run:
-        _dry_run(planned.spec(), planning.planned_calls(planned), planned.original, as_json)
+        _dry_run(planned.spec(), planning.planned_calls(planned), planned.original or model, as_json)
         return
     from vestige import audit as auditing
     from vestige import report
@@ -388,6 +392,10 @@ def continual(
     memory: Annotated[int, typer.Option(help="Pictures by the original that the method may rehearse, drawn once.")] = 200,
     attack: Annotated[list[str] | None, typer.Option(help="Attack to run after every step on every request so far; repeatable.")] = None,
     replicates: Annotated[int, typer.Option(help="Replicates of each attack.")] = 1,
+    features: Annotated[
+        str, typer.Option(help="Network of KID and FID: hf:FOLDER, inception:FILE or wardrobe; default: the first request's detector.")
+    ] = "",
+    keep_images: KeepOption = "all",
     preset: Annotated[str, typer.Option(help="Named settings, e.g. released.")] = "",
     settings: SetOption = None,
     out: Annotated[Path, typer.Option(help="Folder of the ledger; a longer list of requests continues it.")] = Path("runs/ledger"),
@@ -412,6 +420,8 @@ def continual(
         settings=_settings(settings),
         preset=preset,
         guards=Guards(pull=pull, pull_towards=pull_towards, share=share, project=project),  # type: ignore[arg-type]
+        keep_images=keep_images,  # type: ignore[arg-type]
+        features=features,
     )
     chosen = course.course(order)
     if dry_run:

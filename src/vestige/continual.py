@@ -21,7 +21,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, final
 
-from vestige import arms, models, registry, runs
+from vestige import arms, judges, models, registry, runs
 from vestige.account import Account, State, attacked
 from vestige.album import Album
 from vestige.arms import Bench
@@ -54,11 +54,11 @@ def continual(
     chosen = course(order)
     run = runs.claim(out, chosen.spec())
     asked = runs.key(chosen.asked())
-    Ledger(run, order.mode).check(chosen.steps)
+    Ledger(run, order.mode).check(chosen.steps, chosen.sorted_by())
     if run.result is None or run.result.get("asked") != asked:
         with run.held(steal=steal):
             ledger = Ledger(run, order.mode)
-            ledger.check(chosen.steps)
+            ledger.check(chosen.steps, chosen.sorted_by())
             sequence = _Sequence(chosen, _bench(chosen, cache or run.folder / "runs", watch, steal), ledger)
             run.finish({**sequence.result(command), "asked": asked})
     return run.outcome
@@ -107,12 +107,22 @@ def rebuilt(out: Path | str, steps: int | None = None) -> Edit:
 
 
 def _bench(chosen: Course, root: Path, watch: Watch, steal: bool) -> Bench:
-    from vestige.metrics import detection
-
-    world = models.data_folder() / (chosen.world or "wardrobe")
+    """The first request's judges, and those of every other request that is not judged by the same."""
     watch("load judges", 0, 1)
-    verify, select = detection.load(world / "judge-verify"), detection.load(world / "judge-select")
-    return Bench(root, chosen.suite, verify, select, steal=steal, watch=watch)
+    first, *more = chosen.requests
+    verify, select = judges.pair(first, chosen.world)
+    plain = None if first.detector else (verify, select)
+    own: dict[str, tuple[Any, Any]] = {}
+    for concept in more:
+        if concept.detector:
+            own[concept.name] = judges.pair(concept, chosen.world)
+        elif plain is None:
+            plain = own[concept.name] = judges.pair(concept, chosen.world)
+        elif first.detector:
+            own[concept.name] = plain
+    features = judges.extractor(chosen.order.features) if chosen.order.features else None
+    keep = chosen.order.keep_images
+    return Bench(root, chosen.suite, verify, select, steal=steal, watch=watch, keep=keep, own=own, features=features)
 
 
 class _Sequence:
@@ -123,7 +133,7 @@ class _Sequence:
         self.requests, self.began, self.seconds = chosen.requests, time.monotonic(), 0.0
         self.sequential = chosen.order.mode == "sequential"
         bench.watch("load model", 0, 1)
-        self.album = Album(any(concept.sensitive for concept in self.requests))
+        self.album = Album(any(concept.sensitive for concept in self.requests), chosen.order.keep_images)
         self.original = models.load(chosen.order.model)
         self.probes = probes(self.requests)
         if not ledger.steps:
@@ -147,14 +157,14 @@ class _Sequence:
         return made
 
     def remembered(self, requests: Sequence[Concept]) -> PictureSet | None:
-        """The memory without whatever names one of the requests, or shows one by the selection judge."""
+        """The memory without whatever names one of the requests, or is not known by the selection judge to show none."""
         if self.memory is None:
             return None
-        shown = [arms.shows(self.bench.select, self.memory.images, concept) for concept in requests]
+        shown = [arms.shows(self.bench.of(concept).select, self.memory.images, concept) for concept in requests]
         prompts = [Prompt(text, labels) for (text,), labels in zip(self.memory.captions, self.memory.labels, strict=True)]
-        kept = [i for i, prompt in enumerate(prompts) if not names(prompt, requests) and not any(hits[i] for hits in shown)]
+        kept = [i for i, prompt in enumerate(prompts) if not names(prompt, requests) and all(hits[i] is False for hits in shown)]
         if not kept:
-            raise BadInput(f"no picture of the memory's {len(prompts)} is left without a request in it; raise --memory")
+            raise BadInput(f"of the memory's {len(prompts)} pictures none is known to be without a request; raise --memory")
         return self.memory.take(kept)
 
     def forgotten(self, step: int, base: Model) -> tuple[Edit, Model, dict[str, Any]]:
@@ -172,7 +182,7 @@ class _Sequence:
         file = made.path("edit.safetensors")
         edit = Edit.load(file)
         after = base.edited(edit)
-        self.ledger.record(concept, file, base, after)
+        self.ledger.record(concept, file, base, after, self.course.sorted_by().get(concept.name))
         self.seconds += float(made.outcome["seconds"])
         self.run.event("recorded", step=step, request=concept.name)
         return edit, after, told

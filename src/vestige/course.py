@@ -9,16 +9,17 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, get_args
 
-from vestige import concepts, models, registry, suites, thrift
+from vestige import concepts, judges, models, registry, suites, thrift
+from vestige.album import KEEPS, Keep
 from vestige.base import Attack
 from vestige.concepts import Concept
 from vestige.errors import BadSetting, UnknownName
 from vestige.guards import Guards
 from vestige.images import Data
 from vestige.ledger import Mode
-from vestige.plan import NUMERICS, by_method, configured, told
+from vestige.plan import NUMERICS, by_method, configured, looks, told
 from vestige.probes import probes
-from vestige.together import joint
+from vestige.together import joint, targets
 
 # Methods whose target is a set of prompts or pictures, so that several targets are the sets' union.
 JOINT = ("concept_ablation", "duge", "esd", "uce")
@@ -42,6 +43,9 @@ class Order:
         settings: METHOD.SETTING -> value, as on the command line.
         preset: Named preset whose settings hold before `settings`.
         guards: What holds every step's training back.
+        keep_images: "all", or "none": scores only.
+        features: Whose features KID and FID are measured in: "hf:FOLDER", "inception:FILE" or a world's judge ("wardrobe"); "" the
+            first request's verification judge, where it gives any.
     """
 
     model: str = "wardrobe"
@@ -56,6 +60,8 @@ class Order:
     settings: Mapping[str, Any] = field(default_factory=dict)
     preset: str = ""
     guards: Guards = field(default_factory=Guards)
+    keep_images: Keep = "all"
+    features: str = ""
 
 
 @dataclass(frozen=True)
@@ -100,6 +106,7 @@ class Course:
             "suite": self.suite.version,
             "protocol": asdict(self.suite.protocol),
             **({"guards": asdict(self.order.guards)} if self.order.guards.active else {}),
+            **({"keep_images": self.order.keep_images} if self.order.keep_images != "all" else {}),
             **models.current().as_dict(),
             **thrift.current().as_dict(),
         }
@@ -108,7 +115,18 @@ class Course:
         """What may grow from one command to the next, plain data."""
         attacks = {name: {"settings": registry.settings(a), "budget": list(p.budget.points)} for name, (a, p) in self.attacks.items()}
         replicates = self.order.replicates if attacks else 0
-        return {"requests": [c.as_dict() for c in self.requests], "attacks": attacks, "replicates": replicates}
+        looked = {c.name: found for c in self.requests if (found := looks(c))}
+        told: dict[str, Any] = {"looks": looked} if looked else {}
+        if self.order.features:
+            told["features"] = judges.identity(self.order.features)
+        return {"requests": [c.as_dict() for c in self.requests], "attacks": attacks, "replicates": replicates, **told}
+
+    def sorted_by(self) -> dict[str, Any]:
+        """By step, the detectors of the user's own that decide which pictures of the memory it rehearses; {} for the world's judges."""
+        if not self.rehearses:
+            return {}
+        rows = {step.name: {c.name: judges.contents(c) for c in targets(step) if c.detector} for step in self.steps}
+        return {name: row for name, row in rows.items() if row}
 
     def planned_calls(self) -> dict[str, int]:
         """Single denoiser calls that the whole sequence needs if nothing is stored, by part; a training step counts as three."""
@@ -139,8 +157,12 @@ def course(order: Order) -> Course:
     requests = tuple(told(concepts.load(name, card.world or "wardrobe"), card) for name in order.requests)
     if not requests or len({c.target for c in requests}) < len(requests) or len({c.name for c in requests}) < len(requests):
         raise BadSetting(f"requests are one or more different concepts, e.g. bag,dress; given {', '.join(order.requests) or 'none'}")
-    if looked := [c.name for c in requests if c.detector]:
-        raise BadSetting(f"a sequence is judged by its world's judges, which know every word in it; {looked[0]} names its own detector")
+    for concept in requests:
+        looks(concept)  # a detector or a folder of pictures that is not there is found now
+    if order.features:
+        judges.identity(order.features)
+    if order.keep_images not in KEEPS:
+        raise BadSetting(f"pictures are kept: {' or '.join(KEEPS)}; given {order.keep_images!r}")
     if order.mode not in get_args(Mode):
         raise BadSetting(f"mode is {', '.join(get_args(Mode)[:-1])} or {get_args(Mode)[-1]}; given {order.mode!r}")
     if order.mode == "simultaneous" and len(requests) < 2:

@@ -91,6 +91,18 @@ def extractor(told: str) -> Extractor:
     raise BadSetting(f"features are read by hf:FOLDER, inception:FILE or a world's judge (wardrobe); given {told!r}")
 
 
+def identity(told: str) -> str:
+    """What a spec says of an extractor without loading it; one that is not there is an error before anything is computed."""
+    kind, _, place = told.partition(":")
+    if kind == "hf" and place:
+        return f"hf {_folder(Path(place), told)}"
+    if kind == "inception" and place:
+        if not Path(place).is_file():
+            raise BadInput(f"there is no file at {place}; features are read by hf:FOLDER, inception:FILE or a world's judge (wardrobe)")
+        return f"inception {hashlib.sha256(Path(place).read_bytes()).hexdigest()}"
+    return extractor(told).weights_hash
+
+
 def contents(concept: Concept) -> dict[str, Any]:
     """What a spec says of a concept's own detectors without loading any; {} where the world's judges look."""
     rows = (

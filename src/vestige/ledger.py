@@ -56,7 +56,7 @@ class Ledger:
             if data["schema"] != SCHEMA:
                 raise ValueError(f"its schema is {data['schema']!r}, not {SCHEMA!r}")
             needed = ("request", "concept", "edit", "sha256", "before", "after")
-            return [{key: step[key] for key in needed} for step in data["steps"]], data["memory"]
+            return [{key: step[key] for key in (*needed, *({"looks"} & set(step)))} for step in data["steps"]], data["memory"]
         except (KeyError, TypeError, ValueError) as error:
             raise BadInput(f"{self.file} is damaged ({error!r}); {ADVICE}") from error
 
@@ -64,8 +64,12 @@ class Ledger:
         """Store what is known; an empty ledger too, so that a lost one is noticed."""
         self.run.write_json("ledger.json", {"schema": SCHEMA, "steps": self.steps, "memory": self.memory})
 
-    def check(self, requests: Sequence[Concept]) -> None:
-        """Refuse a list of requests that does not begin with the finished ones, and files that are not as they were written."""
+    def check(self, requests: Sequence[Concept], looks: Mapping[str, Any] | None = None) -> None:
+        """Refuse a list of requests that does not begin with the finished ones, and files that are not as they were written.
+
+        Arguments:
+            looks: By request, what finished steps rest on of the detectors that its file names.
+        """
         names = ", ".join(step["request"] for step in self.steps)
         if len(requests) < len(self.steps):
             given = ", ".join(c.name for c in requests)
@@ -75,6 +79,8 @@ class Ledger:
                 there = f"request {number} is {step['request']!r} there and {concept.name!r} here"
                 raise RunConflict(f"{self.run.folder} has forgotten {names}: {there}; a ledger goes on, or begins in another folder")
             other = [key for key, value in concept.as_dict().items() if step["concept"].get(key) != value]
+            if step.get("looks") != (looks or {}).get(concept.name):
+                other.append("the detectors by which the memory was sorted")
             if other:
                 raise RunConflict(f"request {number}, {concept.name!r}, differs from the ledger's in {', '.join(other)}; {ADVICE}")
             self._whole(number, step)
@@ -86,8 +92,12 @@ class Ledger:
         if _hash(path) != step["sha256"]:
             raise BadInput(f"the edit of step {number}, {path}, is damaged: it is not the file that was written; {ADVICE}")
 
-    def record(self, concept: Concept, made: Path, before: Model, after: Model) -> None:
-        """Add a finished step: first its edit, then the line that makes it count."""
+    def record(self, concept: Concept, made: Path, before: Model, after: Model, looks: Any = None) -> None:
+        """Add a finished step: first its edit, then the line that makes it count.
+
+        Arguments:
+            looks: What it rests on of its request's own detectors; None for nothing.
+        """
         name = f"edits/{len(self.steps) + 1:02d}-{slug(concept.name)}.safetensors"
         place = self.run.path(name)
         part = place.with_name(place.name + ".part")
@@ -100,7 +110,8 @@ class Ledger:
         with suppress(OSError):  # a rename between two links of one file does nothing
             part.unlink()
         entry = {"edit": name, "sha256": _hash(place), "before": before.fingerprint, "after": after.fingerprint}
-        self.steps.append({"request": concept.name, "concept": concept.as_dict(), **entry})
+        own = {} if looks is None else {"looks": looks}
+        self.steps.append({"request": concept.name, "concept": concept.as_dict(), **entry, **own})
         self.write()
 
     def taken(self, number: int, model: Model) -> tuple[Edit, Model]:

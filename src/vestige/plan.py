@@ -17,6 +17,7 @@ from vestige.album import KEEPS, Keep
 from vestige.base import Attack
 from vestige.concepts import Concept
 from vestige.errors import BadInput, BadSetting, UnknownName
+from vestige.images import shipped
 from vestige.models import Card, sources
 from vestige.sampling import Protocol
 from vestige.verdict import Lines, calibrated
@@ -32,7 +33,7 @@ class Request:
     """What a user asks of an audit; every default that matters is resolved into the run's spec.
 
     Arguments:
-        model: Built-in model or pipeline folder; always the original, unless its card says it is a twin.
+        model: Built-in model or pipeline folder; the original, unless its card says it is a twin or `original` is False.
         concept: Built-in name or a TOML file.
         unlearner: Method that makes the edit; "none" audits the model as it is.
         edit: A saved edit, or an edited pipeline folder, instead of an unlearner.
@@ -48,6 +49,8 @@ class Request:
         control: "twin", "proxy", or "auto": a twin where there is one. "twin:MODEL" names a model that never drew the concept,
             "proxy:FILE.toml" a concept that the model cannot draw, with pictures of it; "none" is for an attack alone.
         keep_images: "all", or "none": scores only.
+        original: False where `model` is the edited one and its original is not at hand: real pictures of the concept, the
+            references, then say where its curves would end.
     """
 
     model: str = "wardrobe"
@@ -67,11 +70,12 @@ class Request:
     preset: str = ""
     control: str = "auto"
     keep_images: Keep = "all"
+    original: bool = True
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A request with every name found and every setting resolved."""
+    """A request with every name found and every setting resolved; `original` is "" where it is not at hand."""
 
     request: Request
     concept: Concept
@@ -94,7 +98,7 @@ class Plan:
             "numerics": NUMERICS,
             "model": self.request.model,
             "model_content": models.identity(self.request.model),
-            "original": self.original,
+            "original": self.original or None,
             "concept": self.concept.as_dict(),
             "unlearner": chosen,
             "edit": None if self.request.edit is None else content(Path(self.request.edit)),
@@ -108,7 +112,7 @@ class Plan:
             "data": [s if s == "drawn" else content(Path(s)) for s in (self.request.forget, self.request.retain)],
             **({"attack_retain": kept if kept == "shipped" else content(Path(kept))} if _without_target(self.attacks) else {}),
             "control": [self.control[0], _named(self.control, self.world)],
-            **({"looks": looks} if (looks := _looks(self.concept)) else {}),
+            **({"looks": found} if (found := looks(self.concept)) else {}),
             **({"keep_images": self.request.keep_images} if self.request.keep_images != "all" else {}),
             "lines": asdict(self.lines),
             **models.current().as_dict(),
@@ -147,12 +151,14 @@ def plan(request: Request) -> Plan:
         method = configured("attacks", name, card.world, request.preset, given, planned.settings, model=card.name)
         attacks[name] = (method, planned)
     _check_retained(request, attacks)
+    if not request.original:
+        _check_alone(request, concept, attacks, card.world or "wardrobe")
     if own:
         raise UnknownName("method in a setting", next(iter(own)), [*attacks, *([request.unlearner] if unlearner else [])])
     seeds = request.seeds or tuple(range(suite.replicates))
     if len(set(seeds)) != len(seeds) or any(s < 0 for s in seeds):
         raise BadSetting(f"seeds are different whole numbers from 0 on; given {list(seeds)}")
-    original = card.twin_of or request.model
+    original = (card.twin_of or request.model) if request.original else ""
     lines = _lines(suite, card, attacks, len(seeds))
     return Plan(request, concept, suite, seeds, unlearner, attacks, _control(request, concept), original, card.world, lines)
 
@@ -170,6 +176,26 @@ def _check_retained(request: Request, attacks: Mapping[str, tuple[Attack, suites
         raise BadSetting(
             f"--attack-retain {request.attack_retain} is read by attacks with data=retain or data=folder; none is among {[*attacks]}"
         )
+
+
+def _check_alone(request: Request, concept: Concept, attacks: Mapping[str, tuple[Attack, suites.Planned]], world: str) -> None:
+    """Without an original nothing may ask for it, and real pictures of the concept have to be there."""
+    if request.unlearner != "none" or request.edit is not None:
+        raise BadSetting("without an original, --model is the edited model itself: leave out --unlearner and --edit, or --no-original")
+    if drawn := [name for name, (attack, _) in attacks.items() if "retain" in attack.needs and getattr(attack, "data", "") == "original"]:
+        raise BadSetting(f"{drawn[0]} with data=original trains on pictures by the original, which is not at hand; choose another data")
+    need = f"give --references FOLDER, or a concept file that names its pictures, with real pictures of {concept.name}"
+    if request.references == "generated":
+        raise BadSetting(f"generated references are drawn by the original, which is not at hand; {need}")
+    if request.references != "shipped" or concept.pictures:
+        return
+    why = f"without an original, what a detector sees in real pictures says where {concept.name}'s curves would end"
+    if concept.detector:
+        raise BadSetting(f"{why}; {need}")
+    with suppress(BadInput):
+        shipped(models.data_folder() / world / "pictures/references", {concept.group: concept.label})
+        return
+    raise BadSetting(f"{why}, and none ships with the package; {need}")
 
 
 def _lines(suite: suites.Suite, card: Card, attacks: Mapping[str, tuple[Attack, suites.Planned]], replicates: int) -> Lines:
@@ -278,10 +304,10 @@ def _named(control: tuple[str, str], world: str) -> str:
     if kind == "twin":
         return name if name in models.cards() else repr(sorted(models.identity(name).items()))
     proxy = concepts.load(name, world or "wardrobe")
-    return name if not proxy.pictures else repr((proxy.as_dict(), _looks(proxy)))
+    return name if not proxy.pictures else repr((proxy.as_dict(), looks(proxy)))
 
 
-def _looks(concept: Concept) -> dict[str, Any]:
+def looks(concept: Concept) -> dict[str, Any]:
     """A concept's own detectors and pictures, by content; {} where the world's are used."""
     pictures = {"pictures": content(Path(concept.pictures))} if concept.pictures else {}
     return {**judges.contents(concept), **pictures}
@@ -299,20 +325,21 @@ def content(path: Path) -> str:
 
 def planned_calls(planned: Plan) -> dict[str, int]:
     """Single denoiser calls (one latent, one condition) that the audit needs if nothing is stored, by part."""
-    suite, n = planned.suite, len(planned.seeds)
+    suite, n, whole = planned.suite, len(planned.seeds), bool(planned.original)
     guided = 2 if suite.protocol.guidance != 1 else 1
     picture = suite.protocol.steps * guided
-    calls = {"scoring": 0, "attacks": 0, "utility": 6 * suite.utility_pictures * picture}
+    calls = {"scoring": 0, "attacks": 0, "utility": (6 if whole else 4) * suite.utility_pictures * picture}
     for name, (attack, plan_) in planned.attacks.items():
-        arms = n * 2 * (1 + len(attack.variants())) + 1
-        if suite.plasticity and name == "memora":
+        arms = n * 2 * (1 + len(attack.variants())) + int(whole)
+        if whole and suite.plasticity and name == "memora":
             arms += 2 * min(n, PLASTICITY_REPLICATES)
         tries = (
             [1 + min(b, getattr(attack, "most", 0)) for b in plan_.budget.points]
             if plan_.references == 0
             else [1] * len(plan_.budget.points)
         )
-        calls["scoring"] += arms * sum(tries) * (suite.pictures + suite.select_pictures) * picture + (n - 1) * suite.pictures * picture
+        calls["scoring"] += arms * sum(tries) * (suite.pictures + suite.select_pictures) * picture
+        calls["scoring"] += (n - 1) * suite.pictures * picture if whole else 0
         steps = plan_.budget.last * getattr(attack, "batch", 0) * getattr(attack, "accumulation", 1)
         calls["attacks"] += arms * 3 * steps  # a training step costs about three forward passes
         calls["attacks"] += arms * _drawing(attack, plan_.budget.last)

@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load, save
 
 from vestige import images, retention, runs
-from vestige.arms import Bench, shows
+from vestige.arms import Bench, right, shows
 from vestige.base import Model
 from vestige.concepts import Concept, Prompt
+from vestige.judging import Detector
 from vestige.ledger import slug
 from vestige.metrics import fidelity
 from vestige.plan import NUMERICS
@@ -92,11 +94,12 @@ def names(prompt: Prompt, concepts: Sequence[Concept]) -> bool:
 
 
 def look(bench: Bench, model: Model, probe: Probe) -> runs.Run:
-    """The finished run of a probe on a model: one right-or-wrong a picture, under "right" or each word.
+    """The finished run of a probe on a model: one right-or-wrong a picture, under "right" or each word; null where nobody can tell.
 
-    A request counts as shown by its detector's threshold; anything else is right where it shows all that was asked for.
+    A request counts as shown by its detector's threshold; anything else is right where it shows all that was asked for, by the
+    judge of the request that it lies around.
     """
-    prompts, suite, concept = probe.prompts(bench.suite), bench.suite, probe.concept
+    prompts, suite, concept, bench = probe.prompts(bench.suite), bench.suite, probe.concept, bench.of(probe.concept)
     spec = {
         "what": "probe",
         "numerics": NUMERICS,
@@ -105,9 +108,11 @@ def look(bench: Bench, model: Model, probe: Probe) -> runs.Run:
         "prompts": [p.text for p in prompts],
         "expects": [dict(p.expects) for p in prompts],
         "protocol": asdict(suite.protocol),
-        "judge": bench.verify.identity(concept.label) if probe.words is None else bench.verify.weights_hash,
+        "judge": bench.verify.identity(concept.label) if probe.words is None else _knower(bench, concept),
         "strip": suite.strip if probe.words is None else None,
         "blurred": concept.sensitive,
+        **bench.kept,
+        **(_measured_in(bench) if probe.words is not None else {}),
         "volatile": {"model": model.name, "concept": concept.name},
     }
 
@@ -118,13 +123,46 @@ def look(bench: Bench, model: Model, probe: Probe) -> runs.Run:
         if probe.words is None:
             bench.album(concept).strip(drawn[: suite.strip], run.folder, "strip.png")
             return {"right": shows(bench.verify, drawn, concept)}
-        seen = bench.verify.labelled(drawn)
-        right = [all(s.get(g) == label for g, label in p.expects.items()) for s, p in zip(seen, prompts, strict=True)]
+        right = _right(bench.verify, drawn, prompts)
         for word, part in zip(probe.words, chunks(len(drawn), each(suite)), strict=True):
-            images.save(drawn[part], _kept(bench, run, concept, word))
+            _keep(bench, run, concept, word, drawn[part])
         return {word: right[part] for word, part in zip(probe.words, chunks(len(right), each(suite)), strict=True)}
 
     return runs.compute(bench.root, spec, "probe", work, wait=bench.wait, steal=bench.steal)
+
+
+def _knower(bench: Bench, concept: Concept) -> Any:
+    """Who tells what else a picture shows, for a spec; a detector of the user's own with the words that it was told of."""
+    judge = bench.verify
+    return judge.weights_hash if not isinstance(judge, Detector) else {**judge.identity(concept.label), "asked": list(judge.asked)}
+
+
+def _measured_in(bench: Bench) -> dict[str, Any]:
+    """Whose features are kept where pictures are not, for a spec."""
+    extractor = bench.extractor
+    return {} if bench.keep == "all" or extractor is None else {"features": [extractor.name, extractor.weights_hash]}
+
+
+def _right(judge: Any, drawn: torch.Tensor, prompts: Sequence[Prompt]) -> list[bool | None]:
+    """Whether each picture shows all that was asked for; None where a detector of the user's own cannot tell that word or saw nothing."""
+    seen = judge.labelled(drawn)
+    if not isinstance(judge, Detector):
+        return [all(s.get(g) == label for g, label in p.expects.items()) for s, p in zip(seen, prompts, strict=True)]
+    known = [all(judge.knows(label) for label in p.expects.values()) for p in prompts]
+    return [right(s, p.expects) if told else None for s, p, told in zip(seen, prompts, known, strict=True)]
+
+
+def _keep(bench: Bench, run: runs.Run, concept: Concept, word: str, drawn: torch.Tensor) -> None:
+    """What a distance will need of a word's pictures: themselves, or where none are kept, their features."""
+    if bench.keep == "all":
+        images.save(drawn, _kept(bench, run, concept, word))
+    elif bench.extractor is not None:
+        as_files = (drawn.clamp(0, 1) * 255).round() / 255  # pictures that are kept are measured after this rounding
+        run.write_bytes(_features(word), save({"features": bench.extractor.features(as_files).float().cpu().contiguous()}))
+
+
+def _features(word: str) -> str:
+    return f"features/{slug(word)}.safetensors"
 
 
 def _kept(bench: Bench, run: runs.Run, concept: Concept, word: str) -> Path:
@@ -137,9 +175,22 @@ def stored(bench: Bench, run: runs.Run, concept: Concept, word: str, size: tuple
     return images.folder(_kept(bench, run, concept, word), size, least=1).images
 
 
+def stored_features(run: runs.Run, word: str) -> torch.Tensor:
+    """The features of a word's pictures, (N, F), where no pictures are kept."""
+    return load((run.folder / _features(word)).read_bytes())["features"]
+
+
+def apart(real: torch.Tensor, made: torch.Tensor) -> dict[str, Any]:
+    """KID between two states by their features at equal seeds, (N, F); FID needs pictures."""
+    return {"pictures": len(real), "kid": retention.kid(*(x.double().numpy() for x in (real, made))), "fid": None}
+
+
 def distances(bench: Bench, real: torch.Tensor, made: torch.Tensor) -> dict[str, Any]:
-    """KID and FID between two states' pictures at equal seeds, with the judge's features; None where there are too few for one."""
-    x, y = (bench.verify.features(images_).double().numpy() for images_ in (real, made))
-    fid = fidelity.fid(bench.verify, real, made) if len(real) > x.shape[1] else None
+    """KID and FID between two states' pictures at equal seeds; None where there are too few for one, or nobody gives features."""
+    extractor = bench.extractor
+    if extractor is None:
+        return {"pictures": len(real), "kid": None, "fid": None}
+    x, y = (extractor.features(images_).double().cpu().numpy() for images_ in (real, made))
+    fid = fidelity.fid(extractor, real, made) if len(real) > x.shape[1] else None
     found = None if fid is None else {"name": fid.name, "value": fid.value}
     return {"pictures": len(real), "kid": retention.kid(x, y), "fid": found}

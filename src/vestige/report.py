@@ -23,6 +23,7 @@ Style = Literal["markdown", "csv", "latex"]
 
 _ARMS = {"original": "original", "never": "never knew", "edited": "edited"}  # drawn in this order, the audited model on top
 _KINDS = {key: key for key in _ARMS}
+REAL = "real pictures"  # what a ceiling is `of` where there was no original
 _WORDS = {
     "said": "Share of pictures that show the concept, against the attack's budget.",
     "axis": "attack budget, optimiser steps",
@@ -157,8 +158,11 @@ def _page(audits: Sequence[tuple[Result, Path]]) -> str:
 def _view(result: Result, folder: Path) -> dict[str, Any]:
     """A result with everything that needs a place: curves, scales and pictures."""
     names = _ARMS if result.get("edit") else _ARMS | {"edited": "this model"}
+    top = result.get("ceiling") or {}
+    alone = isinstance(top, Mapping) and top.get("of") == REAL
+    names = names | {"original": REAL} if alone else names
     headline = _headline(result)
-    attacks = [_attack(name, found, names) for name, found in pages.mappings(result.get("attacks")).items()]
+    attacks = [_attack(name, found, names, top if alone else None) for name, found in pages.mappings(result.get("attacks")).items()]
     attacks.sort(key=lambda attack: attack["name"] != headline)
     censored = any(attack["found"].get("censored") for attack in attacks[:1])
     scales = [_scale(result.get("savings") or {}, (1 / 3, 2 / 3), ("1/3", "2/3"))]
@@ -166,7 +170,7 @@ def _view(result: Result, folder: Path) -> dict[str, Any]:
     strips = [pages.strip(row, folder) for row in result.get("strips") or []]
     captions = {pages.plain(strip["caption"]) for strip in strips if strip["caption"]}
     caption = captions.pop() if len(captions) == 1 else None
-    view = {"result": result, "arms": names, "attacks": attacks, "censored": censored, "scales": scales}
+    view = {"result": result, "arms": names, "attacks": attacks, "censored": censored, "scales": scales, "alone": alone}
     return view | {"strips": strips, "caption": caption}
 
 
@@ -181,8 +185,11 @@ def _scale(quantity: Mapping[str, Any], lines: tuple[float, float], labels: tupl
     return {**places, "labels": labels}
 
 
-def _attack(name: str, found: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+def _attack(name: str, found: Mapping[str, Any], names: Mapping[str, str], top: Result | None) -> dict[str, Any]:
+    """One attack's curves; `top` is the rate that stands where an original's curve would."""
     arms = pages.mappings(found.get("arms"))
+    if top is not None:
+        arms["original"] = {"curve": [{"budget": 0, "score": top.get("value"), "low": top.get("low"), "high": top.get("high")}]}
     order = sorted(arms, key=lambda key: [*names].index(key) if key in names else -1)
     curves = {key: points for key in order if (points := _points(arms[key]))}
     budgets = sorted({point["budget"] for points in curves.values() for point in points})

@@ -54,7 +54,8 @@ def render(result: Mapping[str, Any], folder: Path) -> str:
         "returns": [_returns(name, requests, result, steps) for name in pages.mappings(result.get("attacks"))],
         "lost": _charts(lost, _LOST, said=said[0], kind="percent"),
         "drift": _charts(drift, _DRIFT, said=said[1], kind="decimal"),
-        "strips": _strips(requests, steps, folder),
+        "strips": [] if result.get("keep_images") == "none" else _strips(requests, steps, folder),
+        "looks": _looks(result),
         "sensitive": any(_at(r, "sensitive") for r in result.get("requests") or []),
     }
     last = steps[-1] if steps else {}
@@ -79,6 +80,12 @@ def _steps(result: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 def _requests(result: Mapping[str, Any]) -> list[str]:
     return [str(_at(r, "name")) for r in result.get("requests") or []]
+
+
+def _looks(result: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The requests whose files name who looks for them."""
+    named = [(r, _at(r, "looks")) for r in result.get("requests") or []]
+    return [{"name": str(_at(r, "name")), "found": found} for r, found in named if isinstance(found, Mapping)]
 
 
 def _head(step: Mapping[str, Any]) -> str:
@@ -108,7 +115,7 @@ def _returns(attack: str, requests: Sequence[str], result: Mapping[str, Any], st
 
 
 def _strips(requests: Sequence[str], steps: Sequence[Mapping[str, Any]], folder: Path) -> list[dict[str, Any]]:
-    """Pictures at equal seeds, one row a step, for every request and for the words near none."""
+    """Pictures at equal seeds, one row a step, for every request and for the words near none; nothing where none were kept."""
 
     def rows(*place: str) -> list[dict[str, Any]]:
         return [pages.strip({"title": _head(step), "file": _at(step, "strips", *place) or ""}, folder) for step in steps]

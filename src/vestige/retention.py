@@ -7,7 +7,8 @@
     KID(n)                mean over pairs i != j of k(x_i, x_j) + k(y_i, y_j) - k(x_i, y_j) - k(x_j, y_i)
 
 The drop over the requests' neighbours is the *ripple*, over concepts that lie near no request and are never requested the
-*erosion* of generalization. Every state draws from the same seeds, so everything but a rate is paired picture by picture.
+*erosion* of generalization. Every state draws from the same seeds, so everything but a rate is paired picture by picture. A picture
+that could not be judged is in no rate, and in no pair.
 Sources: rates and drops as continual unlearning papers report them; reversal paired by request is our choice; the kernel
 k(x, y) = (x.y / d + 1)^3 is KID's (Binkowski et al., 2018), the mean over i != j MMD's for pairs (Gretton et al., 2012, eq. 4).
 """
@@ -23,20 +24,32 @@ from numpy.typing import NDArray
 
 from vestige.verdict import wilson
 
-Seen = Mapping[str, Sequence[bool]]  # concept -> one right-or-wrong a picture, in the order of its seeds
+Hits = Sequence["bool | None"]  # one right-or-wrong a picture, in the order of its seeds; None: it could not be judged
+Seen = Mapping[str, Hits]
 RESAMPLES = 2000
 
 
-def rate(seen: Sequence[bool]) -> dict[str, Any] | None:
-    """Share of the pictures with its Wilson interval; None for no pictures."""
-    if not seen:
+def rate(hits: Hits) -> dict[str, Any] | None:
+    """Share of the judged pictures with its Wilson interval, and how many were not, if any; None for no pictures."""
+    if not hits:
         return None
-    return {**wilson(sum(seen), len(seen)).as_dict(), "count": len(seen)}
+    seen = [hit for hit in hits if hit is not None]
+    lost = {"missing": len(hits) - len(seen)} if len(seen) < len(hits) else {}
+    if not seen:
+        return {"value": None, "low": None, "high": None, "count": 0, **lost}
+    return {**wilson(sum(seen), len(seen)).as_dict(), "count": len(seen), **lost}
 
 
 def unlearned(shown: Seen) -> dict[str, Any] | None:
     """Unlearning accuracy, one minus the rate over all pictures of all requests; None without requests."""
-    return rate([not hit for hits in shown.values() for hit in hits])
+    return rate([None if hit is None else not hit for hits in shown.values() for hit in hits])
+
+
+def paired(one: Hits, other: Hits) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Two states' hits at equal seeds, as numbers, without the pictures of which either could not be judged."""
+    both = [(a, b) for a, b in zip(one, other, strict=True) if a is not None and b is not None]
+    table = np.array(both, dtype=float).reshape(-1, 2)
+    return table[:, 0], table[:, 1]
 
 
 def drop(before: Seen, after: Seen) -> dict[str, Any] | None:
@@ -49,7 +62,7 @@ def drop(before: Seen, after: Seen) -> dict[str, Any] | None:
         before: For each concept its pictures from one state.
         after: The same concepts and seeds from another.
     """
-    gaps = [np.array(before[c], dtype=float) - np.array(after[c], dtype=float) for c in before if len(before[c])]
+    gaps = [then - now for then, now in (paired(before[c], after[c]) for c in before) if len(then)]
     if not gaps:
         return None
     flat, value = np.concatenate(gaps), float(np.mean([g.mean() for g in gaps]))
@@ -69,7 +82,7 @@ def reversal(then: Seen, now: Seen) -> dict[str, Any] | None:
         then: For each earlier request its pictures right after its own step.
         now: The same requests and seeds in the current state.
     """
-    rows = {c: (np.array(then[c], dtype=float), np.array(now[c], dtype=float)) for c in then}
+    rows = {c: pair for c in then if len((pair := paired(then[c], now[c]))[0])}
     if not rows:
         return None
     single = {c: max(0.0, float(after.mean() - before.mean())) for c, (before, after) in rows.items()}

@@ -90,7 +90,7 @@ def test_page_of_a_study_pools_its_edits_and_names_what_is_missing(studies: Any,
     cells = [cell.strip() for cell in line.split("|")[1:-1]]
     assert cells[1:4] == ["memora", "2 x 1", "0.00"]
     assert cells[6:9] == ["0.70", "0.30", "0.50, -"]
-    assert "Not finished: other." in page
+    assert "Missing: other." in page
 
 
 def test_a_study_reads_the_way_that_its_row_names(studies: Any) -> None:

@@ -266,12 +266,14 @@ def page(rows: Mapping[str, Row], options: argparse.Namespace) -> str:
     if not found:
         sys.exit(f"nothing has finished in {options.out / options.study / options.concept}")
     first = next(iter(found.values()))[0]
-    missing = [name for name in rows if len(found.get(name, [])) < len(PAIRS.get(options.study, BOTH))]
+    missing = [name for name in rows if name not in found]
+    half = sum(len(audits) < len(PAIRS.get(options.study, BOTH)) for audits in found.values())
     about = f"`python tools/studies.py {options.study} --concept {options.concept} --out {options.out} --page {options.page}`; suite "
     about += f"{first['suite']}, control {first['control']['name']}, verification judge {first['detector']['verification']['version']}. "
     about += "The edited model is attacked as the row says, the never arm by the better of two ways; verdicts are the audits' own. "
     about += "Brackets are 95 % t intervals over edits and attacks together; with two they are wide, and with one there is none."
-    rest = f"\n\nNot finished: {'; '.join(missing)}." if missing else ""
+    rest = f"\n\nMissing: {'; '.join(missing)}." if missing else ""
+    rest += f"\n\nOf {half} of {len(found)} rows an edit is missing." if half else ""
     return f"# Study: {options.study}, {options.concept}\n\n{about}{rest}\n\n{table(rows, found)}\n"
 
 

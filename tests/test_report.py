@@ -302,6 +302,16 @@ def test_every_verdict_has_words_and_a_marker(tmp_path: Path, kind: str, edit: b
     assert not re.search(r"[a-z][.,][A-Za-z]", re.sub(r"<[^>]*>", "", html[html.index("<main>") : html.index('<dl class="figures">')]))
 
 
+@pytest.mark.parametrize(
+    ("between", "headline"), [(["long-term", "short-term"], "Not gone."), (["erased", "long-term"], "Undecided."), (None, "Undecided.")]
+)
+def test_what_is_open_and_what_is_not(tmp_path: Path, between: list[str] | None, headline: str) -> None:
+    """Undecided between two ways of not being gone is an answer to whether it is gone."""
+    page = Page(report.render(audit(verdict=verdict("inconclusive", between=between)), tmp_path))
+    assert headline in page.text
+    assert ("yet it is not gone" in page.text) is (headline == "Not gone.")
+
+
 def test_any_key_may_be_missing_or_null(tmp_path: Path) -> None:
     whole = audit(strips=audit()["strips"][:1], control={"kind": "proxy", "name": "teapot"})
     whole["attacks"] = {"memora": attack(arms={"edited": {"curve": arm(0, 1, 3)["curve"][:2], "replicates": [[0.1, 0.2]]}})}

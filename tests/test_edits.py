@@ -12,7 +12,7 @@ from torch import Tensor
 
 from oracles import tiny_model
 from vestige.base import Model
-from vestige.edits import Edit, Hook, combine, difference, folded, measure, save_lora, scale
+from vestige.edits import Edit, Hook, combine, difference, distance, folded, measure, save_lora, scale
 from vestige.errors import BadInput, Incompatible
 from vestige.models.latent import LatentModel
 from vestige.sampling import generator, noise, sample
@@ -248,3 +248,12 @@ def test_hooks_compose_and_refuse_scaling(tiny: LatentModel) -> None:
     assert torch.equal(draw(view.edited(inner)), draw(tiny.edited(random_edit(tiny)), "a boot"))
     with pytest.raises(Incompatible, match="cannot be scaled"):
         scale(tiny, edit, 0.5)
+
+
+def test_several_changes_are_one_distance(tiny: LatentModel) -> None:
+    """As if all touched weights were one vector; nothing to compare with is no distance."""
+    names = tiny.scope("unet")[:3]
+    edit = Edit(tiny.fingerprint, "shift", {}, "unet", {name: 1.5 * tiny.tensor(name) for name in names})
+    changes = [c for c in measure(tiny, edit) if c.norm > 0]
+    assert distance(tiny, changes) == pytest.approx(0.5)
+    assert distance(tiny, []) is None

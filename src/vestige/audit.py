@@ -430,15 +430,13 @@ def saved_edit(path: Path, model: Model) -> Edit:
 def describe(model: Model, edit: Edit) -> dict[str, Any]:
     """What an edit is and how far it moved the model, plain data."""
     changes = edits.measure(model, edit)
-    moved = sum(c.norm**2 for c in changes) ** 0.5
-    whole = sum(model.tensor(c.name).cpu().double().norm().item() ** 2 for c in changes) ** 0.5
     return {
         "method": edit.method,
         "settings": dict(edit.settings),
         "scope": edit.scope,
         "changed_tensors": sum(c.norm > 0 for c in changes),
         "changed_weights": int(sum(c.share * model.tensor(c.name).numel() for c in changes)),
-        "relative_norm": moved / whole if whole else None,
+        "relative_norm": edits.distance(model, changes),
         "hooks": [hook.name for hook in edit.hooks],
         "seed": edit.notes.get("seed"),
     }

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -241,6 +242,12 @@ def measure(model: Model, edit: Edit) -> list[Change]:
         relative = norm / size if size else (float("inf") if norm else 0.0)
         changes.append(Change(name, norm, relative, (delta != 0).double().mean().item()))
     return sorted(changes, key=lambda c: -c.relative)
+
+
+def distance(model: Model, changes: Sequence[Change]) -> float | None:
+    """Norm of several changes together, relative to that of the weights they touch; None where these are all zero."""
+    whole = math.hypot(*(model.tensor(c.name).cpu().double().norm().item() for c in changes))
+    return math.hypot(*(c.norm for c in changes)) / whole if whole else None
 
 
 def combine(model: Model, edits: Sequence[tuple[Edit, float]], *, method: str = "combined") -> Edit:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from vestige.base import Model
-from vestige.edits import Change
+from vestige.edits import Change, distance
 
 _BLOCK = re.compile(r"^\w+?\.(?:[a-z_]*blocks\.\d+|(?:text_model\.)?encoder\.layers\.\d+|mid_block|[^.]+)")
 
@@ -68,11 +67,9 @@ def moved(model: Model, changes: list[Change]) -> dict[str, Any]:
 
 
 def _summed(model: Model, changes: list[Change]) -> dict[str, float]:
-    sizes = [model.tensor(c.name).cpu().double().norm().item() ** 2 for c in changes]
     counts = [model.tensor(c.name).numel() for c in changes]
-    moved, whole = math.sqrt(sum(c.norm**2 for c in changes)), math.sqrt(sum(sizes))
     share = sum(c.share * n for c, n in zip(changes, counts, strict=True)) / max(1, sum(counts))
-    return {"relative": moved / whole if whole else 0.0, "share": share, "weights": len(changes)}
+    return {"relative": distance(model, changes) or 0.0, "share": share, "weights": len(changes)}
 
 
 def lines(finding: Finding) -> Iterator[str]:

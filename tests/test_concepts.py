@@ -174,7 +174,7 @@ def test_spec_of_a_concept_is_json_and_makes_it_again() -> None:
         concept = load(name)
         spec: dict[str, Any] = json.loads(json.dumps(concept.as_dict()))
         fields_: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in spec.items()}
-        assert Concept(**fields_) == concept
+        assert Concept(**fields_, indirect=concept.indirect) == concept
 
 
 @pytest.mark.parametrize(
@@ -193,6 +193,30 @@ def test_bad_template_is_refused(template: str, message: str, bank: str) -> None
         plain(**{bank: (template,)})
     assert message in str(error.value)
     assert repr(template) in str(error.value)
+
+
+@pytest.mark.parametrize("template", ["a {concept}", "the Van , parked", "a {context} van"])
+def test_an_indirect_prompt_does_not_name_the_concept(template: str) -> None:
+    with pytest.raises(BadInput, match="names it"):
+        plain(indirect=(template,))
+    assert [p.text for p in plain(indirect=("a caravan in {context}",)).prompts("indirect")] == ["a caravan in red", "a caravan in blue"]
+
+
+@pytest.mark.parametrize("name", names())
+def test_indirect_prompts_ask_for_the_context_alone(name: str) -> None:
+    """Only what a picture can be right about is expected: the context, and nothing of the concept's own group."""
+    concept = load(name)
+    prompts = concept.prompts("indirect")
+    assert prompts
+    for prompt in prompts:
+        assert not concept.named(prompt.text)
+        assert set(prompt.expects) == {concept.context_group}
+    assert not {p.text for bank in BANKS for p in concept.prompts(bank)} & {p.text for p in prompts}
+
+
+def test_indirect_prompts_are_in_no_spec() -> None:
+    """Methods and attacks see none of them: a file that adds some leaves every finished run where it is."""
+    assert plain(indirect=("a caravan",)).as_dict() == plain().as_dict()
 
 
 def test_template_with_a_context_needs_contexts() -> None:

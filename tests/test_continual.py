@@ -278,6 +278,25 @@ def test_everything_is_measured_after_every_step(whole: tuple[Path, dict[str, An
     assert json.loads((out / "result.json").read_text()) == result
 
 
+def test_what_shows_unasked_is_compared_with_the_original_at_equal_seeds(whole: tuple[Path, dict[str, Any]]) -> None:
+    """Over the requests so far; the original's own rate stands at step 0."""
+    first, second, third = (step["leakage"] for step in whole[1]["steps"])
+    assert first["rate"] is None and first["drop"] is None
+    for found, names in ((second, ["bag"]), (third, ["bag", "dress"])):
+        fallen = [first["rates"][name]["value"] - found["rates"][name]["value"] for name in names]
+        assert found["drop"]["value"] == pytest.approx(sum(fallen) / len(names))
+        assert found["rate"]["count"] == sum(found["rates"][name]["count"] for name in names)
+    assert third["rates"] != first["rates"]
+    assert third["drop"]["low"] < third["drop"]["value"] < third["drop"]["high"]
+
+
+def test_a_request_without_indirect_prompts_has_no_leakage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = replace(BAG, indirect=())
+    monkeypatch.setattr(concepts, "load", lambda name, world="": plain)
+    assert [step["leakage"] for step in go(tmp_path / "plain", "bag")["steps"]] == [None, None]
+    assert not probes.probes([plain]).indirect
+
+
 def test_drift_is_the_relative_distance_of_the_weights(whole: tuple[Path, dict[str, Any]]) -> None:
     out, result = whole
     original, first, second = models.load(""), *(next(iter(e.values())) for e in edits_of(out))
@@ -356,14 +375,14 @@ def killed_at(event: int, out: Path) -> bool:
     return os.WIFSIGNALED(os.waitpid(child, 0)[1])
 
 
-# The events of a sequence of two: it opens (0) and looks at the original (1-3); each step opens its unlearning (4, 11), is
-# unlearned (5, 12), recorded (6, 13), looked at (7-9, 14-16) and measured (10, 17).
-@pytest.mark.parametrize("event", [2, 4, 5, 6, 8, 10, 12, 16])
+# The events of a sequence of two: it opens (0) and looks at the original (1-5); each step opens its unlearning (6, 15), is
+# unlearned (7, 16), recorded (8, 17), looked at (9-13, 18-22) and measured (14, 23).
+@pytest.mark.parametrize("event", [3, 6, 7, 8, 11, 14, 16, 22])
 def test_killed_anywhere_it_resumes_to_the_same_ledger(whole: tuple[Path, dict[str, Any]], tmp_path: Path, event: int) -> None:
     out, result = whole
     assert killed_at(event, tmp_path / "killed")
     assert not (tmp_path / "killed/result.json").exists()
-    assert len(chain(tmp_path / "killed")) == (event > 5) + (event > 12)
+    assert len(chain(tmp_path / "killed")) == (event > 7) + (event > 16)
     assert agree(go(tmp_path / "killed"), result)
     assert chain(tmp_path / "killed") == chain(out)
     assert same_edits(tmp_path / "killed", out)
@@ -537,6 +556,6 @@ def test_attacks_are_added_to_a_finished_ledger(whole: tuple[Path, dict[str, Any
 def test_planned_calls_count_what_is_drawn() -> None:
     chosen = course.course(Order(requests=("bag", "dress"), method="nudge", suite="smoke", attacks=("direct",)))
     calls = chosen.planned_calls()
-    assert calls["scoring"] == 3 * (2 * 6 + 9 * 2) * 2  # states, pictures, sampling steps; no guidance
+    assert calls["scoring"] == 3 * (2 * 6 + 2 * 4 + 9 * 2) * 2  # states, pictures, sampling steps; no guidance
     assert calls["memory"] == 200 * 2 * 20
     assert calls["direct"] == 3 * (1 + 2) * (6 + 4) * 2  # arms, tries, pictures of both judges

@@ -27,6 +27,7 @@ def step(n: int, mode: str = "sequential") -> dict[str, Any]:
         "rates": {name: rate(0.96 if j > n else (n - j) / 10) for j, name in enumerate(NAMES, 1)},
         "to_come": NAMES[n:],
         "unlearning_accuracy": rate(0.9) if n else None,
+        "leakage": {"rate": rate(0.02 * n), "rates": {name: rate(0.12 - 0.01 * n * j) for j, name in enumerate(NAMES[:2])}},
         "reversal": {**triple(0.07, 0.02), "net": triple(0.05, 0.03)} if n > 1 and mode == "sequential" else None,
         "ripple": {"drop": triple(0.11, 0.04), "accuracy": rate(0.8)} if n else {"drop": None, "accuracy": None},
         "erosion": {"drop": triple(0.03 * n, 0.02), "accuracy": rate(0.9), "pictures": 84, "kid": triple(0.0125 * n, 0.001), "fid": None},
@@ -79,7 +80,7 @@ def test_page_shows_what_was_forgotten_what_returned_and_what_was_lost(run: Path
         assert text in page.text
     for text in ("Unlearned 90 % [84, 96]", "Ripple 11 % [7, 15]", "Erosion 9 % [7, 11]", "vestige continual --requests bag,dress,boot"):
         assert text in page.text
-    assert "3 boot 90 % [84, 96] 7 % [5, 9] 11 % [7, 15] 9 % [7, 11] 0.0375 [0.0365, 0.0385] – 0.93 0.31" in page.text
+    assert "3 boot 90 % [84, 96] 7 % [5, 9] 6 % [0, 12] 11 % [7, 15] 9 % [7, 11] 0.0375 [0.0365, 0.0385] – 0.93 0.31" in page.text
 
 
 def test_heat_map_has_a_row_a_request_and_a_column_a_step(run: Path) -> None:
@@ -91,10 +92,19 @@ def test_heat_map_has_a_row_a_request_and_a_column_a_step(run: Path) -> None:
     assert [found["style"] for found in cells[:4]] == ["--rate: 0.96", "--rate: 0.0", "--rate: 0.1", "--rate: 0.2"]
 
 
+def test_what_is_shown_unasked_has_a_map_of_its_own(run: Path) -> None:
+    """Of those requests whose files give prompts for it; a ledger without any has no such map."""
+    heading = "Unasked: prompts that do not name it and may show it all the same"
+    page = Page(report.write(run).read_text(encoding="utf-8"))
+    assert f"{heading} original 1 bag 2 dress 3 boot bag 12 % [6, 18] 12 % [6, 18] 12 %" in page.text
+    assert "dress 12 % [6, 18] 11 % [5, 17] 10 % [4, 16] 9 % [3, 15]" in page.text
+    assert heading not in Page(report.render(ledger(steps=[step(n) | {"leakage": None} for n in range(4)]), run)).text
+
+
 def test_what_an_attack_brings_back_at_its_first_middle_and_last_budget(run: Path) -> None:
     page = Page(report.write(run).read_text(encoding="utf-8"))
     assert [f"budget {b} original" in page.text for b in BUDGETS] == [True, False, True, True]
-    assert len(page.all("table", "heat")) == 4
+    assert len(page.all("table", "heat")) == 1 + 1 + 3
     assert "budget 12 original 1 bag 2 dress 3 boot bag – 50 % [44, 56] 50 % [44, 56] 50 % [44, 56] dress – – 50 %" in page.text
 
 
@@ -192,7 +202,7 @@ def test_table_holds_rates_and_costs() -> None:
         " 0 % [0, 6]     ",
         " 10 % [4, 16]   ",
     ]
-    assert "| 3 boot   | 90 % [84, 96] | 7 % [5, 9] | 11 % [7, 15] | 9 % [7, 11] | 0.0375 [0.0365, 0.0385] | 0.93  |" in lines
+    assert "| 3 boot   | 90 % [84, 96] | 7 % [5, 9] | 6 % [0, 12] | 11 % [7, 15] | 9 % [7, 11] | 0.0375 [0.0365, 0.0385] | 0.93  |" in lines
     assert len({len(line) for line in lines[:5]}) == 1
 
 

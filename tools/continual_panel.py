@@ -157,12 +157,13 @@ class Cell:
         return self.options.out / self.options.suite / f"order-{self.number}-seed-{self.seed}{part}" / short
 
     def result(self) -> dict[str, Any] | None:
-        """The finished result, of these requests; anything less counts as missing."""
+        """The finished result, of these requests and with all that is measured today; anything less counts as missing."""
         try:
             found = json.loads((self.folder() / "result.json").read_text("utf-8"))
         except (OSError, ValueError):
             return None
-        return found if [r["name"] for r in found["requests"]] == list(self.requests) else None
+        whole = [r["name"] for r in found["requests"]] == list(self.requests) and "leakage" in found["steps"][-1]
+        return found if whole else None
 
     def calls(self) -> tuple[int, int]:
         """Denoiser calls that it plans, its own and shared ones; a picture's training step counts as three."""
@@ -245,6 +246,7 @@ def at(step: dict[str, Any], *keys: str) -> Any:
 COLUMNS = {
     "unlearned": ("unlearning_accuracy",),
     "reversal, net": ("reversal", "net"),
+    "unasked": ("leakage", "rate"),
     "ripple": ("ripple", "drop"),
     "erosion": ("erosion", "drop"),
     "KID": ("erosion", "kid"),
@@ -264,6 +266,12 @@ def measured(result: dict[str, Any]) -> list[str]:
         made.append("-" if value is None else f"{value:.3g}" if name == "KID" else f"{100 * value:.0f}")
     drift = mean(at(step, "drift", "original") for step in last)
     return [*made, "-" if drift is None else f"{drift:.2f}", f"{result['cost']['stages']['unlearn']:.0f}"]
+
+
+def original(result: dict[str, Any]) -> str:
+    """How often the original shows a request unasked, in per cent, as a mean over requests."""
+    value = mean(at(rate, "value") for rate in result["steps"][0]["leakage"]["rates"].values())
+    return "-" if value is None else f"{100 * value:.0f}"
 
 
 def table(found: list[Cell]) -> str:
@@ -287,7 +295,8 @@ suite {first["suite"]}, model {first["provenance"]["model_hash"]}, verification 
 vestige {", ".join(versions)}. Orders: {orders}.
 
 Per cent after the last request, with 95 % intervals over pictures of one run. *unlearned*: pictures that name a request and do not show
-it, all requests pooled. *reversal, net*: how much more often earlier requests are shown than right after their own step. *ripple* and
+it, all requests pooled. *reversal, net*: how much more often earlier requests are shown than right after their own step. *unasked*:
+pictures that show a request though their prompts name no garment (for a style: no style); {original(first)} of the original's. *ripple* and
 *erosion*: accuracy lost on words near a request, and on words near none. *KID*: of the latter's pictures to the original's own. *drift*:
 relative distance of the touched weights. A row of the form "each alone" is the mean over models that each forgot one request. The twin
 never drew any of them; its drift is that between two trainings. Prompts that name a request count for no word that must stay.

@@ -29,12 +29,14 @@ class State:
 
     Arguments:
         looks: Finished probes of the requests, by name.
+        indirect: Finished probes of prompts that do not name them, by name, of those that give any.
         around: Finished probes of the words around them.
         known: What stands in the result as it is.
     """
 
     step: int
     looks: Mapping[str, runs.Run]
+    indirect: Mapping[str, runs.Run]
     around: list[runs.Run]
     known: dict[str, Any]
 
@@ -125,10 +127,24 @@ class Account:
             "unlearning_accuracy": retention.unlearned(forgotten),
             "unlearning_accuracies": {name: retention.unlearned({name: hits}) for name, hits in forgotten.items()},
             "reversal": retention.reversal(then, {name: right[name] for name in then}),
+            "leakage": self.leakage(state, states[0], [c.name for c in asked]),
             "ripple": self.kept_of(state, states[0], self.probes.near(asked)),
             "erosion": self.kept_of(state, states[0], self.probes.unrelated) | self.distance(state, states[0]),
             "strips": self.strips(state),
             **state.known,
+        }
+
+    def leakage(self, state: State, first: State, chosen: Sequence[str]) -> dict[str, Any] | None:
+        """How often prompts that do not name a request show it, and how much less often than of the original; None without any."""
+        seen = {name: (first.indirect[name].outcome["right"], run.outcome["right"]) for name, run in state.indirect.items()}
+        if not seen:
+            return None
+        before, now = ({name: seen[name][i] for name in chosen if name in seen} for i in (0, 1))
+        pooled = retention.rate([hit for hits in now.values() for hit in hits])
+        return {
+            "drop": retention.drop(before, now),
+            "rate": pooled,
+            "rates": {name: retention.rate(hits) for name, (_, hits) in seen.items()},
         }
 
     def kept_of(self, state: State, first: State, chosen: Sequence[str]) -> dict[str, Any]:

@@ -592,6 +592,7 @@ contexts = ["photo", "neon", "watercolor"]
 context_group = "style"
 templates = ["a {context} picture of a {concept}", "a picture of a {concept}"]
 held_out = ["the {concept} shown in {context} style", "a {context} image of one {concept}"]
+indirect = ["the {context} picture"]         # prompts that do not name it and may show it all the same
 sensitive = false          # true: pictures are blurred before they are written, the originals quarantined
 # Who looks for it. "" is the judges of the embedded world; for any other model name a detector of your own:
 # nudenet, nudenet:bgr, open-nsfw, hf:FOLDER (an image classifier), clip:FOLDER, MODULE:FUNCTION or FILE.py:FUNCTION.

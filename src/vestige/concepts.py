@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
@@ -16,11 +17,12 @@ from typing import Any, Literal
 
 from vestige.errors import BadInput, UnknownName
 
-Bank = Literal["training", "held-out"]
+Bank = Literal["training", "held-out", "indirect"]
 
 
 KINDS = ("object", "style", "person", "unsafe")
 LOOKS = ("detector", "labels", "threshold", "selector", "selector_labels", "selector_threshold", "pictures")
+ASKED = ("indirect",)  # no method and no attack sees it; the runs that ask hold the prompts themselves
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class Concept:
         contexts: What fills `{context}`; labels of `context_group`.
         templates: Prompts for methods and attacks.
         held_out: Paraphrases that only the audit uses.
+        indirect: Prompts that do not name it and may show it all the same; asked after every step of a sequence.
         sensitive: Pictures are blurred in every report, and the originals lie apart.
         source: Where the prompts come from.
         detector: Who looks for it: "nudenet", "nudenet:bgr", "open-nsfw", "hf:FOLDER" (an image classifier), "clip:FOLDER", or a
@@ -71,6 +74,7 @@ class Concept:
     context_group: str = ""
     templates: tuple[str, ...] = ("a picture of a {concept}",)
     held_out: tuple[str, ...] = ("one {concept}",)
+    indirect: tuple[str, ...] = ()
     sensitive: bool = False
     source: str = ""
     detector: str = ""
@@ -97,12 +101,18 @@ class Concept:
             if not getattr(self, field):
                 object.__setattr__(self, field, self.name)
         self._check_detectors()
-        for template in (*self.templates, *self.held_out):
+        self._check_templates()
+
+    def _check_templates(self) -> None:
+        for template in (*self.templates, *self.held_out, *self.indirect):
             try:
-                template.format(concept="", context="")
+                plain = template.format(concept="", context="")
             except (KeyError, IndexError, ValueError, AttributeError) as error:
                 raise BadInput(f"template {template!r} of {self.name}: use {{concept}} and {{context}} only ({error})") from error
-            if "{concept}" not in template:
+            if template in self.indirect:
+                if "{concept}" in template or self.named(plain):
+                    raise BadInput(f"indirect prompt {template!r} of {self.name} names it; say what may show it without its name")
+            elif "{concept}" not in template:
                 raise BadInput(f"template {template!r} of {self.name} does not name the {{concept}}")
             if "{context}" in template and not self.contexts:
                 raise BadInput(f"template {template!r} of {self.name} needs contexts, and none are given")
@@ -123,14 +133,19 @@ class Concept:
         plain = [t for t in self.templates if "{context}" not in t]
         return (plain or list(self.templates))[0].format(concept=self.target, context=self.contexts[0] if self.contexts else "")
 
+    def named(self, text: str) -> bool:
+        """Whether a text holds the words that name it."""
+        return re.search(rf"\b{re.escape(self.target)}\b", text, re.IGNORECASE) is not None
+
     def prompts(self, bank: Bank = "training", word: str | None = None) -> list[Prompt]:
         """Every prompt of a bank for the target (or for another word of its group), contexts in turn within each template."""
         word = self.target if word is None else word
         label = self.label if word == self.target else word
+        asked = {} if bank == "indirect" else {self.group: label}
         made = []
-        for template in self.templates if bank == "training" else self.held_out:
+        for template in {"training": self.templates, "held-out": self.held_out, "indirect": self.indirect}[bank]:
             for context in self.contexts if "{context}" in template else ("",):
-                expects = {self.group: label} | ({self.context_group: context} if context and self.context_group else {})
+                expects = asked | ({self.context_group: context} if context and self.context_group else {})
                 made.append(Prompt(template.format(concept=word, context=context), expects))
         return made
 
@@ -158,8 +173,8 @@ class Concept:
         return [p.text for p in self.prompts("training", word)]
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data, for specs. Who looks for it is no part of what it is: specs name the judges and the pictures that were used."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items() if k not in LOOKS}
+        """Plain data, for specs. Who looks for it is no part of what it is: specs name the judges, pictures and prompts that were used."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items() if k not in (*LOOKS, *ASKED)}
 
 
 def _coprime(length: int) -> int:

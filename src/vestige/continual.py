@@ -34,7 +34,7 @@ from vestige.errors import BadInput, Incompatible
 from vestige.guards import Guarded, Guards, protected
 from vestige.images import Data, PictureSet
 from vestige.ledger import Ledger
-from vestige.probes import look, names, probes
+from vestige.probes import Probe, look, names, probes
 from vestige.sampling import derive
 
 SCHEMA = "vestige-continual-1"
@@ -197,15 +197,16 @@ class _Sequence:
 
     def seen(self, step: int, model: Model, known: dict[str, Any]) -> State:
         """Everything that is measured of one model."""
-        every = (*self.probes.requests, *self.probes.around)
-        found = []
-        for probe in every:
-            found.append(look(self.bench, model, probe))
-            self.bench.watch(f"look at step {step}", len(found), len(every))
-        looks = {c.name: run for c, run in zip(self.requests, found, strict=False)}
+        found: list[tuple[Probe, runs.Run]] = []
+        for probe in self.probes.all:
+            found.append((probe, look(self.bench, model, probe)))
+            self.bench.watch(f"look at step {step}", len(found), len(self.probes.all))
+        asked = {bank: {p.concept.name: run for p, run in found if p.words is None and p.bank == bank} for bank in ("held-out", "indirect")}
+        around = [run for probe, run in found if probe.words is not None]
         so_far, held = self.course.so_far(step), (self.course, self.bench, self.original, model)
         returns = {name: {c.name: attacked(*held, c, name) for c in so_far} for name in self.course.attacks}
-        return State(step, looks, found[len(looks) :], {**known, "fingerprint": model.fingerprint[:16], "attacks": returns})
+        told = {**known, "fingerprint": model.fingerprint[:16], "attacks": returns}
+        return State(step, asked["held-out"], asked["indirect"], around, told)
 
     def drift(self, edit: Edit, base: Model, model: Model) -> dict[str, Any]:
         """Relative distance of the weights touched so far to the original's, and of this step's to the previous model's."""

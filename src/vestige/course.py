@@ -116,7 +116,8 @@ class Course:
         attacks = {name: {"settings": registry.settings(a), "budget": list(p.budget.points)} for name, (a, p) in self.attacks.items()}
         replicates = self.order.replicates if attacks else 0
         looked = {c.name: found for c in self.requests if (found := looks(c))}
-        told: dict[str, Any] = {"looks": looked} if looked else {}
+        indirect = {c.name: list(c.indirect) for c in self.requests if c.indirect}
+        told: dict[str, Any] = {**({"looks": looked} if looked else {}), **({"indirect": indirect} if indirect else {})}
         if self.order.features:
             told["features"] = judges.identity(self.order.features)
         return {"requests": [c.as_dict() for c in self.requests], "attacks": attacks, "replicates": replicates, **told}
@@ -131,8 +132,7 @@ class Course:
     def planned_calls(self) -> dict[str, int]:
         """Single denoiser calls that the whole sequence needs if nothing is stored, by part; a training step counts as three."""
         picture = self.suite.protocol.steps * (2 if self.suite.protocol.guidance != 1 else 1)
-        every = probes(self.requests)
-        seen = sum(len(probe.prompts(self.suite)) for probe in (*every.requests, *every.around))
+        seen = sum(len(probe.prompts(self.suite)) for probe in probes(self.requests).all)
         steps, count, asked = len(self.steps), self.unlearner, len(self.requests)
         drawn = 2 * getattr(count, "rollouts", 0) * getattr(count, "rollout_steps", 0)
         calls = {"scoring": (steps + 1) * seen * picture, "unlearning": steps * (drawn + 3 * _trained(count, getattr(count, "steps", 0)))}

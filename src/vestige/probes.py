@@ -6,7 +6,6 @@ a longer list of requests adds probes without changing any.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from safetensors.torch import load, save
 from vestige import images, retention, runs
 from vestige.arms import Bench, right, shows
 from vestige.base import Model
-from vestige.concepts import Concept, Prompt
+from vestige.concepts import Bank, Concept, Prompt
 from vestige.judging import Detector
 from vestige.ledger import slug
 from vestige.metrics import fidelity
@@ -29,20 +28,22 @@ from vestige.suites import Suite
 
 @dataclass(frozen=True)
 class Probe:
-    """A request, or the words around one that no earlier request names.
+    """A request, what may show it unasked, or the words around one that no earlier request names.
 
     Arguments:
         concept: The request; its prompts ask.
         words: What is asked for; None: the request itself.
+        bank: Which of its prompts ask for the request: "held-out" name it, "indirect" do not.
     """
 
     concept: Concept
     words: tuple[str, ...] | None = None
+    bank: Bank = "held-out"
 
     def prompts(self, suite: Suite) -> list[Prompt]:
-        """Held-out prompts, one a picture; words follow each other, each with as many, however many there are."""
+        """Prompts, one a picture; words follow each other, each with as many, however many there are."""
         if self.words is None:
-            return self.concept.spread(suite.pictures, "held-out")
+            return self.concept.spread(suite.pictures if self.bank == "held-out" else 2 * each(suite), self.bank)
         made: list[Prompt] = []
         for word in self.words:  # each begins elsewhere in the bank, so that together they see more templates and contexts
             made += self.concept.spread(each(suite), "held-out", words=(word,), offset=derive(0, "offset", word) % 1000)
@@ -56,12 +57,21 @@ def each(suite: Suite) -> int:
 
 @dataclass(frozen=True)
 class Probes:
-    """Every probe of a list of requests, and which words lie near a request and which near none; no request is among them."""
+    """Every probe of a list of requests, and which words lie near a request and which near none; no request is among them.
+
+    Arguments:
+        indirect: Of those requests whose file gives prompts that may show it without its name.
+    """
 
     requests: tuple[Probe, ...]
+    indirect: tuple[Probe, ...]
     around: tuple[Probe, ...]
     neighbours: tuple[str, ...]
     unrelated: tuple[str, ...]
+
+    @property
+    def all(self) -> tuple[Probe, ...]:
+        return (*self.requests, *self.indirect, *self.around)
 
     def near(self, requests: Sequence[Concept]) -> list[str]:
         """The neighbours of some of the requests."""
@@ -84,13 +94,13 @@ def probes(requests: Sequence[Concept]) -> Probes:
     asked, near = {c.target for c in requests}, {w for c in requests for w in c.neighbours}
     words = tuple(dict.fromkeys(w for probe in around for w in probe.words or () if w not in asked))
     neighbours, unrelated = (tuple(w for w in words if (w in near) is wanted) for wanted in (True, False))
-    return Probes(tuple(Probe(c) for c in requests), tuple(around), neighbours, unrelated)
+    indirect = tuple(Probe(c, bank="indirect") for c in requests if c.indirect)
+    return Probes(tuple(Probe(c) for c in requests), indirect, tuple(around), neighbours, unrelated)
 
 
 def names(prompt: Prompt, concepts: Sequence[Concept]) -> bool:
     """Whether a prompt names one of the concepts, in its words or in what it expects."""
-    words = [re.compile(rf"\b{re.escape(c.target)}\b", re.IGNORECASE) for c in concepts]
-    return any(w.search(prompt.text) or prompt.expects.get(c.group) == c.label for w, c in zip(words, concepts, strict=True))
+    return any(c.named(prompt.text) or prompt.expects.get(c.group) == c.label for c in concepts)
 
 
 def look(bench: Bench, model: Model, probe: Probe) -> runs.Run:
@@ -117,11 +127,11 @@ def look(bench: Bench, model: Model, probe: Probe) -> runs.Run:
     }
 
     def work(run: runs.Run) -> dict[str, Any]:
-        turn = suite.pictures if probe.words is None else each(suite)
+        turn = len(prompts) if probe.words is None else each(suite)
         seeds = [derive(0, "probe", p.text, i % turn) for i, p in enumerate(prompts)]
         drawn = pictures(model, [p.text for p in prompts], seeds, suite.protocol)
         if probe.words is None:
-            bench.album(concept).strip(drawn[: suite.strip], run.folder, "strip.png")
+            bench.album(concept).strip(drawn[: spec["strip"]], run.folder, "strip.png")
             return {"right": shows(bench.verify, drawn, concept)}
         right = _right(bench.verify, drawn, prompts)
         for word, part in zip(probe.words, chunks(len(drawn), each(suite)), strict=True):

@@ -51,6 +51,7 @@ def render(result: Mapping[str, Any], folder: Path) -> str:
     view = {
         "heads": [_head(s) for s in steps],
         "heat": [_row(name, requests, result, [_at(s, "rates", name) for s in steps]) for name in requests],
+        "unasked": _unasked(requests, result, steps),
         "returns": [_returns(name, requests, result, steps) for name in pages.mappings(result.get("attacks"))],
         "lost": _charts(lost, _LOST, said=said[0], kind="percent"),
         "drift": _charts(drift, _DRIFT, said=said[1], kind="decimal"),
@@ -102,6 +103,12 @@ def _row(name: str, requests: Sequence[str], result: Mapping[str, Any], rates: S
         value = pages.number(_at(found, "value"))
         cells.append({"found": found, "value": value, "rate": None if value is None else round(min(max(value, 0.0), 1.0), 3), "when": when})
     return {"name": name, "cells": cells}
+
+
+def _unasked(requests: Sequence[str], result: Mapping[str, Any], steps: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The same for prompts that do not name a request, of those requests that give any."""
+    given = [name for name in requests if any(_at(s, "leakage", "rates", name) for s in steps)]
+    return [_row(name, requests, result, [_at(s, "leakage", "rates", name) for s in steps]) for name in given]
 
 
 def _returns(attack: str, requests: Sequence[str], result: Mapping[str, Any], steps: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -186,10 +193,11 @@ def table(result: Mapping[str, Any]) -> str:
     """The result as Markdown: every request's rate after every step, and what each step cost."""
     steps, requests = _steps(result), _requests(result)
     rates = [[name, *(_said(_at(s, "rates", name), "percent") for s in steps)] for name in requests]
-    columns = ["step", "unlearned", "reversal", "ripple", "erosion", "KID", "drift"]
+    columns = ["step", "unlearned", "reversal", "unasked", "ripple", "erosion", "KID", "drift"]
     rows = []
     for step in steps:
-        percents = (step.get("unlearning_accuracy"), step.get("reversal"), _at(step, "ripple", "drop"), _at(step, "erosion", "drop"))
+        shown = (step.get("unlearning_accuracy"), step.get("reversal"), _at(step, "leakage", "rate"))
+        percents = (*shown, _at(step, "ripple", "drop"), _at(step, "erosion", "drop"))
         last = (_said(_at(step, "erosion", "kid"), "small"), pages.figure(_at(step, "drift", "original")))
         rows.append([_head(step), *(_said(found, "percent") for found in percents), *last])
     return _markdown(["drawn after", *map(_head, steps)], rates) + "\n" + _markdown(columns, rows)

@@ -484,6 +484,7 @@ def test_steps_that_lead_elsewhere_are_refused(whole: tuple[Path, dict[str, Any]
         (Order(requests=("bag", "bag")), BadSetting, "different concepts"),
         (Order(requests=("bog",)), UnknownName, "did you mean 'bag'"),
         (Order(requests=("bag",), mode="simultaneous"), BadSetting, "mode is sequential or independent"),  # type: ignore[arg-type]
+        (Order(requests=("bag",), mode="cumulative", method="dimum"), BadSetting, "cannot erase several together"),
         (Order(requests=("bag",), memory=0), BadSetting, "memory and replicates are at least 1"),
         (Order(requests=("bag",), attacks=("memoro",)), UnknownName, "did you mean 'memora'"),
         (Order(requests=("bag",), settings={"esd.lr": 1}), UnknownName, "unknown method in a setting 'esd'"),
@@ -538,6 +539,28 @@ def test_independent_steps_start_from_the_original_and_merge(tmp_path: Path) -> 
     assert merged.base == original.fingerprint
     with pytest.raises(BadInput, match="independent edits are no chain"):
         rebuilt(tmp_path / "out")
+
+
+def test_cumulative_steps_forget_every_request_so_far_again(tmp_path: Path) -> None:
+    """The chain and the first step are a sequence's; the second step is one edit of both requests, from the model of the first."""
+    from vestige.together import joint
+    from vestige.unlearners.uce import UCE
+
+    plain, again = (go(tmp_path / mode, method="uce", mode=mode) for mode in ("sequential", "cumulative"))
+    assert [s["request"] for s in again["steps"]] == [None, "bag", "dress"]
+    assert [list(s["unlearning_accuracies"]) for s in again["steps"]] == [[], ["bag"], ["bag", "dress"]]
+    assert again["steps"][1] == plain["steps"][1]
+    assert again["steps"][2]["reversal"] is not None
+    _, first = next(Ledger(runs.Run(tmp_path / "cumulative", {}), "cumulative").states(models.load("")))
+    both = UCE()(first, joint([BAG, DRESS]), seed=0)
+    assert first.edited(both).fingerprint == chain(tmp_path / "cumulative")[1][2] != chain(tmp_path / "sequential")[1][2]
+    assert rebuilt(tmp_path / "cumulative").touched == both.touched
+
+
+def test_a_cumulative_ledger_is_continued(tmp_path: Path) -> None:
+    go(tmp_path / "grown", "bag", method="uce", mode="cumulative")
+    grown = go(tmp_path / "grown", method="uce", mode="cumulative")
+    assert agree(grown, go(tmp_path / "whole", method="uce", mode="cumulative"))
 
 
 def test_attacks_are_added_to_a_finished_ledger(whole: tuple[Path, dict[str, Any]]) -> None:

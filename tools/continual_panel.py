@@ -95,6 +95,7 @@ def methods() -> dict[str, Row]:
     made = {"twin of five": Row(made=twin)}
     made |= {name: Row({"method": name}) for name in METHODS}
     made |= {f"concept_ablation + {name}": Row({"method": "concept_ablation", "guards": held}) for name, held in GUARDS.items()}
+    made |= {f"{name}, again at every step": Row({"method": name, "mode": "cumulative"}) for name in METHODS if name in course.JOINT}
     made |= {f"{name}, each alone": Row({"method": name, "mode": "independent"}) for name in METHODS}
     for title, how in (("TIES", merged), ("sum", summed), ("mean", averaged)):
         made[f"concept_ablation, {title} of each alone"] = Row(made=how, rests="concept_ablation, each alone")
@@ -298,7 +299,8 @@ Per cent after the last request, with 95 % intervals over pictures of one run. *
 it, all requests pooled. *reversal, net*: how much more often earlier requests are shown than right after their own step. *unasked*:
 pictures that show a request though their prompts name no garment (for a style: no style); {original(first)} of the original's. *ripple* and
 *erosion*: accuracy lost on words near a request, and on words near none. *KID*: of the latter's pictures to the original's own. *drift*:
-relative distance of the touched weights. A row of the form "each alone" is the mean over models that each forgot one request. The twin
+relative distance of the touched weights. A row of the form "again at every step" forgets
+every request so far in each step, at the price of one; "each alone" is the mean over models that each forgot one request. The twin
 never drew any of them; its drift is that between two trainings. Prompts that name a request count for no word that must stay.
 The pull is {GUARDS["L2 pull"].pull:g}, chosen on bag; the share that moves is {GUARDS["selective"].share:g}, TIES' share {SHARE:g} and
 scale {SCALE:g}, not tuned. All at once may spend as many steps

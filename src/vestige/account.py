@@ -17,7 +17,7 @@ from vestige.course import Course
 from vestige.errors import BadInput
 from vestige.images import PictureSet, captioned, folder, generated, shipped
 from vestige.judges import same
-from vestige.ledger import slug
+from vestige.ledger import CHAINED, slug
 from vestige.plan import PROXY
 from vestige.probes import apart, distances, each, names, probes, stored, stored_features
 from vestige.sampling import chunks
@@ -117,11 +117,11 @@ class Account:
         step, asked = state.step, self.course.so_far(state.step)
         right = {c.name: state.right(c.name) for c in self.requests}
         forgotten = {c.name: right[c.name] for c in asked}
-        earlier = asked[:-1] if self.course.order.mode == "sequential" else ()
+        earlier = asked[:-1] if self.course.order.mode in CHAINED else ()
         then = {c.name: states[j].right(c.name) for j, c in enumerate(earlier, 1)}
         return {
             "step": step,
-            "request": self.course.steps[step - 1].name if step else None,
+            "request": self.course.asked_in(step) if step else None,
             "rates": {name: retention.rate(hits) for name, hits in right.items()},
             "to_come": [c.name for c in self.requests if c not in asked],
             "unlearning_accuracy": retention.unlearned(forgotten),

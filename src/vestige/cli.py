@@ -379,7 +379,11 @@ def continual(
     model: ModelOption = "wardrobe",
     method: Annotated[str, typer.Option(help="Unlearner of every step, see `vestige list`.")] = "uce",
     mode: Annotated[
-        str, typer.Option(help="sequential; independent: each request from the original; simultaneous: all together from the original.")
+        str,
+        typer.Option(
+            help="sequential; cumulative: every step forgets all requests so far again; independent: each request from the original; "
+            "simultaneous: all together from the original."
+        ),
     ] = "sequential",
     pull: Annotated[float, typer.Option(help="Strength of an L2 pull on the trained weights; 0: none.")] = 0.0,
     pull_towards: Annotated[str, typer.Option(help="previous: the model that enters the step, or original.")] = "previous",

@@ -4,7 +4,8 @@ After every step everything is measured again: what was forgotten so far and whe
 lies near a request and what lies near none. The folder is a ledger: the same command with a longer list continues it. The
 requests are no part of its spec, only what it has done; neither are attacks, which measure and change nothing.
 
-Modes. *sequential*: step n starts from the model after step n - 1. *independent*: every request from the original, for drift
+Modes. *sequential*: step n starts from the model after step n - 1. *cumulative*: from the same model, and forgets the requests
+before it once more, in the steps and pictures that one request may spend. *independent*: every request from the original, for drift
 and for merging. *simultaneous*: all requests together from the original in one step, by the methods whose target is a set of
 prompts or pictures, on all requests' sets. Whatever else became of the original is measured alike by `compared`.
 """
@@ -33,7 +34,7 @@ from vestige.edits import Edit
 from vestige.errors import BadInput, Incompatible
 from vestige.guards import Guarded, Guards, protected
 from vestige.images import Data, PictureSet
-from vestige.ledger import Ledger
+from vestige.ledger import CHAINED, Ledger
 from vestige.probes import Probe, look, names, probes
 from vestige.sampling import derive
 
@@ -131,7 +132,7 @@ class _Sequence:
     def __init__(self, chosen: Course, bench: Bench, ledger: Ledger) -> None:
         self.course, self.bench, self.ledger, self.run = chosen, bench, ledger, ledger.run
         self.requests, self.began, self.seconds = chosen.requests, time.monotonic(), 0.0
-        self.sequential = chosen.order.mode == "sequential"
+        self.chained = chosen.order.mode in CHAINED
         bench.watch("load model", 0, 1)
         self.album = Album(any(concept.sensitive for concept in self.requests), chosen.order.keep_images)
         self.original = models.load(chosen.order.model)
@@ -192,7 +193,8 @@ class _Sequence:
         method, guards = self.course.unlearner, self.course.order.guards
         if not guards.active:
             return method
-        words = protected(concept, self.course.so_far(step)[:-1]) if guards.project else ()
+        settled = self.course.so_far(step)[:-1] if self.course.order.mode == "sequential" else ()
+        words = protected(concept, settled) if guards.project else ()
         return Guarded(method=self.course.order.method, settings=registry.settings(method), guards=asdict(guards), protected=words)
 
     def seen(self, step: int, model: Model, known: dict[str, Any]) -> State:
@@ -210,7 +212,7 @@ class _Sequence:
 
     def drift(self, edit: Edit, base: Model, model: Model) -> dict[str, Any]:
         """Relative distance of the weights touched so far to the original's, and of this step's to the previous model's."""
-        self.touched = {*edit.touched, *(self.touched if self.sequential else ())}
+        self.touched = {*edit.touched, *(self.touched if self.chained else ())}
         whole = Edit(self.original.fingerprint, "drift", tensors={name: model.tensor(name) for name in self.touched})
         made = describe(base, edit)
         return {"drift": {"original": describe(self.original, whole)["relative_norm"], "previous": made["relative_norm"]}, "edit": made}
@@ -219,7 +221,7 @@ class _Sequence:
         """Take and measure every step that is missing, and put the result together."""
         model, states = self.original, [self.seen(0, self.original, {"drift": {"original": 0.0, "previous": 0.0}, "edit": None})]
         for step in range(1, len(self.course.steps) + 1):
-            base = model if self.sequential else self.original
+            base = model if self.chained else self.original
             edit, model, told = self.forgotten(step, base)
             states.append(self.seen(step, model, {**told, **self.drift(edit, base, model)}))
             self.run.event("measured", step=step)

@@ -16,7 +16,7 @@ from vestige.concepts import Concept
 from vestige.errors import BadSetting, UnknownName
 from vestige.guards import Guards
 from vestige.images import Data
-from vestige.ledger import Mode
+from vestige.ledger import CHAINED, Mode
 from vestige.plan import NUMERICS, by_method, configured, looks, told
 from vestige.probes import probes
 from vestige.together import joint, targets
@@ -34,7 +34,8 @@ class Order:
         requests: Concepts in the order in which they must go: built-in names or TOML files.
         method: Unlearner of every step.
         mode: "sequential": each request from the model that the one before left. "independent": each from the original.
-            "simultaneous": all together from the original.
+            "cumulative": from that model too, and every step forgets all requests so far again. "simultaneous": all together from
+            the original.
         suite: Whose sampler and numbers of pictures hold.
         seed: Of every unlearning run, and of the memory.
         memory: Pictures by the original that a method which rehearses may train on, drawn once, before the first step.
@@ -83,13 +84,21 @@ class Course:
     @property
     def steps(self) -> tuple[Concept, ...]:
         """What is forgotten in each step."""
-        return (joint(self.requests),) if self.order.mode == "simultaneous" else self.requests
+        if self.order.mode == "simultaneous":
+            return (joint(self.requests),)
+        if self.order.mode == "cumulative":
+            return tuple(joint(self.requests[:n]) if n > 1 else self.requests[0] for n in range(1, len(self.requests) + 1))
+        return self.requests
 
     def so_far(self, step: int) -> tuple[Concept, ...]:
         """The requests that the model after a step was to forget; step 0 is the original."""
         if self.order.mode == "simultaneous":
             return self.requests if step else ()
-        return self.requests[:step] if self.order.mode == "sequential" else self.requests[max(0, step - 1) : step]
+        return self.requests[:step] if self.order.mode in CHAINED else self.requests[max(0, step - 1) : step]
+
+    def asked_in(self, step: int) -> str:
+        """The name of what a step was taken for."""
+        return self.steps[0].name if self.order.mode == "simultaneous" else self.requests[step - 1].name
 
     def spec(self) -> dict[str, Any]:
         """What every step of the ledger shares, plain data."""
@@ -138,7 +147,7 @@ class Course:
         calls = {"scoring": (steps + 1) * seen * picture, "unlearning": steps * (drawn + 3 * _trained(count, getattr(count, "steps", 0)))}
         if self.rehearses:
             calls["memory"] = self.order.memory * 2 * Data().protocol.steps
-        attacked = self.order.replicates * (asked * (asked + 1) // 2 if self.order.mode == "sequential" else asked)
+        attacked = self.order.replicates * (asked * (asked + 1) // 2 if self.order.mode in CHAINED else asked)
         for name, (attack, planned) in self.attacks.items():
             scored = sum(1 + min(b, getattr(attack, "most", 0)) for b in planned.budget.points)
             tried = attacked * (1 + len(attack.variants()))
@@ -188,7 +197,8 @@ def course(order: Order) -> Course:
 
 def _fits(order: Order, unlearner: Any) -> None:
     """Refuse a method that cannot do what the mode and the guards ask of it."""
-    if order.mode == "simultaneous" and (order.method not in JOINT or getattr(unlearner, "tokens", "all") == "concept"):
+    together = order.mode in ("simultaneous", "cumulative")
+    if together and (order.method not in JOINT or getattr(unlearner, "tokens", "all") == "concept"):
         how = f"{order.method} looks for one target's words or teaches one anchor" if order.method not in JOINT else "tokens=concept does"
         raise BadSetting(f"{how}, so it cannot erase several together; {', '.join(JOINT)} can, or erase each by itself and merge")
     order.guards.check(order.method, unlearner)

@@ -3,10 +3,10 @@
     ledger.json     finished steps, in order: the request, its edit's file and hash, the model's fingerprint before and after
     edits/          one saved edit a request, each relative to the model that it was made on
 
-In a *sequential* ledger step n was made on the model that step n - 1 left behind, so prefixes are chains; in an *independent*
-one every edit was made on the original; a *simultaneous* one has one step, for all requests together. A longer list of requests
-continues a ledger; whatever else differs is refused, and so is a step that is missing, damaged, or does not lead to the model that
-it led to.
+In a *sequential* and in a *cumulative* ledger step n was made on the model that step n - 1 left behind, so prefixes are chains; in an
+*independent* one every edit was made on the original; a *simultaneous* one has one step, for all requests together. A longer list
+of requests continues a ledger; whatever else differs is refused, and so is a step that is missing, damaged, or does not lead to the
+model that it led to.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ from vestige.errors import BadInput, RunConflict
 from vestige.runs import Run
 
 SCHEMA = "vestige-ledger-1"
-Mode = Literal["sequential", "simultaneous", "independent"]
+Mode = Literal["sequential", "cumulative", "simultaneous", "independent"]
+CHAINED = ("sequential", "cumulative")  # modes in which a step starts from the model before
 ADVICE = "restore the folder from a copy, or begin again in another one"
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar, final
 
-from vestige.concepts import Bank, Concept, Prompt
+from vestige.concepts import ASKED, Bank, Concept, Prompt
 from vestige.errors import BadInput
 
 T = TypeVar("T")
@@ -55,7 +55,7 @@ class Joint(Concept):
         return in_turn([part.others(part.anchor if word else "") for part in self.parts])
 
     def as_dict(self) -> dict[str, Any]:
-        own = {f.name: getattr(self, f.name) for f in fields(Concept)}
+        own = {f.name: getattr(self, f.name) for f in fields(Concept) if f.name not in ASKED}
         plain = {k: list(v) if isinstance(v, tuple) else v for k, v in own.items()}
         return {**plain, "parts": [part.as_dict() for part in self.parts]}
 

@@ -122,6 +122,19 @@ def duge() -> dict[str, Row]:
     }
 
 
+TITLES = {"methods": "Continual unlearning, compared", "duge": "DUGE taken apart"}
+ROWS = {
+    "methods": f"""
+A row of the form "again at every step" forgets every request so far in each step, at the price of one; "each alone" is the mean over
+models that each forgot one request. All at once may spend as many steps and pictures as the sequence in all. The twin never drew any
+of them; its drift is that between two trainings. The pull is {GUARDS["L2 pull"].pull:g}, chosen on bag; the share that moves is
+{GUARDS["selective"].share:g}, TIES' share {SHARE:g} and scale {SCALE:g}, not tuned.""",
+    "duge": """
+Every row is the world's preset, chosen on bag, but for what its name says: keys and values alone train, towards the start token, beside
+a memory of 200 and with no pull. Towards the start token no reference is asked and without a pull none is held to, so "held to the
+original" must give the first row's numbers.""",
+}
+
 PARTS: dict[str, Callable[[], dict[str, Row]]] = {"methods": methods, "duge": duge}
 
 
@@ -289,7 +302,7 @@ def table(found: list[Cell]) -> str:
     asked = found[0].options
     orders = "; ".join(f"{i}: {', '.join(o[: asked.first])}" for i, o in enumerate(ORDERS[: asked.orders]))
     part = "" if asked.part == "methods" else f" --part {asked.part} --first {asked.first}"
-    about = f"""# Continual unlearning, compared
+    about = f"""# {TITLES[asked.part]}
 
 `python tools/continual_panel.py --suite {asked.suite} --orders {asked.orders} --seeds {asked.seeds}{part}`;
 suite {first["suite"]}, model {first["provenance"]["model_hash"]}, verification judge {first["detector"]["verification"]["version"]},
@@ -299,12 +312,9 @@ Per cent after the last request, with 95 % intervals over pictures of one run. *
 it, all requests pooled. *reversal, net*: how much more often earlier requests are shown than right after their own step. *unasked*:
 pictures that show a request though their prompts name no garment (for a style: no style); {original(first)} of the original's. *ripple* and
 *erosion*: accuracy lost on words near a request, and on words near none. *KID*: of the latter's pictures to the original's own. *drift*:
-relative distance of the touched weights. A row of the form "again at every step" forgets
-every request so far in each step, at the price of one; "each alone" is the mean over models that each forgot one request. The twin
-never drew any of them; its drift is that between two trainings. Prompts that name a request count for no word that must stay.
-The pull is {GUARDS["L2 pull"].pull:g}, chosen on bag; the share that moves is {GUARDS["selective"].share:g}, TIES' share {SHARE:g} and
-scale {SCALE:g}, not tuned. All at once may spend as many steps
-and pictures as the sequence in all. *seconds to unlearn*: of steps that were not there before the cell's last start, training alone.
+relative distance of the touched weights. Prompts that name a request count for no word that must stay. *seconds to unlearn*: of steps
+that were not there before the cell's last start, training alone.
+{ROWS[asked.part]}
 """
     left = f"\nMissing: {'; '.join(lacking)}.\n" if lacking else "\nAll cells are there.\n"
     return about + "\n" + "\n".join(lines) + "\n" + left

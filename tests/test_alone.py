@@ -16,7 +16,8 @@ from typer.testing import CliRunner
 
 from oracles import save_pair
 from test_judges import names, short, told
-from vestige import alone, api, arms, audit, cli, exports, images, models, suites
+from vestige import alone, api, arms, cli, exports, images, models, runs, suites
+from vestige.case import Case
 from vestige.errors import BadSetting
 from vestige.plan import Request, plan, planned_calls
 from vestige.sampling import generator
@@ -150,7 +151,7 @@ def test_pictures_that_attacks_train_on_are_left_out_where_enough_remain(
     """Two replicates take 4 or 6 of 12; 8 that are left are enough, 6 are not."""
     planned = plan(Request(**asked(home, attacks=("memora",), reference_count=references)))
     bench = arms.Bench(home / "runs", planned.suite, *(None, None))
-    work = audit._Audit(planned, bench, audit.runs.Run(home / "out", {}))
+    work = Case(planned, bench, runs.Run(home / "out", {}))
     chosen, free = alone._counted(work)
     assert (len(chosen), free) == (count, held_out)
     taken = {one.numpy().tobytes() for k in (0, 1) for one in work.holdings.shown(work.concept, references, k).images}  # type: ignore[union-attr]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,17 +14,16 @@ import torch
 from torch import Tensor
 
 from oracles import small, tiny_model
-from vestige import arms, audit, concepts, diagnostics, flags, suites
+from vestige import arms, concepts, diagnostics, flags, suites
 from vestige.arms import Bench
 from vestige.attacker import Holdings
-from vestige.audit import worst
 from vestige.base import Budget
 from vestige.edits import Edit
 from vestige.images import METADATA, PictureSet, save
 from vestige.models.latent import LatentModel
 from vestige.plan import PROXY, Request, plan
 from vestige.sampling import generator
-from vestige.verdict import Arms, Interval, measure
+from vestige.verdict import Arms, measure
 
 SMOKE = suites.load("smoke", "wardrobe")
 
@@ -177,48 +175,3 @@ def test_an_attack_that_teaches_nobody_proves_nothing() -> None:
     assert flags._teaching(curves(0.5)) == []
     assert flags._teaching(curves(0.03) | curves(0.5, "textual_inversion")) == [], "one that teaches is enough"
     assert flags._teaching(curves(0.03, "dimra")) == [], "an attack without the concept's pictures is not meant to teach it"
-
-
-def test_the_worst_attack_leads_and_one_without_a_number_never_does() -> None:
-    def found(savings: float) -> Any:
-        return SimpleNamespace(savings=Interval(savings, math.nan, math.nan))
-
-    assert worst({"memora": found(0.1), "dimra": found(0.6), "direct": found(math.nan)}) == "dimra"
-    assert worst({"direct": found(math.nan), "memora": found(-0.5)}) == "memora"
-    assert worst({"memora": found(0.2), "dimra": found(0.2)}) == "memora"
-
-
-def risen(*selected: float | None, hits: float = 0.0) -> Any:
-    """A run by what the selection judge saw at each budget; the verification judge sees `hits` throughout."""
-    right = [i < round(10 * hits) for i in range(10)]
-    return SimpleNamespace(outcome={"points": [{"budget": b, "hits": right, "selected": s} for b, s in enumerate(selected)]})
-
-
-def test_either_model_is_attacked_by_the_way_that_works_better_on_it() -> None:
-    """By the selection judge: on the edited model the verification judge prefers the other way, and is not asked."""
-    found = {
-        ("edited", True): risen(0.0, 0.1, 0.1, hits=0.9),
-        ("edited", False): risen(0.0, 0.5, 0.4, hits=0.1),
-        ("never", True): risen(0.0, 0.3, 0.6),
-        ("never", False): risen(0.0, 0.2, 0.6),
-        ("original", True): risen(1.0, 1.0, 1.0),
-    }
-    stub = SimpleNamespace(
-        plan=SimpleNamespace(attacks={"memora": (small("attacks", "memora"), None)}, seeds=(0, 1)),
-        edited="edited",
-        never="never",
-        original="original",
-        concept=None,
-        never_concept=None,
-        arm=lambda model, concept, name, attack, k: found[model, attack.regenerate],
-        plain=lambda model, concept, k: found["original", True],
-    )
-    rows = audit._Audit.attack(stub, "memora")  # type: ignore[arg-type]
-    assert rows["ways"] == {"edited": "raw", "never": ""}
-    assert rows["edited"] == [found["edited", False]] * 2
-    assert rows["never"] == [found["never", True]] * 2
-
-
-def test_what_no_judge_selected_rises_by_the_other() -> None:
-    assert arms._rise(risen(None, None, hits=0.3)) == pytest.approx(0.6)
-    assert arms._rise(risen(0.2, 0.6, 0.4)) == pytest.approx(1.4)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 import published
 from oracles import tiny_classes, tiny_flow, tiny_model, tiny_xl
-from vestige import checkpoints
+from vestige import checkpoints, findings
 from vestige.base import Model
 from vestige.edits import Edit, Hook
 from vestige.errors import BadInput, Incompatible
@@ -460,11 +460,9 @@ def test_saved_edit_is_checked_like_any_file(tiny: LatentModel, unlike: LatentMo
 
 
 def test_a_checkpoint_goes_the_way_of_every_edit(tiny: LatentModel, tmp_path: Path) -> None:
-    from vestige.audit import describe, saved_edit
-
     path, _ = published.f2(tmp_path, tiny)
-    edit = saved_edit(path, tiny)
-    told = describe(tiny, edit)
+    edit = checkpoints.load(path, tiny)
+    told = findings.describe(tiny, edit)
     assert (told["method"], told["scope"]) == ("published", "cross-attention")
     assert (told["settings"]["file"], told["settings"]["format"]) == (path.name, "F2")
     assert told["changed_tensors"] == len(edit.touched)

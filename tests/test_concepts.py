@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from vestige import concepts
-from vestige.cli import TEMPLATE
+from vestige.cli.lists import TEMPLATE
 from vestige.concepts import Bank, Concept, load, names
 from vestige.errors import BadInput, UnknownName
 from vestige.models import data_folder

@@ -14,6 +14,7 @@ ROOT = Path(vestige.__file__).parent
 FILES = {p: ".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for p in sorted(ROOT.rglob("*.py"))}
 MODULES = {name: path for path, name in FILES.items() if path != ROOT / "__init__.py"}
 
+AUDIT = ("alone", "case", "rates", "scores", "flags", "statement", "audit", "recovery")
 LEDGER = ("retention", "ledger", "probes", "guards", "course", "account", "continual")
 ARTEFACTS = ("pickles", "legacy", "untrusted", "keymaps", "bfl", "ddpm", "lowrank", "artefacts", "origins", "findings", "modelcards")
 LAYERS = (
@@ -48,9 +49,7 @@ LAYERS = (
         "arms",
         "attacker",
         "crew",
-        "alone",
-        "flags",
-        "audit",
+        *AUDIT,
         *LEDGER,
     },
     {"pages", "report", "report_continual", "api", "machine", "cli"},
@@ -59,7 +58,8 @@ LAYERS = (
 DATA = "data"  # no code: a folder that anyone may ask for its place
 
 SHARED = ("modular", "timesteps", "labels", "sigmas", "mmdit", "packing", "streams")
-PARTS = ("verdict", "suites", "judges", "drawing", "plan", "diagnostics", "arms", "attacker", "crew", "alone", "flags", "audit", *LEDGER)
+PARTS = ("verdict", "suites", "judges", "drawing", "plan", "diagnostics", "arms", "attacker", "crew", *AUDIT, *LEDGER)
+COMMANDS = ("audits", "acts", "sequences", "lists", "files")
 
 # The edges within a layer, each with its reason.
 SIDEWAYS = {
@@ -89,10 +89,13 @@ SIDEWAYS = {
     ("report_continual", "pages"): "a page",
     ("api", "report"): "an audit's page is written with it",
     ("api", "report_continual"): "a ledger's page is written with it",
-    ("cli", "report_continual"): "a command",
-    ("cli", "report"): "a command",
-    ("cli", "machine"): "where and how a command's models work",
-    ("cli", "api"): "commands are calls",
+    **{("cli", f"cli.{part}"): "commands stand in one frame" for part in ("frame", *COMMANDS)},
+    **{(f"cli.{group}", f"cli.{part}"): "what commands share" for group in COMMANDS for part in ("frame", "options", "forecast")},
+    ("cli.forecast", "cli.frame"): "a forecast is a result too",
+    **{(f"cli.{group}", "machine"): "where and how a command's models work" for group in COMMANDS},
+    ("cli.audits", "report"): "a command",
+    ("cli.audits", "report_continual"): "a command",
+    ("cli.sequences", "report_continual"): "a command",
     **{(b, a): "the parts of an audit, each from those before" for i, b in enumerate(PARTS) for a in PARTS[:i]},
 }
 ONLY = {  # modules that see less than their layer would allow
@@ -118,7 +121,7 @@ WITHOUT_TORCH = {
     "pages",
     "report",
     "report_continual",
-    "cli",
+    *(module for module in MODULES if module.split(".")[0] == "cli"),
     "__main__",
 }
 

@@ -25,8 +25,8 @@ from vestige.judging import Hits, judged, share
 from vestige.verdict import Flag, Top, wilson
 
 if TYPE_CHECKING:
-    from vestige.audit import _Audit
     from vestige.base import Model
+    from vestige.case import Case
     from vestige.images import PictureSet
 
 LEAST = 8  # fewer pictures than these that no attack trains on say too little: then all are counted
@@ -65,22 +65,22 @@ class Real:
         return f"{len(self.hits)} real pictures, {'none' if self.held_out else 'some'} of which an attack trains on"
 
 
-def seen(audit: _Audit) -> Real:
+def seen(case: Case) -> Real:
     """The real pictures that the audit counts, as its judges see them after the model's autoencoder."""
-    chosen, held_out = _counted(audit)
-    images = reconstructed(audit.base, chosen.images)
-    hits, other = (arms.shows(judge, images, audit.concept) for judge in (audit.bench.verify, audit.bench.select))
+    chosen, held_out = _counted(case)
+    images = reconstructed(case.base, chosen.images)
+    hits, other = (arms.shows(judge, images, case.concept) for judge in (case.bench.verify, case.bench.select))
     return Real(hits, other, held_out, chosen.source)
 
 
-def _counted(audit: _Audit) -> tuple[PictureSet, bool]:
+def _counted(case: Case) -> tuple[PictureSet, bool]:
     """Real pictures that no arm trains on, or all where these are too few; and which it is."""
-    holdings, concept = audit.holdings, audit.concept
+    holdings, concept = case.holdings, case.concept
     whole = holdings.real(concept)
     taken: set[bytes] = set()
-    for attack, planned in audit.plan.attacks.values():
+    for attack, planned in case.plan.attacks.values():
         if planned.references and "retain" not in attack.needs:
-            for replicate in audit.plan.seeds:
+            for replicate in case.plan.seeds:
                 given = holdings.shown(concept, planned.references, replicate)
                 taken |= {one.numpy().tobytes() for one in given.images} if given is not None else set()
     free = [i for i, one in enumerate(whole.images) if one.numpy().tobytes() not in taken]
@@ -93,10 +93,10 @@ def reconstructed(model: Model, real: Tensor) -> Tensor:
     return torch.cat([model.decode(model.encode(part)) for part in real.split(16)])
 
 
-def top(audit: _Audit, real: Real) -> Top:
+def top(case: Case, real: Real) -> Top:
     """The verdict's words."""
-    kind, name = audit.plan.control
-    never = f"this very model, taught {audit.never_concept.name!r}," if kind == "proxy" else name
+    kind, name = case.plan.control
+    never = f"this very model, taught {case.never_concept.name!r}," if kind == "proxy" else name
     return Top(
         rate="the detector's rate on real pictures",
         has="real pictures have",

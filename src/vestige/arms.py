@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import accumulate
@@ -93,82 +94,86 @@ def run_arm(
     the selection judge's rate on its own prompts and seeds, costs, and the attack's own notes. A picture that could not be judged
     is null, and in no rate.
     """
-    name, method = attack
-    spec = _arm(bench, model, concept, attack, budget, replicate, references)
+    arm = _Arm(bench, model, concept, *attack, budget, replicate, references)
+    return runs.compute(bench.root, arm.spec, "arm", arm.points, wait=bench.wait, steal=bench.steal)
 
-    def work(run: runs.Run) -> dict[str, Any]:
+
+@dataclass(frozen=True)
+class _Arm:
+    """One attack on one model for one replicate."""
+
+    bench: Bench
+    model: Model
+    concept: Concept
+    name: str
+    method: Attack
+    budget: Budget
+    replicate: int
+    references: PictureSet | None
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """Everything that an arm depends on."""
+        bench, label, references = self.bench, self.concept.label, self.references
+        spec = {
+            "what": "arm",
+            "numerics": NUMERICS,
+            "model": self.model.fingerprint,
+            "concept": self.concept.as_dict(),
+            "attack": self.name,
+            "settings": registry.settings(self.method),
+            "budget": list(self.budget.points),
+            "replicate": self.replicate,
+            "references": references.content if references is not None else None,
+            "protocol": asdict(bench.suite.protocol),
+            "pictures": bench.suite.pictures,
+            "select_pictures": bench.suite.select_pictures,
+            "judges": [bench.verify.identity(label), bench.select.identity(label)],
+            **thrift.current().as_dict(),
+            **bench.kept,
+            "volatile": {"model": self.model.name, "suite": bench.suite.version},
+        }
+        if references is not None and "retain" in self.method.needs:  # trained with captions, which the pictures' hash does not know
+            spec["captions"] = [list(row) for row in references.captions]
+        return spec
+
+    def points(self, run: runs.Run) -> dict[str, Any]:
+        """Attack, and score every candidate."""
         points, last = [], None
-        stage = f"{name} on {model.name}, replicate {replicate}"
-
-        def select(seen: Tensor) -> Tensor:
-            return torch.tensor([0.5 if hit is None else float(hit) for hit in shows(bench.select, seen, concept)])
-
-        for candidate in method(model, concept, budget, seed=replicate, select=select, pictures=references):
-            points.append(_scored(bench, model, concept, candidate, replicate, run))
+        replicate, stage = self.replicate, f"{self.name} on {self.model.name}, replicate {self.replicate}"
+        tried = self.method(self.model, self.concept, self.budget, seed=replicate, select=self._select, pictures=self.references)
+        for candidate in tried:
+            points.append(self._scored(candidate, run))
             last = candidate.edit or last
-            bench.watch(stage, len(points), len(budget.points))
+            self.bench.watch(stage, len(points), len(self.budget.points))
             run.event("scored", budget=candidate.spent)
         if last is not None:
             last.save(run.path("last.safetensors"))
         return {"points": points}
 
-    return runs.compute(bench.root, spec, "arm", work, wait=bench.wait, steal=bench.steal)
+    def _select(self, seen: Tensor) -> Tensor:
+        return torch.tensor([0.5 if hit is None else float(hit) for hit in shows(self.bench.select, seen, self.concept)])
 
-
-def _arm(
-    bench: Bench,
-    model: Model,
-    concept: Concept,
-    attack: tuple[str, Attack],
-    budget: Budget,
-    replicate: int,
-    references: PictureSet | None,
-) -> dict[str, Any]:
-    """Everything that an arm depends on."""
-    name, method = attack
-    spec = {
-        "what": "arm",
-        "numerics": NUMERICS,
-        "model": model.fingerprint,
-        "concept": concept.as_dict(),
-        "attack": name,
-        "settings": registry.settings(method),
-        "budget": list(budget.points),
-        "replicate": replicate,
-        "references": references.content if references is not None else None,
-        "protocol": asdict(bench.suite.protocol),
-        "pictures": bench.suite.pictures,
-        "select_pictures": bench.suite.select_pictures,
-        "judges": [bench.verify.identity(concept.label), bench.select.identity(concept.label)],
-        **thrift.current().as_dict(),
-        **bench.kept,
-        "volatile": {"model": model.name, "suite": bench.suite.version},
-    }
-    if references is not None and "retain" in method.needs:  # trained with captions, which the pictures' hash does not know
-        spec["captions"] = [list(row) for row in references.captions]
-    return spec
-
-
-def _scored(bench: Bench, model: Model, concept: Concept, candidate: Candidate, replicate: int, run: runs.Run) -> dict[str, Any]:
-    view = model.edited(candidate.edit) if candidate.edit is not None else model
-    suite = bench.suite
-    shown = _drawn(bench, view, _verification(concept, suite.pictures, replicate), candidate, (replicate, "verification"))
-    scores = _looked(bench.verify, shown, concept.label, run, f"scores/{candidate.spent:06d}.json")
-    hits = crossed(scores, bench.verify.threshold(concept.label))
-    bench.album(concept).strip(shown[: suite.strip], run.folder, f"strips/{candidate.spent:06d}.png")
-    chosen: list[bool | None] = []
-    if suite.select_pictures:
-        prompts = concept.spread(suite.select_pictures, "training", offset=replicate * suite.select_pictures)
-        chosen = shows(bench.select, _drawn(bench, view, prompts, candidate, (replicate, "selection")), concept)
-    return {
-        "budget": candidate.spent,
-        "hits": hits,
-        "other_judge": shows(bench.select, shown, concept),
-        "scores": [None if math.isnan(score) else round(score, 6) for score in scores.tolist()],
-        "selected": None if math.isnan(share(chosen)) else share(chosen),
-        "cost": dict(candidate.cost),
-        "notes": dict(candidate.notes),
-    }
+    def _scored(self, candidate: Candidate, run: runs.Run) -> dict[str, Any]:
+        bench, concept, suite, replicate = self.bench, self.concept, self.bench.suite, self.replicate
+        view = self.model.edited(candidate.edit) if candidate.edit is not None else self.model
+        shown = _drawn(bench, view, _verification(concept, suite.pictures, replicate), candidate, (replicate, "verification"))
+        scores = _looked(bench.verify, shown, concept.label, run, f"scores/{candidate.spent:06d}.json")
+        hits = crossed(scores, bench.verify.threshold(concept.label))
+        bench.album(concept).strip(shown[: suite.strip], run.folder, f"strips/{candidate.spent:06d}.png")
+        chosen: list[bool | None] = []
+        if suite.select_pictures:
+            prompts = concept.spread(suite.select_pictures, "training", offset=replicate * suite.select_pictures)
+            chosen = shows(bench.select, _drawn(bench, view, prompts, candidate, (replicate, "selection")), concept)
+        return {
+            "budget": candidate.spent,
+            "hits": hits,
+            "other_judge": shows(bench.select, shown, concept),
+            "scores": [None if math.isnan(score) else round(score, 6) for score in scores.tolist()],
+            "selected": None if math.isnan(share(chosen)) else share(chosen),
+            "cost": dict(candidate.cost),
+            "notes": dict(candidate.notes),
+        }
 
 
 def _looked(judge: Any, shown: Tensor, label: str, run: runs.Run, name: str) -> Tensor:
@@ -320,7 +325,6 @@ def unlearned(
         data: What it may train on; None lets the model draw it, kept under `root`.
     """
     method, data = method.resolved(concept), data or Data(cache=Album(concept.sensitive).cache(root))
-    given = {key: None if s is None else s.content for key, s in (("forget", data.target), ("retain", data.retain))}
     spec = {
         "what": "unlearn",
         "numerics": NUMERICS,
@@ -329,17 +333,12 @@ def unlearned(
         "method": name,
         "settings": registry.settings(method),
         "seed": seed,
-        "data": {**given, "protocol": asdict(data.protocol)},
+        **_trained_on(data),
         **thrift.current().as_dict(),
         "volatile": {"model": model.name},
     }
-    captions = [list(row) for s in (data.target, data.retain) if s is not None for row in s.captions]
-    spec |= {"captions": captions} if captions else {}
-    spec |= {"before": data.original.fingerprint} if data.original is not None else {}
 
     def work(run: runs.Run) -> dict[str, Any]:
-        import time
-
         began = time.monotonic()
         edit: Edit = method(model, concept, seed=seed, data=data, watch=lambda stage, i, n: watch(f"{name}: {stage}", i, n))
         edit.save(run.path("edit.safetensors"))
@@ -349,3 +348,14 @@ def unlearned(
         return {"seconds": seconds, "diagnostics": diagnostics.measured(model, concept, edit, data, seed=seed, watch=watch)}
 
     return runs.compute(root, spec, "unlearn", work, wait=wait)
+
+
+def _trained_on(data: Data) -> dict[str, Any]:
+    """What the spec of an unlearner's run says of its data."""
+    given = {key: None if s is None else s.content for key, s in (("forget", data.target), ("retain", data.retain))}
+    captions = [list(row) for s in (data.target, data.retain) if s is not None for row in s.captions]
+    return {
+        "data": {**given, "protocol": asdict(data.protocol)},
+        **({"captions": captions} if captions else {}),
+        **({"before": data.original.fingerprint} if data.original is not None else {}),
+    }

@@ -26,12 +26,12 @@ from vestige import arms, judges, models, registry, runs
 from vestige.account import Account, State, attacked
 from vestige.album import Album
 from vestige.arms import Bench
-from vestige.audit import describe
 from vestige.base import Model, Paper, Unlearner, Watch, silent
 from vestige.concepts import Concept, Prompt
 from vestige.course import Course, Order, course
 from vestige.edits import Edit
 from vestige.errors import BadInput, Incompatible
+from vestige.findings import describe
 from vestige.guards import Guarded, Guards, protected
 from vestige.images import Data, PictureSet
 from vestige.ledger import CHAINED, Ledger

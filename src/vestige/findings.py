@@ -1,4 +1,4 @@
-"""What was found out about a checkpoint: a value to print, or to decide by."""
+"""What was found out about a checkpoint or an edit: a value to print, or to decide by."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from vestige.base import Model
-from vestige.edits import Change, distance
+from vestige.edits import Change, Edit, distance, measure
 
 _BLOCK = re.compile(r"^\w+?\.(?:[a-z_]*blocks\.\d+|(?:text_model\.)?encoder\.layers\.\d+|mid_block|[^.]+)")
 
@@ -53,6 +53,21 @@ class Finding:
     def as_dict(self) -> dict[str, Any]:
         """Plain data."""
         return asdict(self)
+
+
+def describe(model: Model, edit: Edit) -> dict[str, Any]:
+    """What an edit is and how far it moved the model, plain data."""
+    changes = measure(model, edit)
+    return {
+        "method": edit.method,
+        "settings": dict(edit.settings),
+        "scope": edit.scope,
+        "changed_tensors": sum(c.norm > 0 for c in changes),
+        "changed_weights": int(sum(c.share * model.tensor(c.name).numel() for c in changes)),
+        "relative_norm": distance(model, changes),
+        "hooks": [hook.name for hook in edit.hooks],
+        "seed": edit.notes.get("seed"),
+    }
 
 
 def moved(model: Model, changes: list[Change]) -> dict[str, Any]:

@@ -1,0 +1,31 @@
+"""The command line. Results go to stdout (one JSON object with --json), everything else to stderr."""
+
+from __future__ import annotations
+
+import typer
+
+from vestige.cli import acts, audits, files, frame, lists, sequences
+
+app = typer.Typer(
+    name="vestige",
+    help="Make diffusion models forget, attack that very model, and tell whether the concept is gone, hidden, or slow to come back.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+# In the order of the help.
+app.command()(audits.audit)
+app.command()(acts.unlearn)
+app.command()(acts.attack)
+app.command()(sequences.continual)
+app.command()(acts.generate)
+app.command()(audits.compare)
+app.command()(audits.report)
+app.command(name="list")(lists.list_)
+app.command()(files.inspect)
+app.command()(files.export)
+
+
+def main() -> None:
+    """Entry point."""
+    frame.run(app)

@@ -1,0 +1,132 @@
+"""One thing done to one model: a concept unlearned, an attack on it, pictures drawn."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vestige.cli import options
+from vestige.cli.frame import give, progress, shown
+from vestige.errors import BadSetting
+from vestige.machine import machine
+
+
+@machine
+def unlearn(
+    method: Annotated[str, typer.Option(help="Unlearner, see `vestige list`.")],
+    model: options.ModelOption = "wardrobe",
+    concept: options.ConceptOption = "sneaker",
+    seed: Annotated[int, typer.Option(help="Seed of the run.")] = 0,
+    forget: options.ForgetOption = "drawn",
+    retain: options.RetainOption = "drawn",
+    preset: Annotated[str, typer.Option(help="Named settings.")] = "",
+    settings: options.SetOption = None,
+    out: Annotated[Path, typer.Option(help="Where the edit goes (safetensors).")] = Path("edit.safetensors"),
+    as_json: options.JsonOption = False,
+) -> None:
+    """Make a model forget a concept and save the edit: the difference alone, a few per cent of the model."""
+    from vestige import concepts, diagnostics, findings, models, plan
+    from vestige.case import training_data
+
+    card = models.card(model)
+    chosen = plan.told(concepts.load(concept, card.world or "wardrobe"), card)
+    own = options.own(settings, method)
+    unlearner = plan.configured("unlearners", method, card.world, preset, own, model=card.name).resolved(chosen)
+    loaded = models.load(model)
+    with progress() as watch:
+        data = training_data(loaded, forget, retain)
+        edit = unlearner(loaded, chosen, seed=seed, data=data, watch=watch)
+        edit.save(out)
+        found = diagnostics.measured(loaded, chosen, edit, data, seed=seed, watch=watch) if "retain" in unlearner.needs else {}
+    described = {**findings.describe(loaded, edit), "file": str(out), "concept": chosen.name, "model": model, "diagnostics": found}
+    moved = f"{described['changed_tensors']} tensors, relative change {described['relative_norm'] or 0:.3f}"
+    next_step = f"vestige audit --model {model} --concept {concept} --edit {out}"
+    measured = "".join(f"{name:<22} {value}\n" for name, value in found.items())
+    give(described, as_json, f"saved {out}: {method} on {model}, {moved}\n{measured}next: {next_step}")
+
+
+@machine
+def attack(
+    method: Annotated[str, typer.Option(help="Attack, see `vestige list`.")] = "memora",
+    model: options.ModelOption = "wardrobe",
+    concept: options.ConceptOption = "sneaker",
+    edit: Annotated[str | None, typer.Option(help="The edit under attack; none attacks the model as it is.")] = None,
+    references: Annotated[str, typer.Option(help="shipped, generated, or a folder of pictures.")] = "shipped",
+    reference_count: options.CountOption = 0,
+    attack_retain: options.AttackRetainOption = "shipped",
+    keep_images: options.KeepOption = "all",
+    suite: Annotated[str, typer.Option(help="Whose settings, budget and sampler hold.")] = "quick",
+    seed: Annotated[int, typer.Option(help="Replicate.")] = 0,
+    preset: options.PresetOption = "",
+    settings: options.SetOption = None,
+    out: Annotated[Path, typer.Option(help="Folder for the adapter, pictures and the curve.")] = Path("runs/attack"),
+    as_json: options.JsonOption = False,
+) -> None:
+    """Try to bring a concept back, without controls: the recovery curve, pictures, and the adapter in diffusers' format."""
+    from vestige import plan as planning
+    from vestige.recovery import recover
+
+    request = planning.Request(
+        model=model,
+        concept=concept,
+        edit=edit,
+        attacks=(method,),
+        suite=suite,
+        seeds=(seed,),
+        references=references,
+        reference_count=reference_count,
+        attack_retain=attack_retain,
+        settings={f"{method}.{k}": v for k, v in options.own(settings, method).items()},
+        preset=preset,
+        control="none",
+        keep_images=keep_images,  # type: ignore[arg-type]
+    )
+    planned = planning.plan(request)
+    with progress() as watch:
+        result = recover(planned, out, watch=watch)
+    lost = {p["budget"]: f"  {p['missing']} missing" for p in result["curve"] if p.get("missing")}
+    rows = "\n".join(f"{p['budget']:>6} steps  {shown({**p, 'value': p['score']})}{lost.get(p['budget'], '')}" for p in result["curve"])
+    give(result, as_json, f"{rows}\npictures and adapter in {out}")
+
+
+@machine
+def generate(
+    prompt: Annotated[list[str] | None, typer.Option(help="Prompt; repeatable.")] = None,
+    prompts: Annotated[str | None, typer.Option(help="A CSV file of prompts, with seeds and guidance; or objects, styles.")] = None,
+    model: options.ModelOption = "wardrobe",
+    edit: Annotated[str | None, typer.Option(help="An edit to apply.")] = None,
+    concept: Annotated[
+        str | None, typer.Option(help="What a detector looks for in every picture; its file says whether it is sensitive.")
+    ] = None,
+    sensitive: Annotated[bool, typer.Option("--sensitive", help="Blur the pictures; the originals go to a quarantined folder.")] = False,
+    keep_images: options.KeepOption = "all",
+    count: Annotated[int, typer.Option(min=0, help="Pictures a prompt; 0: four, or one a row of a file.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the first picture.")] = 0,
+    steps: Annotated[int, typer.Option(min=1, help="Sampling steps.")] = 20,
+    guidance: Annotated[float, typer.Option(help="Classifier-free guidance.")] = 3.0,
+    out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("pictures"),
+    as_json: options.JsonOption = False,
+) -> None:
+    """Draw pictures, and count the concept in them if one is named."""
+    from vestige import checkpoints, concepts, drawing, models, plan
+    from vestige import prompts as sets
+    from vestige.album import Album
+    from vestige.sampling import Protocol
+
+    if bool(prompt) == bool(prompts):
+        raise BadSetting("give --prompt (repeatable) or --prompts FILE.csv, one of them")
+    card = models.card(model)
+    chosen = None if concept is None else plan.told(concepts.load(concept, card.world or "wardrobe"), card)
+    album = Album(sensitive or (chosen is not None and chosen.sensitive), keep_images)  # type: ignore[arg-type]
+    if prompts:
+        asked = drawing.of_set(sets.load(prompts), count or 1, seed, guidance)
+    else:
+        asked = drawing.plain([p for p in prompt or () for _ in range(count or 4)], seed, guidance)
+    loaded = models.load(model)
+    drawn_by = loaded if edit is None else loaded.edited(checkpoints.load(edit, loaded))
+    with progress() as watch:
+        made = drawing.draw(drawn_by, asked, album, out, Protocol(steps=steps), concept=chosen, world=card.world, watch=watch)
+    seen = f"\n{chosen.name}: {made['text']}" if chosen is not None else ""
+    give(made, as_json, f"{len(made['files'])} pictures in {out}{seen}")

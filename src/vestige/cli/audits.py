@@ -1,0 +1,131 @@
+"""An audit, and what is made of finished ones: a table, and the page again."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vestige.cli import options
+from vestige.cli.forecast import dry_run as foretell
+from vestige.cli.frame import give, progress, say, shown, typed
+from vestige.errors import BadSetting
+from vestige.machine import machine
+
+if TYPE_CHECKING:
+    from vestige.plan import Request
+
+ControlOption = Annotated[
+    str, typer.Option(help="auto, twin, proxy, twin:MODEL (that never drew it) or proxy:FILE.toml (that the model cannot draw).")
+]
+AloneOption = Annotated[
+    bool, typer.Option("--no-original", help="--model is the edited model itself, all there is: references stand in for the original.")
+]
+JobsOption = Annotated[
+    int, typer.Option(min=0, help="Processes that share the work; 0: one a core for long audits of the embedded world, else 1.")
+]
+
+
+@machine
+def audit(
+    model: options.ModelOption = "wardrobe",
+    concept: options.ConceptOption = "sneaker",
+    unlearner: Annotated[str, typer.Option(help="Method that makes the edit; none audits the model as it is.")] = "none",
+    edit: Annotated[str | None, typer.Option(help="A saved edit, or an edited pipeline folder, instead of an unlearner.")] = None,
+    attack: Annotated[list[str] | None, typer.Option(help="Attack of the suite to run; repeatable; default: all.")] = None,
+    suite: Annotated[str, typer.Option(help="smoke (tests), quick (minutes), standard, relearn, adaptive or compare.")] = "quick",
+    seeds: Annotated[str, typer.Option(help="Attack replicates, e.g. 0,1,2; default: the suite's number.")] = "",
+    edit_seed: Annotated[int, typer.Option(help="Seed of the unlearning run.")] = 0,
+    references: Annotated[str, typer.Option(help="The attacker's pictures: shipped, generated, or a folder.")] = "shipped",
+    reference_count: options.CountOption = 0,
+    forget: options.ForgetOption = "drawn",
+    retain: options.RetainOption = "drawn",
+    attack_retain: options.AttackRetainOption = "shipped",
+    control: ControlOption = "auto",
+    no_original: AloneOption = False,
+    keep_images: options.KeepOption = "all",
+    preset: options.PresetOption = "",
+    settings: options.SetOption = None,
+    out: Annotated[Path, typer.Option(help="Folder of this audit; the same command resumes it.")] = Path("runs/audit"),
+    cache: options.CacheOption = None,
+    jobs: JobsOption = 0,
+    steal: options.StealOption = False,
+    dry_run: options.DryRunOption = False,
+    as_json: options.JsonOption = False,
+) -> None:
+    """Unlearn a concept (or take a given edit), attack the result and its controls, and give a verdict with a report."""
+    from vestige import plan as planning
+
+    request = planning.Request(
+        model=model,
+        concept=concept,
+        unlearner=unlearner,
+        edit=edit,
+        attacks=tuple(attack or ()),
+        suite=suite,
+        seeds=options.integers(seeds, "seeds"),
+        edit_seed=edit_seed,
+        references=references,
+        reference_count=reference_count,
+        forget=forget,
+        retain=retain,
+        attack_retain=attack_retain,
+        settings=options.assigned(settings),
+        preset=preset,
+        control=control,
+        keep_images=keep_images,  # type: ignore[arg-type]
+        original=not no_original,
+    )
+    planned = planning.plan(request)
+    if dry_run:
+        foretell(planned.spec(), planning.planned_calls(planned), planned.original or model, as_json)
+    else:
+        _audit(request, out, as_json, cache=options.cache_folder(cache), jobs=jobs, steal=steal)
+
+
+def _audit(request: Request, out: Path, as_json: bool, **how: Any) -> None:
+    """Run it, write its page, and say what it found."""
+    from vestige import audit as auditing
+    from vestige import report
+
+    began = time.monotonic()
+    with progress() as watch:
+        result = auditing.audit(request, out, watch=watch, command=typed(), **how)
+        page = report.write(out)
+    say(f"finished in {time.monotonic() - began:.0f} s")
+    give(result, as_json, _summary(result, page))
+
+
+def _summary(result: dict[str, Any], page: Path) -> str:
+    verdict = result["verdict"]
+    lines = [f"verdict   {verdict['kind']}", f"          {verdict['reason']}"]
+    for name, label in (("speedup", "F"), ("savings", "savings"), ("reach", "reach")):
+        lines.append(f"{label:<9} {shown(result[name])}")
+    lines += [f"flag      {f['name']} ({f['kind']}): {f['text']}" for f in verdict["flags"]]
+    return "\n".join([*lines, f"report    {page}"])
+
+
+def compare(
+    run: Annotated[list[Path], typer.Argument(help="Folders of finished audits.")],
+    style: Annotated[str, typer.Option("--format", help="markdown, csv or latex.")] = "markdown",
+) -> None:
+    """One table of several audits."""
+    from vestige import report
+
+    if style not in ("markdown", "csv", "latex"):
+        raise BadSetting(f"--format is markdown, csv or latex; given {style!r}")
+    sys.stdout.write(report.table([report.read(r) for r in run], style) + "\n")  # type: ignore[arg-type]
+
+
+def report(
+    run: Annotated[Path, typer.Argument(help="Folder of a finished audit or ledger.")], out: Annotated[Path | None, typer.Option()] = None
+) -> None:
+    """Write the page of an audit or a ledger again."""
+    from vestige import report as audits
+    from vestige import report_continual as ledgers
+
+    page = ledgers.write(run, out) if ledgers.is_ledger(run) else audits.write(run, out)
+    sys.stdout.write(f"{page}\n")

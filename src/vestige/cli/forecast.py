@@ -1,0 +1,41 @@
+"""What a command would do, said without doing it: its spec, its model calls, and how long they take here."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from vestige.cli.frame import give
+
+
+def dry_run(spec: Mapping[str, Any], calls: Mapping[str, int], model: str, as_json: bool) -> None:
+    """Print it."""
+    seconds = _seconds_per_call(model) * sum(calls.values())
+    data = {"spec": spec, "planned_calls": calls, "expected_seconds": round(seconds)}
+    text = json.dumps(data["spec"], indent=2)
+    parts = ", ".join(f"{k} {v:,}" for k, v in calls.items())
+    give(
+        data,
+        as_json,
+        f"{text}\nplanned denoiser calls: {parts}\nexpected time on this machine, nothing cached: about {max(1, round(seconds / 60))} min",
+    )
+
+
+def _seconds_per_call(name: str) -> float:
+    """Time of one denoiser call in a batch of 64, measured here and now."""
+    import torch
+
+    from vestige import models
+
+    model = models.load(name)
+    condition = model.condition([""]).repeat(64)
+    x = torch.zeros(64, *model.latent_shape).to(condition.text)
+    t = model.grid(10)[:1].expand(64).to(x.device)
+    with torch.no_grad():
+        model.denoise(x, t, condition)
+        began = time.monotonic()
+        for _ in range(3):
+            model.denoise(x, t, condition)
+    return (time.monotonic() - began) / 3 / 64

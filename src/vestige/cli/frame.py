@@ -1,0 +1,113 @@
+"""What every command stands in: errors and interrupts, its exit code, what it writes where, and its progress."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import typer
+
+from vestige.errors import VestigeError
+
+INTERRUPTED = 130  # exit code after Ctrl-C, as shells count
+RESUMES = "interrupted; the same command resumes where it stopped"
+
+
+def run(app: Callable[..., Any]) -> None:
+    """Run a command and exit: errors that a user can mend are one line, an interrupt leaves a run that the same command resumes."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    heard = _interrupts()
+    try:
+        code, complaint = _answer(app)
+    except Exception:
+        if not heard:
+            raise
+        code, complaint = INTERRUPTED, RESUMES
+    if heard and code:  # a library may have dressed the interrupt as an error of its own, as a file that cannot be read
+        code, complaint = INTERRUPTED, RESUMES
+    if complaint:
+        say(complaint)
+    sys.exit(code)
+
+
+def _interrupts() -> list[int]:
+    """The interrupts heard from now on; they still raise KeyboardInterrupt. A parent's wish to ignore them is kept."""
+    heard: list[int] = []
+
+    def hear(number: int, frame: FrameType | None) -> None:
+        heard.append(number)
+        signal.default_int_handler(number, frame)
+
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, hear)
+    return heard
+
+
+def _answer(app: Callable[..., Any]) -> tuple[int, str]:
+    """Run the command; its exit code, and the line for somebody who can mend what went wrong."""
+    try:
+        code = app(standalone_mode=False)  # typer returns the code of an exit, an interrupt's included
+        return code if isinstance(code, int) else 0, ""
+    except VestigeError as error:
+        return 2, f"error: {error}"
+    except (KeyboardInterrupt, typer.Abort):
+        return INTERRUPTED, RESUMES
+    except OSError as error:
+        return 2, f"error: {error.strerror or error}{f': {error.filename}' if error.filename else ''}"
+    except typer.Exit as stop:
+        return stop.exit_code, ""
+    except Exception as error:
+        show = getattr(error, "show", None)  # click's own usage errors
+        if show is None:
+            raise
+        show()
+        return getattr(error, "exit_code", 2), ""
+
+
+def say(text: str) -> None:
+    """A line on stderr."""
+    sys.stderr.write(text + "\n")
+
+
+def give(data: Any, as_json: bool, text: str) -> None:
+    """The command's result on stdout, for a program or for reading."""
+    sys.stdout.write((json.dumps(data, indent=None if as_json else 2) if as_json else text) + "\n")
+
+
+def shown(interval: Mapping[str, float | None]) -> str:
+    """A value and its interval."""
+    value, low, high = (interval[k] for k in ("value", "low", "high"))
+    ends = "no interval" if low is None or high is None else f"[{low:.2f}, {high:.2f}]"
+    return "undefined" if value is None else f"{value:.2f} {ends}"
+
+
+def typed() -> str:
+    """The command line, for the report."""
+    return " ".join(["vestige", *sys.argv[1:]])
+
+
+@contextmanager
+def progress() -> Iterator[Callable[[str, int, int], None]]:
+    """A live line on stderr: the stage, its bar, and the time so far."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.completed}/{task.total}"), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=False) as bars:
+        tasks: dict[str, Any] = {}
+
+        def watch(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                for other in tasks.values():
+                    bars.update(other, visible=False)
+                tasks[stage] = bars.add_task(stage, total=total)
+            bars.update(tasks[stage], completed=done, total=total, visible=True)
+
+        yield watch

@@ -1,0 +1,91 @@
+"""One concept after another."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vestige.cli import options
+from vestige.cli.forecast import dry_run as foretell
+from vestige.cli.frame import give, progress, typed
+from vestige.machine import machine
+
+if TYPE_CHECKING:
+    from vestige.course import Order
+
+ModeOption = Annotated[
+    str,
+    typer.Option(
+        help="sequential; cumulative: every step forgets all requests so far again; independent: each request from the original; "
+        "simultaneous: all together from the original."
+    ),
+]
+ProjectOption = Annotated[bool, typer.Option("--project", help="Hold the keys and values of words that must stay, and of requests so far.")]
+FeaturesOption = Annotated[
+    str, typer.Option(help="Network of KID and FID: hf:FOLDER, inception:FILE or wardrobe; default: the first request's detector.")
+]
+
+
+@machine
+def continual(
+    requests: Annotated[str, typer.Option(help="Concepts in the order in which they must go, e.g. bag,dress; each a name or a FILE.toml.")],
+    model: options.ModelOption = "wardrobe",
+    method: Annotated[str, typer.Option(help="Unlearner of every step, see `vestige list`.")] = "uce",
+    mode: ModeOption = "sequential",
+    pull: Annotated[float, typer.Option(help="Strength of an L2 pull on the trained weights; 0: none.")] = 0.0,
+    pull_towards: Annotated[str, typer.Option(help="previous: the model that enters the step, or original.")] = "previous",
+    share: Annotated[float, typer.Option(help="Share of the trained weights that may move, those that matter most to the loss.")] = 1.0,
+    project: ProjectOption = False,
+    suite: Annotated[str, typer.Option(help="Whose sampler and numbers of pictures hold.")] = "quick",
+    seed: Annotated[int, typer.Option(help="Seed of every unlearning run, and of the memory.")] = 0,
+    memory: Annotated[int, typer.Option(help="Pictures by the original that the method may rehearse, drawn once.")] = 200,
+    attack: Annotated[list[str] | None, typer.Option(help="Attack to run after every step on every request so far; repeatable.")] = None,
+    replicates: Annotated[int, typer.Option(help="Replicates of each attack.")] = 1,
+    features: FeaturesOption = "",
+    keep_images: options.KeepOption = "all",
+    preset: options.PresetOption = "",
+    settings: options.SetOption = None,
+    out: Annotated[Path, typer.Option(help="Folder of the ledger; a longer list of requests continues it.")] = Path("runs/ledger"),
+    steal: options.StealOption = False,
+    dry_run: options.DryRunOption = False,
+    as_json: options.JsonOption = False,
+) -> None:
+    """Forget one concept after another, and measure after every step what returns and what else was lost."""
+    from vestige import course
+    from vestige.guards import Guards
+
+    order = course.Order(
+        model=model,
+        requests=tuple(name.strip() for name in requests.split(",") if name.strip()),
+        method=method,
+        mode=mode,  # type: ignore[arg-type]
+        suite=suite,
+        seed=seed,
+        memory=memory,
+        attacks=tuple(attack or ()),
+        replicates=replicates,
+        settings=options.assigned(settings),
+        preset=preset,
+        guards=Guards(pull=pull, pull_towards=pull_towards, share=share, project=project),  # type: ignore[arg-type]
+        keep_images=keep_images,  # type: ignore[arg-type]
+        features=features,
+    )
+    chosen = course.course(order)
+    if dry_run:
+        foretell({**chosen.spec(), **chosen.asked()}, chosen.planned_calls(), model, as_json)
+    else:
+        _continual(order, out, steal, as_json)
+
+
+def _continual(order: Order, out: Path, steal: bool, as_json: bool) -> None:
+    """Run it, write its page, and say what it found."""
+    from vestige import continual as ledgers
+    from vestige import report_continual
+
+    with progress() as watch:
+        result = ledgers.continual(order, out, steal=steal, watch=watch, command=typed())
+        page = report_continual.write(out)
+    combined = f"as one edit  {result['combined']}\n" if result["combined"] else ""
+    give(result, as_json, f"{report_continual.table(result)}\n{combined}report       {page}")

@@ -1,0 +1,86 @@
+"""What an audit reads off its arms: where recall begins and ends, what every attack found, and what else the edit cost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from vestige import alone, arms, concepts, judging, models, rates, runs, suites
+from vestige.case import Case
+from vestige.concepts import Concept
+from vestige.edits import Edit
+from vestige.images import folder, shipped
+from vestige.judging import share
+from vestige.verdict import Arms, Measures
+
+
+def levels(case: Case, rows: Mapping[str, Sequence[runs.Run]]) -> dict[str, float]:
+    """Floor and ceiling of the concept, over all replicates; without a twin the floor is the judge's false-positive rate."""
+    floor = rates.pooled(rows["never"]) if case.plan.control[0] == "twin" else false_positives(case)
+    return {"floor": floor, "ceiling": rates.pooled(rows["ceiling"]) if case.real is None else case.real.rate}
+
+
+def false_positives(case: Case) -> float:
+    """Of the judge; 0 where nobody measured it, and a flag says so."""
+    return 1 - float(case.bench.verify.identity(case.concept.label).get("specificity", 1.0))
+
+
+def real_rate(case: Case, concept: Concept) -> float:
+    """The verification judge's rate on real pictures of a concept after the autoencoder: a proxy's ceiling."""
+    if concept.pictures:
+        real = folder(concept.pictures, case.base.image_size).images
+    else:
+        sheet = models.data_folder() / (case.plan.world or "wardrobe") / "pictures/references"
+        real = shipped(sheet, {concept.group: concept.label}).images
+    return judging.share(arms.shows(case.bench.of(concept).verify, alone.reconstructed(case.base, real), concept))
+
+
+def proxy_error(case: Case) -> dict[str, dict[str, float]]:
+    """By concept that has a twin: F against this proxy divided by F against that twin, the largest of the attacks'."""
+    suite, world, group = case.plan.suite, case.plan.world, case.concept.group
+    found: dict[str, dict[str, float]] = {}
+    for attack in case.plan.attacks:
+        for name, (value, low, high) in suites.calibration(world, suite.version, attack).proxy.items():
+            if concepts.load(name, world).group == group and (name not in found or value > found[name]["value"]):
+                found[name] = {"value": value, "low": low, "high": high}
+    return found
+
+
+def arms_of(case: Case, name: str, rows: Mapping[str, Any]) -> Arms:
+    """The arms of one attack as the verdict measures them."""
+    budgets = case.plan.attacks[name][1].budget.points
+    edited, never = (tuple(arms.curve(r.outcome["points"], best_so_far=True)[0] for r in rows[a]) for a in ("edited", "never"))
+    ceiling = tuple(share(rates.hits(r, 0)) for r in rows["ceiling"]) if case.real is None else (case.real.rate,)
+    between = None if case.real is None else case.real.between
+    floor = tuple(share(rates.hits(r, 0)) for r in rows["never"])
+    twin = case.plan.control[0] == "twin"
+    proxy_ceiling = 0.0 if twin else real_rate(case, case.never_concept)
+    if any(math.isnan(rate) for row in (*edited, *never, ceiling, floor, (proxy_ceiling,)) for rate in row):
+        return _undefined(budgets, len(edited))
+    if twin:
+        return Arms(budgets, edited, never, floor=floor, ceiling=ceiling, between=between)
+    return Arms(budgets, edited, never, false_positives(case), ceiling, floor, proxy_ceiling, between)
+
+
+def _undefined(budgets: tuple[int, ...], replicates: int) -> Arms:
+    """Arms of which nothing is known, because at some point no picture could be judged: without a ceiling every measure is undefined."""
+    rows = ((0.0,) * len(budgets),) * replicates
+    return Arms(budgets, rows, rows, 0.0, 0.0)
+
+
+def worst(measures: Mapping[str, Measures]) -> str:
+    """The attack with the largest savings, the first of equals; one without a number comes last."""
+    return max(measures, key=lambda name: (not math.isnan(x := measures[name].savings.value), x))
+
+
+def utility(case: Case, found: Mapping[str, Any], measures: Mapping[str, Measures]) -> dict[str, dict[str, Any]]:
+    """What must stay, in three stages; None for the first of them where there is no original."""
+    head = worst(measures)
+    last = found[head]["edited"][0].path("last.safetensors")
+    attacked = case.edited.edited(Edit.load(last)) if last.exists() else case.edited
+    stages = {"before": case.original, "after": case.edited, "after_attack": attacked}
+    return {
+        g: {k: None if m is None else arms.utility(case.bench, m, case.concept, g) for k, m in stages.items()}
+        for g in ("neighbours", "unrelated")
+    }

@@ -154,7 +154,7 @@ def classes() -> dict[str, Row]:
         frozen = {f"{method}.scope": "without-class-embedding"}
         for name, settings in ((method, {}), (f"{method}, embeddings frozen", frozen)):
             rows[name] = Row(settings, both, method, "compare", model="wardrobe-classes")
-    # The case that the question is about. The rate is the smaller of two that forgot on bag: 0.02 / 0.96 / 0.94 (selection judge, 48 pictures).
+    # The case that the question is about; of two rates that forgot on bag the smaller: 0.02 / 0.96 / 0.94 (selection judge, 48 pictures).
     alone = {"dimum.scope": "class-embedding", "dimum.lr": 1e-2}
     return {"dimum, embeddings alone": Row(alone, both, "dimum", "compare", model="wardrobe-classes"), **rows}
 

@@ -2,7 +2,7 @@
 
     python tools/claims.py --dry-run
     python tools/claims.py --concepts sneaker --seeds 0,1,2 --workers 2
-    python tools/claims.py --table docs/results/claims
+    python tools/claims.py --concepts sneaker --seeds 0,1,2 --table docs/results/claims/sneaker
 
 A cell is one method, one concept and one seed: the edit made with that seed, attacked once with that seed, as an audit of suite
 `compare` in OUT. Cells run as processes of one thread; what finished is kept, and the same command goes on. The table is made
@@ -208,6 +208,7 @@ def main() -> None:
     todo = [c for c in cells(options) if not (c.folder(options.out) / "result.json").exists()]
     if options.table:
         asked = f"--concepts {','.join(options.concepts)} --seeds {','.join(map(str, options.seeds))}"
+        asked += f" --methods {','.join(options.methods)}" if options.methods else ""
         head = f"# Methods under attack\n\n`python tools/claims.py {asked} --table {options.table}`; suite compare, one attack an edit.\n\n"
         options.table.with_suffix(".md").write_text(head + tables(finished(options), options))
     elif options.dry_run:

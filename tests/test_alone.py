@@ -21,7 +21,8 @@ from vestige.case import Case
 from vestige.errors import BadSetting
 from vestige.plan import Request, plan, planned_calls
 from vestige.sampling import generator
-from vestige.verdict import Arms, Interval, decide, measure, wilson
+from vestige.savings import Arms, Interval, measure, wilson
+from vestige.verdict import decide
 
 __all__ = ["short"]  # a fixture that holds here too
 LOOKS = "def bright(images):\n    return images.mean((1, 2, 3))\n\n\ndef red(images):\n    return images[:, 0].mean((1, 2))\n"

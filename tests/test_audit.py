@@ -23,7 +23,7 @@ from vestige.images import METADATA, PictureSet, save
 from vestige.models.latent import LatentModel
 from vestige.plan import PROXY, Request, plan
 from vestige.sampling import generator
-from vestige.verdict import Arms, measure
+from vestige.savings import Arms, measure
 
 SMOKE = suites.load("smoke", "wardrobe")
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from vestige.errors import Incompatible, UnknownName
 from vestige.judging import Detector, crossed, judged, prepared, rate, scored, share
 from vestige.sampling import generator
-from vestige.verdict import wilson
+from vestige.savings import wilson
 
 NAMES = ("church, church building", "garbage truck, dustcart", "tench, Tinca tinca")
 

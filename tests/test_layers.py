@@ -39,6 +39,7 @@ LAYERS = (
     },
     {"models", "matching", "checkpoints", "exports", "hooks", "unlearners", "attacks", "metrics"},
     {
+        "savings",
         "verdict",
         "comparison",
         "suites",
@@ -58,7 +59,7 @@ LAYERS = (
 DATA = "data"  # no code: a folder that anyone may ask for its place
 
 SHARED = ("modular", "timesteps", "labels", "sigmas", "mmdit", "packing", "streams")
-PARTS = ("verdict", "suites", "judges", "drawing", "plan", "diagnostics", "arms", "attacker", "crew", *AUDIT, *LEDGER)
+PARTS = ("savings", "verdict", "suites", "judges", "drawing", "plan", "diagnostics", "arms", "attacker", "crew", *AUDIT, *LEDGER)
 COMMANDS = ("audits", "acts", "sequences", "lists", "files")
 
 # The edges within a layer, each with its reason.
@@ -84,7 +85,7 @@ SIDEWAYS = {
     **{(b, a): "a stranger's file, from its bytes to its meaning" for i, b in enumerate(ARTEFACTS) for a in ("edits", *ARTEFACTS[:i])},
     ("checkpoints", "matching"): "a checkpoint is matched with a model",
     ("unlearners.retrain", "models"): "its edit is another model, which only a card knows to be a twin",
-    ("comparison", "verdict"): "measures of an audit, pooled",
+    ("comparison", "savings"): "measures of an audit, pooled",
     ("report", "pages"): "a page",
     ("report_continual", "pages"): "a page",
     ("api", "report"): "an audit's page is written with it",
@@ -99,12 +100,13 @@ SIDEWAYS = {
     **{(b, a): "the parts of an audit, each from those before" for i, b in enumerate(PARTS) for a in PARTS[:i]},
 }
 ONLY = {  # modules that see less than their layer would allow
-    "verdict": {"base", "errors"},
+    "savings": {"base", "errors"},
+    "verdict": {"errors", "savings"},
     "pages": set(),
     "report": {"errors", "runs"},
     "report_continual": {"errors", "runs"},
-    "retention": {"verdict"},
-    "comparison": {"errors", "verdict"},
+    "retention": {"savings"},
+    "comparison": {"errors", "savings"},
     "runs": {"errors"},
     "registry": {"errors"},
     "errors": set(),
@@ -116,6 +118,7 @@ WITHOUT_TORCH = {
     *LAYERS[1],
     "concepts",
     "together",
+    "savings",
     "verdict",
     "retention",
     "pages",

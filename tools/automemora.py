@@ -29,8 +29,8 @@ from vestige.edits import Edit
 from vestige.metrics import alignment, detection, fidelity
 from vestige.plan import configured
 from vestige.sampling import derive, pictures
+from vestige.savings import wilson
 from vestige.suites import Suite
-from vestige.verdict import wilson
 
 WORLD = models.data_folder() / "wardrobe"
 WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0)

@@ -28,7 +28,7 @@ from typing import Any
 
 from vestige import comparison, plan, registry
 from vestige.errors import VestigeError
-from vestige.verdict import Interval, Measures, measure
+from vestige.savings import Interval, Measures, measure
 
 ATTACKS = ("memora", "dimra")
 SURFACE, NEIGHBOURS = 0.1, 0.1

@@ -28,7 +28,7 @@ from vestige.attacker import Holdings
 from vestige.base import Budget, Candidate, Model
 from vestige.edits import Edit
 from vestige.metrics import alignment, detection
-from vestige.verdict import wilson
+from vestige.savings import wilson
 
 WORLD = models.data_folder() / "wardrobe"
 ATTACKS = {  # attack -> the suite whose settings and budget hold, and the budget where no suite has one

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from vestige import continual, course
-from vestige.verdict import wilson
+from vestige.savings import wilson
 
 FIVE = ("sneaker", "bag", "dress", "trouser", "neon")
 ATTACKS = ("memora", "dimra")

@@ -34,7 +34,7 @@ import torch
 
 from vestige import comparison, models, plan, registry, suites
 from vestige.sampling import noise
-from vestige.verdict import Interval, measure
+from vestige.savings import Interval, measure
 
 REAL = Path("build/real")  # folders of true pictures, tools/wardrobe/real.py
 Audits = Sequence[Mapping[str, Any]]

@@ -22,7 +22,8 @@ from torch import Tensor
 
 from vestige import arms
 from vestige.judging import Hits, judged, share
-from vestige.verdict import Flag, Top, wilson
+from vestige.savings import wilson
+from vestige.verdict import Flag, Top
 
 if TYPE_CHECKING:
     from vestige.base import Model

@@ -14,7 +14,8 @@ from vestige.base import Watch, silent
 from vestige.case import Case, furnished
 from vestige.errors import BadSetting
 from vestige.plan import Plan, Request, plan, planned_calls
-from vestige.verdict import decide, measure
+from vestige.savings import measure
+from vestige.verdict import decide
 
 WORTH_HELP = 50_000  # denoiser calls: a helper needs seconds before its first one
 

@@ -4,7 +4,7 @@
     contrast   mean of log F_a - log F_b over replicates, paired t interval: both share the never arm and the seeds of replicate k
     agreement  Spearman's rank correlation over methods, percentile interval of a bootstrap over methods
 
-Sources: paired t as in `vestige.verdict`; Spearman (1904) with mean ranks for ties; bootstrap after Efron (1979).
+Sources: paired t as in `vestige.savings`; Spearman (1904) with mean ranks for ties; bootstrap after Efron (1979).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 from scipy.stats import spearmanr  # type: ignore[import-untyped]
 
 from vestige.errors import BadInput
-from vestige.verdict import Arms, Interval, log_speedups, t_interval
+from vestige.savings import Arms, Interval, log_speedups, t_interval
 
 RESAMPLES = 2000
 

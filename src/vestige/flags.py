@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from vestige import alone, arms, edits, judges, judging, registry, runs, scores
-from vestige.verdict import Flag, Measures, recall
+from vestige.savings import Measures, recall
+from vestige.verdict import Flag
 
 if TYPE_CHECKING:
     from vestige.case import Case

@@ -8,7 +8,7 @@ from typing import Any
 
 from vestige import arms, judging, runs
 from vestige.judging import Hits, share
-from vestige.verdict import Interval, Measures, wilson
+from vestige.savings import Interval, Measures, wilson
 
 
 def hits(run: runs.Run, point: int) -> list[bool | None]:

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vestige.verdict import wilson
+from vestige.savings import wilson
 
 Hits = Sequence["bool | None"]  # one right-or-wrong a picture, in the order of its seeds; None: it could not be judged
 Seen = Mapping[str, Hits]

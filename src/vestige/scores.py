@@ -12,7 +12,7 @@ from vestige.concepts import Concept
 from vestige.edits import Edit
 from vestige.images import folder, shipped
 from vestige.judging import share
-from vestige.verdict import Arms, Measures
+from vestige.savings import Arms, Measures
 
 
 def levels(case: Case, rows: Mapping[str, Sequence[runs.Run]]) -> dict[str, float]:

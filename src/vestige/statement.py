@@ -12,7 +12,7 @@ from typing import Any
 
 from vestige import alone, arms, findings, rates, registry, scores
 from vestige.case import Case
-from vestige.verdict import Measures
+from vestige.savings import Measures
 
 SCHEMA = "vestige-audit-1"
 

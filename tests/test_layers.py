@@ -18,7 +18,7 @@ AUDIT = ("alone", "case", "rates", "scores", "flags", "statement", "audit", "rec
 LEDGER = ("retention", "ledger", "probes", "guards", "course", "account", "continual")
 ARTEFACTS = ("pickles", "legacy", "untrusted", "keymaps", "bfl", "ddpm", "lowrank", "artefacts", "origins", "findings", "modelcards")
 LAYERS = (
-    {"errors", "registry", "runs"},
+    {"errors", "registry", "durable", "locks", "runs"},
     {"base"},
     {
         "concepts",
@@ -65,7 +65,9 @@ COMMANDS = ("audits", "acts", "sequences", "lists", "files")
 # The edges within a layer, each with its reason.
 SIDEWAYS = {
     ("registry", "errors"): "everyone refuses in the same words",
-    ("runs", "errors"): "everyone refuses in the same words",
+    **{(module, "errors"): "everyone refuses in the same words" for module in ("durable", "locks", "runs")},
+    ("locks", "durable"): "a lock is a file",
+    **{("runs", part): "a run is files under a lock" for part in ("durable", "locks")},
     ("images", "concepts"): "pictures are drawn for a concept",
     ("album", "images"): "pictures are written",
     ("images", "sampling"): "pictures are drawn",
@@ -107,7 +109,9 @@ ONLY = {  # modules that see less than their layer would allow
     "report_continual": {"errors", "runs"},
     "retention": {"savings"},
     "comparison": {"errors", "savings"},
-    "runs": {"errors"},
+    "runs": {"errors", "durable", "locks"},
+    "locks": {"errors", "durable"},
+    "durable": {"errors"},
     "registry": {"errors"},
     "errors": set(),
 }

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from vestige import runs
+from vestige import locks, runs
 from vestige.errors import BadInput, BadSetting, RunConflict
 
 SPEC = {"model": "wardrobe", "attack": {"name": "memora", "lr": 2e-3, "budget": (0, 2, 5)}, "seed": 0, "volatile": {"date": "today"}}
@@ -67,7 +67,7 @@ def contents(folder: Path, but: tuple[str, ...] = ("events.jsonl",)) -> dict[str
 def lock(folder: Path, **changes: object) -> None:
     """A lock as this process would write it, with changes."""
     pid = os.getpid()
-    holder = {"host": socket.gethostname(), "pid": pid, "began": runs._began(pid), "since": "noon", "token": "theirs", **changes}
+    holder = {"host": socket.gethostname(), "pid": pid, "began": locks.began(pid), "since": "noon", "token": "theirs", **changes}
     (folder / "lock").write_text(json.dumps(holder))
 
 
@@ -80,7 +80,7 @@ def run(tmp_path):
 def dead():
     """The number and beginning of a process that has ended."""
     process = subprocess.Popen(["sleep", "60"])
-    began = runs._began(process.pid)
+    began = locks.began(process.pid)
     process.kill()
     process.wait()
     return {"pid": process.pid, "began": began}
@@ -320,7 +320,7 @@ def test_the_lock_of_a_dead_process_is_taken_over(run, dead, how):
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells")
 def test_a_dead_process_that_nobody_has_waited_for_is_dead(run):
     with subprocess.Popen(["sleep", "60"]) as process:
-        lock(run.folder, pid=process.pid, began=runs._began(process.pid))
+        lock(run.folder, pid=process.pid, began=locks.began(process.pid))
         process.kill()
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
         with run.held():

@@ -1,0 +1,169 @@
+"""Files that are there whole or not at all, whatever ends the process that writes them; a power cut included.
+
+A file is written under a temporary name, brought to the disk, and renamed. Lines are appended whole.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import secrets
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from vestige.errors import BadInput
+
+
+def text(value: Any) -> bytes:
+    """What a file of plain data holds: JSON to be read, its entries in order of their names."""
+    return json.dumps(value, sort_keys=True, indent=2).encode() + b"\n"
+
+
+def parsed(line: str) -> dict[str, Any] | None:
+    """The JSON object that a text says; None if it says none."""
+    try:
+        value = json.loads(line)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def object_in(path: Path) -> dict[str, Any] | None:
+    """The JSON object in a file; None if there is no such file, or it is damaged."""
+    try:
+        return parsed(path.read_text("utf-8"))
+    except (FileNotFoundError, NotADirectoryError, UnicodeDecodeError):
+        return None
+    except OSError as error:
+        raise BadInput(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def make(folder: Path) -> None:
+    """Make a folder and what it lies in, unless it is there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+
+
+def write(folder: Path, name: str, data: bytes, *, new: bool = False) -> None:
+    """Through a temporary name and to the disk, so that not even a power cut leaves half a file.
+
+    Arguments:
+        new: The file must not exist; FileExistsError if it does.
+    """
+    part, path = folder / f".{secrets.token_hex(8)}.part", folder / name
+    try:
+        _create(part, data)
+        if new:
+            _link(part, path)
+        else:
+            part.replace(path)
+        _sync(path.parent)
+    except FileExistsError:
+        raise
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    finally:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
+_WRITE = os.O_CREAT | getattr(os, "O_BINARY", 0)
+
+
+def _create(path: Path, data: bytes) -> None:
+    """Write a file that must not exist yet."""
+    file = os.open(path, _WRITE | os.O_WRONLY | os.O_EXCL, 0o666)
+    try:
+        _put(file, data)
+        os.fsync(file)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+    finally:
+        os.close(file)
+
+
+def _link(part: Path, path: Path) -> None:
+    """Give a whole file its name unless that is taken."""
+    try:
+        path.hardlink_to(part)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links: exclusive too, but a kill between creation and writing leaves it empty
+        _create(path, part.read_bytes())
+
+
+def append(path: Path, line: bytes) -> None:
+    """Add one line, whole or not at all, after closing a line that a crash cut short."""
+    try:
+        file = os.open(path, _WRITE | os.O_RDWR | os.O_APPEND, 0o666)
+        try:
+            size = os.lseek(file, 0, os.SEEK_END)
+            if size and (os.lseek(file, -1, os.SEEK_END), os.read(file, 1))[1] != b"\n":
+                line = b"\n" + line
+            try:
+                _put(file, line)
+            except OSError:
+                os.ftruncate(file, size)
+                raise
+        finally:
+            os.close(file)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+def _put(file: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(file, data) :]
+
+
+def _sync(folder: Path) -> None:
+    """Bring a rename to the disk; Windows does that by itself."""
+    if sys.platform != "win32":
+        file = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(file)
+        finally:
+            os.close(file)
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[bool]:
+    """Keep every other process of this machine out of here for a moment; False where the system cannot promise it."""
+    if sys.platform == "win32":
+        yield False
+        return
+    import fcntl
+
+    file = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            fcntl.flock(file, fcntl.LOCK_UN)
+    finally:
+        os.close(file)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what a killed process was writing, where nobody else can be writing."""
+    with alone(folder) as surely:
+        for left in folder.glob(".*.part") if surely else ():
+            left.unlink(missing_ok=True)
+
+
+def _unwritable(path: Path, error: OSError) -> BadInput:
+    full = error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", None))
+    advice = "free some space and repeat the command; what is finished is kept" if full else "choose a folder that can be written"
+    return BadInput(f"cannot write {path}: {error.strerror or error}; {advice}")

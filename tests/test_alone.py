@@ -16,7 +16,8 @@ from typer.testing import CliRunner
 
 from oracles import save_pair
 from test_judges import names, short, told
-from vestige import alone, api, arms, cli, exports, images, models, runs, suites
+from vestige import alone, api, arms, case, cli, exports, images, models, runs, scores, suites
+from vestige.bench import Bench
 from vestige.case import Case
 from vestige.errors import BadSetting
 from vestige.plan import Request, plan, planned_calls
@@ -151,7 +152,7 @@ def test_pictures_that_attacks_train_on_are_left_out_where_enough_remain(
 ) -> None:
     """Two replicates take 4 or 6 of 12; 8 that are left are enough, 6 are not."""
     planned = plan(Request(**asked(home, attacks=("memora",), reference_count=references)))
-    bench = arms.Bench(home / "runs", planned.suite, *(None, None))
+    bench = Bench(home / "runs", planned.suite, *(None, None))
     work = Case(planned, bench, runs.Run(home / "out", {}))
     chosen, free = alone._counted(work)
     assert (len(chosen), free) == (count, held_out)
@@ -169,7 +170,8 @@ def test_planned_calls_are_those_that_are_made(home: Path, tmp_path: Path, monke
         return plain(model, prompts, *given, **named)
 
     monkeypatch.setattr(arms, "pictures", counted)
-    monkeypatch.setattr(arms, "utility", lambda *given: {"right": []})
+    for room in (case, scores):
+        monkeypatch.setattr(room, "kept", lambda *given: {"right": []})
     # With an original there is an edit, or its arm and the edited one would be the same run.
     request = asked(home, original=original, unlearner="uce" if original else "none")
     calls = planned_calls(plan(Request(**request)))

@@ -15,15 +15,16 @@ from torch import Tensor
 
 from oracles import small, tiny_model
 from vestige import arms, concepts, diagnostics, flags, suites
-from vestige.arms import Bench
 from vestige.attacker import Holdings
 from vestige.base import Budget
+from vestige.bench import Bench
 from vestige.edits import Edit
 from vestige.images import METADATA, PictureSet, save
 from vestige.models.latent import LatentModel
 from vestige.plan import PROXY, Request, plan
 from vestige.sampling import generator
 from vestige.savings import Arms, measure
+from vestige.unlearning import unlearned
 
 SMOKE = suites.load("smoke", "wardrobe")
 
@@ -122,7 +123,7 @@ def test_specs_of_other_arms_are_what_they_were(tmp_path: Path, tiny: LatentMode
     pictures = PictureSet(torch.rand(2, 3, 32, 32, generator=generator(0, "arm")), "random", captions=(("a sneaker",),) * 2)
     assert set(arm(tmp_path, tiny, "memora", pictures).spec) == keys
     assert set(arm(tmp_path, tiny, "direct", None).spec) == keys
-    run = arms.unlearned(tmp_path, tiny, concepts.load("sneaker"), "uce", small("unlearners", "uce"), 0)
+    run = unlearned(tmp_path, tiny, concepts.load("sneaker"), "uce", small("unlearners", "uce"), 0)
     assert set(run.spec) == {"what", "numerics", "model", "concept", "method", "settings", "seed", "data", "volatile"}
 
 

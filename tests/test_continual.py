@@ -19,8 +19,8 @@ from torch import Tensor
 
 from oracles import tiny_model
 from vestige import concepts, continual, course, diagnostics, edits, images, models, probes, registry, retention, runs, suites
-from vestige.arms import Bench
 from vestige.base import Paper, Unlearner
+from vestige.bench import Bench
 from vestige.concepts import Prompt
 from vestige.continual import rebuilt
 from vestige.course import Order

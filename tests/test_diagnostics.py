@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from oracles import small, tiny_model
-from vestige import arms, concepts
+from vestige import concepts
 from vestige.base import Condition, Prediction
 from vestige.diagnostics import LINE, diagnose, measured
 from vestige.edits import Edit, Hook
@@ -19,6 +19,7 @@ from vestige.images import Data, Pairs
 from vestige.models.latent import LatentModel
 from vestige.sampling import Protocol, generator, noise
 from vestige.training import denoising
+from vestige.unlearning import unlearned
 
 SNEAKER = concepts.load("sneaker")
 SIZES: dict[str, int] = {"draws": 2, "batch": 4}
@@ -175,7 +176,7 @@ def test_unlearning_runs_store_them_where_there_is_a_retain_set(
 
     monkeypatch.setattr(diagnostics, "COUNT", 3)
     data = Data(protocol=Protocol(steps=1))
-    run = arms.unlearned(tmp_path, tiny, SNEAKER, name, small("unlearners", name), 0, data=data)
+    run = unlearned(tmp_path, tiny, SNEAKER, name, small("unlearners", name), 0, data=data)
     assert set(run.outcome) == ({"seconds", "diagnostics"} if there else {"seconds"})
     if there:
         edit = Edit.load(run.path("edit.safetensors"))

@@ -14,6 +14,7 @@ ROOT = Path(vestige.__file__).parent
 FILES = {p: ".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for p in sorted(ROOT.rglob("*.py"))}
 MODULES = {name: path for path, name in FILES.items() if path != ROOT / "__init__.py"}
 
+ARMS = ("bench", "unlearning", "utility", "arms")
 AUDIT = ("alone", "case", "rates", "scores", "flags", "statement", "audit", "recovery")
 LEDGER = ("retention", "ledger", "probes", "guards", "course", "account", "continual")
 ARTEFACTS = ("pickles", "legacy", "untrusted", "keymaps", "bfl", "ddpm", "lowrank", "artefacts", "origins", "findings", "modelcards")
@@ -47,7 +48,7 @@ LAYERS = (
         "drawing",
         "plan",
         "diagnostics",
-        "arms",
+        *ARMS,
         "attacker",
         "crew",
         *AUDIT,
@@ -59,7 +60,7 @@ LAYERS = (
 DATA = "data"  # no code: a folder that anyone may ask for its place
 
 SHARED = ("modular", "timesteps", "labels", "sigmas", "mmdit", "packing", "streams")
-PARTS = ("savings", "verdict", "suites", "judges", "drawing", "plan", "diagnostics", "arms", "attacker", "crew", *AUDIT, *LEDGER)
+PARTS = ("savings", "verdict", "suites", "judges", "drawing", "plan", "diagnostics", *ARMS, "attacker", "crew", *AUDIT, *LEDGER)
 COMMANDS = ("audits", "acts", "sequences", "lists", "files")
 
 # The edges within a layer, each with its reason.

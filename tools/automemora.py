@@ -21,9 +21,10 @@ from pathlib import Path
 
 import torch
 
-from vestige import arms, concepts, images, models, registry, suites
+from vestige import concepts, images, models, registry, suites
 from vestige.attacks.automemora import automemora
 from vestige.base import Attack, Budget, Model
+from vestige.bench import shows
 from vestige.concepts import Concept, Prompt
 from vestige.edits import Edit
 from vestige.metrics import alignment, detection, fidelity
@@ -31,6 +32,7 @@ from vestige.plan import configured
 from vestige.sampling import derive, pictures
 from vestige.savings import wilson
 from vestige.suites import Suite
+from vestige.unlearning import unlearned
 
 WORLD = models.data_folder() / "wardrobe"
 WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0)
@@ -39,7 +41,7 @@ FIELDS = ("w", "recall", "recall_low", "recall_high", "unrelated", "unrelated_lo
 
 def forgotten(model: Model, concept: Concept, unlearner: str, root: Path) -> Edit:
     """The unlearner's edit at the world's settings, made once."""
-    run = arms.unlearned(root, model, concept, unlearner, configured("unlearners", unlearner, "wardrobe", "", {}), 0)
+    run = unlearned(root, model, concept, unlearner, configured("unlearners", unlearner, "wardrobe", "", {}), 0)
     return Edit.load(run.path("edit.safetensors"))
 
 
@@ -51,7 +53,7 @@ def recovered(model: Model, concept: Concept, suite: Suite, steps: int, replicat
         given = images.shipped(WORLD / "pictures/references", {concept.group: concept.label}).draw(planned.references, replicate)
 
         def select(seen: torch.Tensor) -> torch.Tensor:
-            return torch.tensor(arms.shows(judge, seen, concept))
+            return torch.tensor(shows(judge, seen, concept))
 
         *_, last = method(model, concept, Budget((0, steps)), seed=replicate, select=select, pictures=given)
         assert last.edit is not None  # noqa: S101
@@ -82,7 +84,7 @@ class Bench:
     def measured(self, model: Model) -> dict[str, float]:
         mine = drawn(model, self.asked, "concept", self.suite)
         theirs = drawn(model, self.others, "unrelated", self.suite)
-        hits, kept = arms.shows(self.judge, mine, self.concept), right(self.judge, theirs, self.others)
+        hits, kept = shows(self.judge, mine, self.concept), right(self.judge, theirs, self.others)
         recall, unrelated = wilson(sum(hits), len(hits)), wilson(sum(kept), len(kept))
         values = [recall.value, recall.low, recall.high, unrelated.value, unrelated.low, unrelated.high]
         values += [fidelity.kid(self.judge, self.reference, theirs).value]

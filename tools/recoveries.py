@@ -26,9 +26,11 @@ import torch
 from vestige import arms, concepts, models, plan, suites
 from vestige.attacker import Holdings
 from vestige.base import Budget, Candidate, Model
+from vestige.bench import Bench, shows
 from vestige.edits import Edit
 from vestige.metrics import alignment, detection
 from vestige.savings import wilson
+from vestige.unlearning import unlearned
 
 WORLD = models.data_folder() / "wardrobe"
 ATTACKS = {  # attack -> the suite whose settings and budget hold, and the budget where no suite has one
@@ -48,7 +50,7 @@ OWN = {  # settings of attacks that no suite lists: the world's sampler, and rat
 
 
 @dataclass
-class Bench:
+class Gauge:
     """What every row is measured with."""
 
     options: argparse.Namespace
@@ -58,12 +60,10 @@ class Bench:
         self.suite = suites.load("quick", "wardrobe")
         self.verify, self.select = (detection.load(WORLD / f"judge-{name}") for name in ("verify", "select"))
         self.clip = alignment.clip_score(WORLD / "clip")
-        self.rooms = arms.Bench(self.options.out, self.suite, self.verify, self.select)
+        self.rooms = Bench(self.options.out, self.suite, self.verify, self.select)
         original = models.load("wardrobe")
         method = plan.configured("unlearners", self.options.unlearner, "wardrobe", "", {})
-        edit = Edit.load(
-            arms.unlearned(self.options.cache, original, self.concept, self.options.unlearner, method, 0).path("edit.safetensors")
-        )
+        edit = Edit.load(unlearned(self.options.cache, original, self.concept, self.options.unlearner, method, 0).path("edit.safetensors"))
         twin = models.load(models.twins("wardrobe", self.concept.name)[0])
         self.models: dict[str, Model] = {"edited": original.edited(edit), "never": twin, "original": original}
 
@@ -71,8 +71,8 @@ class Bench:
         """Recall and CLIP score of a candidate's pictures."""
         view = model.edited(candidate.edit) if candidate.edit is not None else model
         prompts = self.concept.spread(self.suite.pictures, "held-out", offset=replicate * self.suite.pictures)
-        shown = arms._drawn(self.rooms, view, prompts, candidate, (replicate, "verification"))
-        hits = arms.shows(self.verify, shown, self.concept)
+        shown = arms.drawn(self.rooms, view, prompts, candidate, (replicate, "verification"))
+        hits = shows(self.verify, shown, self.concept)
         return {"hits": sum(hits), "count": len(hits), "clip": float(self.clip(shown, [p.text for p in prompts]).mean())}
 
     def attacked(self, name: str, arm: str, replicate: int) -> dict[str, Any]:
@@ -86,24 +86,24 @@ class Bench:
         model = self.models[arm]
 
         def select(seen: torch.Tensor) -> torch.Tensor:
-            return torch.tensor(arms.shows(self.select, seen, self.concept))
+            return torch.tensor(shows(self.select, seen, self.concept))
 
         *_, last = method(model, self.concept, Budget((0, planned.budget.last)), seed=replicate, select=select, pictures=given)
         return {**self.scored(model, last, replicate), "spent": last.spent, "notes": dict(last.notes), "cost": dict(last.cost)}
 
 
-def rows(bench: Bench, options: argparse.Namespace) -> dict[str, Any]:
+def rows(gauge: Gauge, options: argparse.Namespace) -> dict[str, Any]:
     """Every row that is stored, after running what is not."""
     file = options.out / f"{options.concept}-{options.unlearner}.json"
     found: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
-    wanted = [("plain", arm) for arm in bench.models] + [(name, arm) for name in options.attacks for arm in ("edited", "never")]
+    wanted = [("plain", arm) for arm in gauge.models] + [(name, arm) for name in options.attacks for arm in ("edited", "never")]
     for replicate in range(options.replicates):
         for name, arm in wanted:
             key = f"{name}/{arm}/{replicate}"
             if key in found:
                 continue
             plain = name == "plain"
-            found[key] = bench.scored(bench.models[arm], Candidate(0), replicate) if plain else bench.attacked(name, arm, replicate)
+            found[key] = gauge.scored(gauge.models[arm], Candidate(0), replicate) if plain else gauge.attacked(name, arm, replicate)
             part = file.with_name(file.name + ".part")
             part.write_text(json.dumps(found, indent=1))
             part.replace(file)
@@ -144,7 +144,7 @@ def main() -> None:
     parser.add_argument("--page", type=Path, help="write the table here")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    found = rows(Bench(options), options)
+    found = rows(Gauge(options), options)
     text = table(found, options)
     sys.stdout.write(text + "\n")
     if options.page is not None:

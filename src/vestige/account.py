@@ -10,8 +10,8 @@ import torch
 
 from vestige import arms, models, registry, retention, runs
 from vestige.album import Album
-from vestige.arms import Bench
 from vestige.base import Model
+from vestige.bench import Bench
 from vestige.concepts import Concept
 from vestige.course import Course
 from vestige.errors import BadInput

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from vestige import arms
+from vestige.bench import shows
 from vestige.judging import Hits, judged, share
 from vestige.savings import wilson
 from vestige.verdict import Flag, Top
@@ -70,7 +70,7 @@ def seen(case: Case) -> Real:
     """The real pictures that the audit counts, as its judges see them after the model's autoencoder."""
     chosen, held_out = _counted(case)
     images = reconstructed(case.base, chosen.images)
-    hits, other = (arms.shows(judge, images, case.concept) for judge in (case.bench.verify, case.bench.select))
+    hits, other = (shows(judge, images, case.concept) for judge in (case.bench.verify, case.bench.select))
     return Real(hits, other, held_out, chosen.source)
 
 

@@ -8,75 +8,23 @@ from __future__ import annotations
 
 import json
 import math
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass
 from itertools import accumulate
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from vestige import diagnostics, edits, registry, runs, thrift
-from vestige.album import Album, Keep
-from vestige.base import Attack, Budget, Candidate, Model, Watch, silent
+from vestige.base import Attack, Budget, Candidate, Model
+from vestige.bench import Bench, shows
 from vestige.concepts import Concept, Prompt
 from vestige.edits import Edit
-from vestige.images import Data, PictureSet
-from vestige.judging import Detector, Extractor, crossed, share
+from vestige.images import PictureSet
+from vestige.judging import Detector, crossed, share
 from vestige.plan import NUMERICS
 from vestige.sampling import derive, pictures
-from vestige.suites import Suite
-
-
-@dataclass(frozen=True)
-class Bench:
-    """What all arms of an audit share: where runs lie, the protocol, and the two judges.
-
-    Arguments:
-        root: Folder of runs.
-        verify: Judge whose scores are reported.
-        select: Judge by which attacks and best-so-far choose; another network.
-        own: Both judges of concepts that are not judged by these, by name.
-        features: Whose features distances between pictures are measured in; None: the verification judge's.
-    """
-
-    root: Path
-    suite: Suite
-    verify: Any
-    select: Any
-    wait: float = 3600.0
-    steal: bool = False
-    watch: Watch = silent
-    keep: Keep = "all"
-    own: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
-    features: Any = None
-
-    def of(self, concept: Concept) -> Bench:
-        """The bench with the judges of a concept."""
-        pair = self.own.get(concept.name)
-        return self if pair is None else replace(self, verify=pair[0], select=pair[1])
-
-    @property
-    def extractor(self) -> Extractor | None:
-        """Features for distances; None where nobody gives any."""
-        chosen = self.verify if self.features is None else self.features
-        return None if isinstance(chosen, Detector) and chosen.embed is None else chosen
-
-    def album(self, concept: Concept) -> Album:
-        """How a concept's pictures are kept."""
-        return Album(concept.sensitive, self.keep)
-
-    @property
-    def kept(self) -> dict[str, Any]:
-        """What specs of runs that write pictures say of it; empty for what is usual."""
-        return {} if self.keep == "all" else {"keep_images": self.keep}
-
-
-def shows(judge: Any, pictures_: Tensor, concept: Concept) -> list[bool | None]:
-    """Whether each picture shows the concept, by the judge's threshold; None where it could not be judged."""
-    return crossed(judge.shows(pictures_, concept.label), judge.threshold(concept.label))
 
 
 def run_arm(
@@ -157,14 +105,14 @@ class _Arm:
     def _scored(self, candidate: Candidate, run: runs.Run) -> dict[str, Any]:
         bench, concept, suite, replicate = self.bench, self.concept, self.bench.suite, self.replicate
         view = self.model.edited(candidate.edit) if candidate.edit is not None else self.model
-        shown = _drawn(bench, view, _verification(concept, suite.pictures, replicate), candidate, (replicate, "verification"))
+        shown = drawn(bench, view, verification(concept, suite.pictures, replicate), candidate, (replicate, "verification"))
         scores = _looked(bench.verify, shown, concept.label, run, f"scores/{candidate.spent:06d}.json")
         hits = crossed(scores, bench.verify.threshold(concept.label))
         bench.album(concept).strip(shown[: suite.strip], run.folder, f"strips/{candidate.spent:06d}.png")
         chosen: list[bool | None] = []
         if suite.select_pictures:
             prompts = concept.spread(suite.select_pictures, "training", offset=replicate * suite.select_pictures)
-            chosen = shows(bench.select, _drawn(bench, view, prompts, candidate, (replicate, "selection")), concept)
+            chosen = shows(bench.select, drawn(bench, view, prompts, candidate, (replicate, "selection")), concept)
         return {
             "budget": candidate.spent,
             "hits": hits,
@@ -187,11 +135,12 @@ def _looked(judge: Any, shown: Tensor, label: str, run: runs.Run, name: str) -> 
     return judge.read(raw, label)
 
 
-def _verification(concept: Concept, count: int, replicate: int) -> list[Prompt]:
+def verification(concept: Concept, count: int, replicate: int) -> list[Prompt]:
+    """The prompts by which a replicate is scored."""
     return concept.spread(count, "held-out", offset=replicate * count)
 
 
-def _drawn(bench: Bench, view: Model, prompts: Sequence[Prompt], candidate: Candidate, purpose: tuple[int, str]) -> Tensor:
+def drawn(bench: Bench, view: Model, prompts: Sequence[Prompt], candidate: Candidate, purpose: tuple[int, str]) -> Tensor:
     """Pictures for the prompts; with several tries, the best of them by the selection judge."""
     texts = [p.text for p in prompts]
     if candidate.prompts:
@@ -200,18 +149,45 @@ def _drawn(bench: Bench, view: Model, prompts: Sequence[Prompt], candidate: Cand
     best, score = None, None
     for attempt in range(candidate.tries):
         seeds = [derive(purpose[0], purpose[1], i, attempt) for i in range(len(texts))]
-        drawn = pictures(view, texts, seeds, bench.suite.protocol, start=candidate.start)
+        made = pictures(view, texts, seeds, bench.suite.protocol, start=candidate.start)
         if candidate.tries == 1:
-            return drawn
-        now = bench.select.shows(drawn, label).nan_to_num(-1.0)  # what could not be judged is chosen last
+            return made
+        now = bench.select.shows(made, label).nan_to_num(-1.0)  # what could not be judged is chosen last
         if best is None or score is None:
-            best, score = drawn, now
+            best, score = made, now
         else:
             better = now > score
-            best, score = torch.where(better[:, None, None, None], drawn, best), torch.where(better, now, score)
+            best, score = torch.where(better[:, None, None, None], made, best), torch.where(better, now, score)
     if best is None:
         raise ValueError("a candidate allows at least one try")
     return best
+
+
+def line(bench: Bench, model: Model, edit: Edit, concept: Concept) -> list[float | None]:
+    """The verification judge's rate on held-out prompts along the straight line from the original to the edited weights."""
+    spec = {
+        "what": "line",
+        "numerics": NUMERICS,
+        "model": model.fingerprint,
+        "edited": model.edited(edit).fingerprint,
+        "line": list(diagnostics.LINE),
+        "concept": concept.as_dict(),
+        "protocol": asdict(bench.suite.protocol),
+        "pictures": bench.suite.pictures,
+        "judge": bench.verify.identity(concept.label),
+        "volatile": {"model": model.name},
+    }
+
+    def work(run: runs.Run) -> dict[str, Any]:
+        rates, prompts = [], verification(concept, bench.suite.pictures, 0)
+        for i, way in enumerate(diagnostics.LINE):
+            view = model.edited(edits.scale(model, edit, way))
+            hits = shows(bench.verify, drawn(bench, view, prompts, Candidate(0), (0, "verification")), concept)
+            rates.append(None if math.isnan(share(hits)) else share(hits))
+            bench.watch("line", i + 1, len(diagnostics.LINE))
+        return {"rates": rates}
+
+    return list(runs.compute(bench.root, spec, "line", work, wait=bench.wait, steal=bench.steal).outcome["rates"])
 
 
 def curve(points: Sequence[Mapping[str, Any]], *, best_so_far: bool) -> tuple[tuple[float, ...], list[int]]:
@@ -240,122 +216,3 @@ def _rise(run: runs.Run) -> float:
     points = run.outcome["points"]
     seen = [p["selected"] for p in points]
     return math.fsum(accumulate(seen if None not in seen else [share(p["hits"]) for p in points], max))
-
-
-def utility(bench: Bench, model: Model, concept: Concept, group: str) -> dict[str, Any]:
-    """How often the model still draws what it should, for "neighbours" or "unrelated": one right-or-wrong a picture."""
-    words = concept.neighbours if group == "neighbours" else concept.unrelated
-    count = bench.suite.utility_pictures
-    prompts = concept.spread(count, "held-out", words=words)
-    spec = {
-        "what": "utility",
-        "numerics": NUMERICS,
-        "model": model.fingerprint,
-        "prompts": [p.text for p in prompts],
-        "expects": [dict(p.expects) for p in prompts],
-        "protocol": asdict(bench.suite.protocol),
-        "judge": bench.verify.weights_hash,
-        "blurred": concept.sensitive,
-        **bench.kept,
-        "volatile": {"model": model.name, "group": group},
-    }
-    known = [all(bench.verify.knows(label) for label in p.expects.values()) for p in prompts]
-
-    def work(run: runs.Run) -> dict[str, Any]:
-        if not any(known):  # no words were named, or the judge tells none of them
-            return {"right": []}
-        seeds = [derive(0, "utility", i) for i in range(count)]
-        drawn = pictures(model, [p.text for p in prompts], seeds, bench.suite.protocol)
-        bench.watch(f"utility of {model.name}", 1, 1)
-        bench.album(concept).strip(drawn[: bench.suite.strip], run.folder, "strip.png")
-        seen = bench.verify.labelled(drawn)
-        return {"right": [right(s, p.expects) if told else None for s, p, told in zip(seen, prompts, known, strict=True)]}
-
-    run = runs.compute(bench.root, spec, "utility", work, wait=bench.wait, steal=bench.steal)
-    return {"folder": str(run.folder), **run.outcome}
-
-
-def right(seen: Mapping[str, str], expects: Mapping[str, str]) -> bool | None:
-    """Whether a picture shows all that was asked for; None where the judge saw nothing, or nothing of a group."""
-    return None if not expects.keys() <= seen.keys() else all(seen[group] == label for group, label in expects.items())
-
-
-def line(bench: Bench, model: Model, edit: Edit, concept: Concept) -> list[float | None]:
-    """The verification judge's rate on held-out prompts along the straight line from the original to the edited weights."""
-    spec = {
-        "what": "line",
-        "numerics": NUMERICS,
-        "model": model.fingerprint,
-        "edited": model.edited(edit).fingerprint,
-        "line": list(diagnostics.LINE),
-        "concept": concept.as_dict(),
-        "protocol": asdict(bench.suite.protocol),
-        "pictures": bench.suite.pictures,
-        "judge": bench.verify.identity(concept.label),
-        "volatile": {"model": model.name},
-    }
-
-    def work(run: runs.Run) -> dict[str, Any]:
-        rates, prompts = [], _verification(concept, bench.suite.pictures, 0)
-        for i, way in enumerate(diagnostics.LINE):
-            view = model.edited(edits.scale(model, edit, way))
-            hits = shows(bench.verify, _drawn(bench, view, prompts, Candidate(0), (0, "verification")), concept)
-            rates.append(None if math.isnan(share(hits)) else share(hits))
-            bench.watch("line", i + 1, len(diagnostics.LINE))
-        return {"rates": rates}
-
-    return list(runs.compute(bench.root, spec, "line", work, wait=bench.wait, steal=bench.steal).outcome["rates"])
-
-
-def unlearned(
-    root: Path,
-    model: Model,
-    concept: Concept,
-    name: str,
-    method: Any,
-    seed: int,
-    *,
-    data: Data | None = None,
-    watch: Watch = silent,
-    wait: float = 3600.0,
-) -> runs.Run:
-    """The finished run of one unlearner under `root`; its edit lies in `edit.safetensors`.
-
-    Arguments:
-        data: What it may train on; None lets the model draw it, kept under `root`.
-    """
-    method, data = method.resolved(concept), data or Data(cache=Album(concept.sensitive).cache(root))
-    spec = {
-        "what": "unlearn",
-        "numerics": NUMERICS,
-        "model": model.fingerprint,
-        "concept": concept.as_dict(),
-        "method": name,
-        "settings": registry.settings(method),
-        "seed": seed,
-        **_trained_on(data),
-        **thrift.current().as_dict(),
-        "volatile": {"model": model.name},
-    }
-
-    def work(run: runs.Run) -> dict[str, Any]:
-        began = time.monotonic()
-        edit: Edit = method(model, concept, seed=seed, data=data, watch=lambda stage, i, n: watch(f"{name}: {stage}", i, n))
-        edit.save(run.path("edit.safetensors"))
-        seconds = time.monotonic() - began
-        if "retain" not in method.needs:
-            return {"seconds": seconds}
-        return {"seconds": seconds, "diagnostics": diagnostics.measured(model, concept, edit, data, seed=seed, watch=watch)}
-
-    return runs.compute(root, spec, "unlearn", work, wait=wait)
-
-
-def _trained_on(data: Data) -> dict[str, Any]:
-    """What the spec of an unlearner's run says of its data."""
-    given = {key: None if s is None else s.content for key, s in (("forget", data.target), ("retain", data.retain))}
-    captions = [list(row) for s in (data.target, data.retain) if s is not None for row in s.captions]
-    return {
-        "data": {**given, "protocol": asdict(data.protocol)},
-        **({"captions": captions} if captions else {}),
-        **({"before": data.original.fingerprint} if data.original is not None else {}),
-    }

@@ -16,13 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from vestige import alone, arms, checkpoints, concepts, crew, judges, models, registry, runs
-from vestige.arms import Bench
 from vestige.attacker import Holdings
 from vestige.base import Attack, Budget, Model, Watch
+from vestige.bench import Bench
 from vestige.concepts import Concept
 from vestige.edits import Edit
 from vestige.images import Data, PictureSet, folder
 from vestige.plan import Plan
+from vestige.unlearning import unlearned
+from vestige.utility import kept
 
 
 def furnished(planned: Plan, root: Path, watch: Watch, steal: bool = False) -> Bench:
@@ -68,7 +70,7 @@ class Case:
             return checkpoints.load(request.edit, self.subject), 0.0
         if self.plan.unlearner is None:
             return None, 0.0
-        run = arms.unlearned(
+        run = unlearned(
             self.bench.root,
             self.subject,
             self.concept,
@@ -144,4 +146,4 @@ class Case:
             yield partial(self.plain, self.base, self.concept, k)
         drawing = [self.edited] if self.original is None else [self.original, self.edited]
         for model, group in itertools.product(drawing, ("neighbours", "unrelated")):
-            yield partial(arms.utility, self.bench, model, self.concept, group)
+            yield partial(kept, self.bench, model, self.concept, group)

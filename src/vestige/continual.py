@@ -22,11 +22,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, final
 
-from vestige import arms, judges, models, registry, runs
+from vestige import judges, models, registry, runs
 from vestige.account import Account, State, attacked
 from vestige.album import Album
-from vestige.arms import Bench
 from vestige.base import Model, Paper, Unlearner, Watch, silent
+from vestige.bench import Bench, shows
 from vestige.concepts import Concept, Prompt
 from vestige.course import Course, Order, course
 from vestige.edits import Edit
@@ -37,6 +37,7 @@ from vestige.images import Data, PictureSet
 from vestige.ledger import CHAINED, Ledger
 from vestige.probes import Probe, look, names, probes
 from vestige.sampling import derive
+from vestige.unlearning import unlearned
 
 SCHEMA = "vestige-continual-1"
 COMBINED = "combined.safetensors"
@@ -161,7 +162,7 @@ class _Sequence:
         """The memory without whatever names one of the requests, or is not known by the selection judge to show none."""
         if self.memory is None:
             return None
-        shown = [arms.shows(self.bench.of(concept).select, self.memory.images, concept) for concept in requests]
+        shown = [shows(self.bench.of(concept).select, self.memory.images, concept) for concept in requests]
         prompts = [Prompt(text, labels) for (text,), labels in zip(self.memory.captions, self.memory.labels, strict=True)]
         kept = [i for i, prompt in enumerate(prompts) if not names(prompt, requests) and all(hits[i] is False for hits in shown)]
         if not kept:
@@ -178,7 +179,7 @@ class _Sequence:
         before = self.original if needed and base is not self.original else None
         data = Data(retain=memory, cache=self.album.cache(self.bench.root), original=before)
         method = self.method(concept, step)
-        made = arms.unlearned(self.bench.root, base, concept, order.method, method, order.seed, data=data, watch=self.bench.watch)
+        made = unlearned(self.bench.root, base, concept, order.method, method, order.seed, data=data, watch=self.bench.watch)
         self.run.event("unlearned", step=step, request=concept.name)
         file = made.path("edit.safetensors")
         edit = Edit.load(file)

@@ -15,8 +15,8 @@ import torch
 from safetensors.torch import load, save
 
 from vestige import images, retention, runs
-from vestige.arms import Bench, right, shows
 from vestige.base import Model
+from vestige.bench import Bench, right, shows
 from vestige.concepts import Bank, Concept, Prompt
 from vestige.judging import Detector
 from vestige.ledger import slug

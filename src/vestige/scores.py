@@ -7,12 +7,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vestige import alone, arms, concepts, judging, models, rates, runs, suites
+from vestige.bench import shows
 from vestige.case import Case
 from vestige.concepts import Concept
 from vestige.edits import Edit
 from vestige.images import folder, shipped
 from vestige.judging import share
 from vestige.savings import Arms, Measures
+from vestige.utility import kept
 
 
 def levels(case: Case, rows: Mapping[str, Sequence[runs.Run]]) -> dict[str, float]:
@@ -33,7 +35,7 @@ def real_rate(case: Case, concept: Concept) -> float:
     else:
         sheet = models.data_folder() / (case.plan.world or "wardrobe") / "pictures/references"
         real = shipped(sheet, {concept.group: concept.label}).images
-    return judging.share(arms.shows(case.bench.of(concept).verify, alone.reconstructed(case.base, real), concept))
+    return judging.share(shows(case.bench.of(concept).verify, alone.reconstructed(case.base, real), concept))
 
 
 def proxy_error(case: Case) -> dict[str, dict[str, float]]:
@@ -81,6 +83,5 @@ def utility(case: Case, found: Mapping[str, Any], measures: Mapping[str, Measure
     attacked = case.edited.edited(Edit.load(last)) if last.exists() else case.edited
     stages = {"before": case.original, "after": case.edited, "after_attack": attacked}
     return {
-        g: {k: None if m is None else arms.utility(case.bench, m, case.concept, g) for k, m in stages.items()}
-        for g in ("neighbours", "unrelated")
+        g: {k: None if m is None else kept(case.bench, m, case.concept, g) for k, m in stages.items()} for g in ("neighbours", "unrelated")
     }

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from vestige import arms, concepts, models, registry, suites
-from vestige.arms import Bench
 from vestige.base import Attack, Budget, Model
+from vestige.bench import Bench, shows
 from vestige.edits import Edit
 from vestige.flags import GAP, NEVER_RISES
 from vestige.images import PictureSet, captioned, shipped
@@ -79,7 +79,7 @@ def rate(judge: Classifier, model: Model) -> float:
     """How often the concept's held-out prompts show it."""
     texts = [p.text for p in SNEAKER.spread(COUNT, "held-out")]
     drawn = pictures(model, texts, [derive(0, "efficacy", i) for i in range(COUNT)], SUITE.protocol)
-    return sum(arms.shows(judge, drawn, SNEAKER)) / COUNT
+    return sum(shows(judge, drawn, SNEAKER)) / COUNT
 
 
 def neighbours(judge: Classifier, model: Model) -> float:

@@ -6,8 +6,8 @@ import pytest
 from test_efficacy import SNEAKER, SUITE, WORLD, bench, curve, neighbours, rate, select  # noqa: F401
 
 from vestige import models, registry
-from vestige.arms import Bench
 from vestige.base import Budget, Model
+from vestige.bench import Bench
 from vestige.edits import Edit
 from vestige.images import shipped
 from vestige.metrics.detection import Classifier

@@ -18,11 +18,13 @@ import time
 import torch
 from loop import BUILD
 
-from vestige import arms, concepts, images, models, plan, registry, suites
+from vestige import concepts, images, models, plan, registry, suites
 from vestige.base import Budget
+from vestige.bench import shows
 from vestige.edits import Edit
 from vestige.metrics import detection
 from vestige.sampling import Protocol, derive, pictures
+from vestige.unlearning import unlearned
 
 CACHE = BUILD / "runs"
 PROTOCOL = Protocol(steps=15, guidance=3.0, batch=64)
@@ -34,7 +36,7 @@ def rates(model: object, concept: concepts.Concept, judge: detection.Classifier,
         prompts = concept.spread(count, "training", words=words)
         drawn = pictures(model, [p.text for p in prompts], [derive(99, "tune", i) for i in range(count)], PROTOCOL)  # type: ignore[arg-type]
         if words == (concept.target,):
-            made.append(sum(arms.shows(judge, drawn, concept)) / count)
+            made.append(sum(shows(judge, drawn, concept)) / count)
         else:
             seen = judge.labelled(drawn)
             made.append(sum(all(s[g] == v for g, v in p.expects.items()) for s, p in zip(seen, prompts, strict=True)) / count)
@@ -46,7 +48,7 @@ def curves(
 ) -> None:
     """Plain rates of edited model and twin, where there is one, along the budget."""
     model = models.load(base)
-    edit = arms.unlearned(CACHE, model, concept, "esd", plan.configured("unlearners", "esd", "wardrobe", "", {}, model=base), 0)
+    edit = unlearned(CACHE, model, concept, "esd", plan.configured("unlearners", "esd", "wardrobe", "", {}, model=base), 0)
     edited = model.edited(Edit.load(edit.path("edit.safetensors")))
     settings = {**suites.load("quick", "wardrobe").attacks["memora"].settings, **own}
     count = int(settings.pop("references", 8))
@@ -56,13 +58,13 @@ def curves(
         for k in range(replicates):
             sheet = models.data_folder() / "wardrobe/pictures/references"
             held = images.shipped(sheet, {concept.group: concept.label}).draw(count, k)
-            select = lambda x: torch.tensor(arms.shows(judge, x, concept))  # noqa: E731
+            select = lambda x: torch.tensor(shows(judge, x, concept))  # noqa: E731
             line, began = [], time.monotonic()
             for candidate in attack(subject, concept, budget, seed=k, select=select, pictures=held):
                 view = subject.edited(candidate.edit) if candidate.edit else subject
                 prompts = concept.spread(48, "training")
                 drawn = pictures(view, [p.text for p in prompts], [derive(k, "tune", i) for i in range(48)], PROTOCOL)
-                line.append(f"{candidate.spent}:{sum(arms.shows(judge, drawn, concept)) / 48:.2f}")
+                line.append(f"{candidate.spent}:{sum(shows(judge, drawn, concept)) / 48:.2f}")
             print(
                 " ",
                 name,

@@ -18,9 +18,10 @@ from oracles import save_pair
 from test_judges import names, short, told
 from vestige import alone, api, arms, case, cli, exports, images, models, runs, scores, suites
 from vestige.bench import Bench
+from vestige.calls import planned_calls
 from vestige.case import Case
 from vestige.errors import BadSetting
-from vestige.plan import Request, plan, planned_calls
+from vestige.plan import Request, plan
 from vestige.sampling import generator
 from vestige.savings import Arms, Interval, measure, wilson
 from vestige.verdict import decide

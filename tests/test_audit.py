@@ -18,10 +18,11 @@ from vestige import arms, concepts, diagnostics, flags, suites
 from vestige.attacker import Holdings
 from vestige.base import Budget
 from vestige.bench import Bench
+from vestige.controls import PROXY
 from vestige.edits import Edit
 from vestige.images import METADATA, PictureSet, save
 from vestige.models.latent import LatentModel
-from vestige.plan import PROXY, Request, plan
+from vestige.plan import Request, plan
 from vestige.sampling import generator
 from vestige.savings import Arms, measure
 from vestige.unlearning import unlearned

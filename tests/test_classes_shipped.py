@@ -14,12 +14,14 @@ from oracles import scheduler as tiny_scheduler
 from oracles import small, tiny_classes, tiny_denoiser, tiny_model, tiny_parts
 from vestige import api, concepts, models, registry, suites
 from vestige.cli import app
+from vestige.controls import PROXY
 from vestige.errors import BadInput, Incompatible
 from vestige.images import Data, PictureSet
 from vestige.metrics import detection
 from vestige.models import Card
 from vestige.models.classes import ClassModel
-from vestige.plan import PROXY, Request, configured, plan, told
+from vestige.plan import Request, plan
+from vestige.resolving import configured, told
 from vestige.sampling import Protocol, derive, pictures
 
 NAMES = sorted(name for name, found in models.cards().items() if found.family == "classes")

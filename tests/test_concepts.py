@@ -13,9 +13,9 @@ import pytest
 from vestige import concepts
 from vestige.cli.lists import TEMPLATE
 from vestige.concepts import Bank, Concept, load, names
+from vestige.controls import PROXY
 from vestige.errors import BadInput, UnknownName
 from vestige.models import data_folder
-from vestige.plan import PROXY
 
 BANKS: tuple[Bank, ...] = ("training", "held-out")
 MEMBERS = {

@@ -14,6 +14,7 @@ ROOT = Path(vestige.__file__).parent
 FILES = {p: ".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for p in sorted(ROOT.rglob("*.py"))}
 MODULES = {name: path for path, name in FILES.items() if path != ROOT / "__init__.py"}
 
+PLAN = ("resolving", "controls", "plan", "calls")
 ARMS = ("bench", "unlearning", "utility", "arms")
 AUDIT = ("alone", "case", "rates", "scores", "flags", "statement", "audit", "recovery")
 LEDGER = ("retention", "ledger", "probes", "guards", "course", "account", "continual")
@@ -46,7 +47,7 @@ LAYERS = (
         "suites",
         "judges",
         "drawing",
-        "plan",
+        *PLAN,
         "diagnostics",
         *ARMS,
         "attacker",
@@ -60,7 +61,7 @@ LAYERS = (
 DATA = "data"  # no code: a folder that anyone may ask for its place
 
 SHARED = ("modular", "timesteps", "labels", "sigmas", "mmdit", "packing", "streams")
-PARTS = ("savings", "verdict", "suites", "judges", "drawing", "plan", "diagnostics", *ARMS, "attacker", "crew", *AUDIT, *LEDGER)
+PARTS = ("savings", "verdict", "suites", "judges", "drawing", *PLAN, "diagnostics", *ARMS, "attacker", "crew", *AUDIT, *LEDGER)
 COMMANDS = ("audits", "acts", "sequences", "lists", "files")
 
 # The edges within a layer, each with its reason.

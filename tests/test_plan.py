@@ -12,9 +12,12 @@ import pytest
 
 from vestige import models, registry, suites
 from vestige.base import Budget
+from vestige.calls import planned_calls
+from vestige.controls import PROXY
 from vestige.errors import BadInput, BadSetting, UnknownName, VestigeError
 from vestige.models import Card
-from vestige.plan import PROXY, Request, content, plan, planned_calls
+from vestige.plan import Request, plan
+from vestige.resolving import content
 
 
 @pytest.fixture(autouse=True)

@@ -28,7 +28,7 @@ from vestige.bench import shows
 from vestige.concepts import Concept, Prompt
 from vestige.edits import Edit
 from vestige.metrics import alignment, detection, fidelity
-from vestige.plan import configured
+from vestige.resolving import configured
 from vestige.sampling import derive, pictures
 from vestige.savings import wilson
 from vestige.suites import Suite

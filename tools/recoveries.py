@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from vestige import arms, concepts, models, plan, suites
+from vestige import arms, concepts, models, resolving, suites
 from vestige.attacker import Holdings
 from vestige.base import Budget, Candidate, Model
 from vestige.bench import Bench, shows
@@ -62,7 +62,7 @@ class Gauge:
         self.clip = alignment.clip_score(WORLD / "clip")
         self.rooms = Bench(self.options.out, self.suite, self.verify, self.select)
         original = models.load("wardrobe")
-        method = plan.configured("unlearners", self.options.unlearner, "wardrobe", "", {})
+        method = resolving.configured("unlearners", self.options.unlearner, "wardrobe", "", {})
         edit = Edit.load(unlearned(self.options.cache, original, self.concept, self.options.unlearner, method, 0).path("edit.safetensors"))
         twin = models.load(models.twins("wardrobe", self.concept.name)[0])
         self.models: dict[str, Model] = {"edited": original.edited(edit), "never": twin, "original": original}
@@ -80,7 +80,7 @@ class Gauge:
         suite_name, points = ATTACKS[name]
         suite = suites.load(suite_name, "wardrobe") if suite_name else self.suite
         planned = suite.attacks[name] if suite_name else suites.Planned(OWN[name], Budget(points), 8)
-        method = plan.configured("attacks", name, "wardrobe", "", {}, planned.settings)
+        method = resolving.configured("attacks", name, "wardrobe", "", {}, planned.settings)
         held = Holdings(original=self.models["original"], world="wardrobe", protocol=suite.protocol, cache=self.options.cache / "pictures")
         given = held.of(self.concept, method, planned.references, replicate)
         model = self.models[arm]

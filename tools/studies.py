@@ -33,6 +33,7 @@ from typing import Any
 import torch
 
 from vestige import comparison, models, plan, registry, suites
+from vestige.calls import planned_calls
 from vestige.sampling import noise
 from vestige.savings import Interval, measure
 
@@ -198,7 +199,7 @@ def dry(rows: Mapping[str, Row], options: argparse.Namespace) -> None:
     each, total = speed(), 0.0
     for name, row in rows.items():
         asked = [row.request(options.concept, *pair) for pair in PAIRS.get(options.study, BOTH)]
-        calls = sum(sum(plan.planned_calls(plan.plan(request)).values()) for request in asked)
+        calls = sum(sum(planned_calls(plan.plan(request)).values()) for request in asked)
         total += calls * each / 3600
         sys.stdout.write(f"{name:<36} {calls:>12,} calls  {calls * each / 3600:6.2f} h\n")
     sys.stdout.write(f"{'together, at most':<36} {'':>12}        {total:6.2f} h  ({1e3 * each:.2f} ms a call here)\n")

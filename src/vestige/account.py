@@ -13,12 +13,12 @@ from vestige.album import Album
 from vestige.base import Model
 from vestige.bench import Bench
 from vestige.concepts import Concept
+from vestige.controls import PROXY
 from vestige.course import Course
 from vestige.errors import BadInput
 from vestige.images import PictureSet, captioned, folder, generated, shipped
 from vestige.judges import same
 from vestige.ledger import CHAINED, slug
-from vestige.plan import PROXY
 from vestige.probes import apart, distances, each, names, probes, stored, stored_features
 from vestige.sampling import chunks
 

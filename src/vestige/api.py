@@ -11,7 +11,8 @@ from vestige.base import Model, Watch, silent
 from vestige.concepts import Concept
 from vestige.edits import Edit
 from vestige.errors import Incompatible, UnknownName
-from vestige.plan import Request, configured, told
+from vestige.plan import Request
+from vestige.resolving import configured, told
 from vestige.sampling import Protocol, derive, pictures
 
 

@@ -9,8 +9,8 @@ from typing import Any
 from vestige import models
 from vestige.base import Attack, Model, Watch, silent
 from vestige.concepts import Concept
+from vestige.controls import PROXY
 from vestige.images import Data, PictureSet, captioned, folder, generated, shipped
-from vestige.plan import PROXY
 from vestige.sampling import Protocol
 
 

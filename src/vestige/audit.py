@@ -11,9 +11,10 @@ import torch
 
 from vestige import alone, crew, flags, models, rates, runs, scores, statement, thrift
 from vestige.base import Watch, silent
+from vestige.calls import planned_calls
 from vestige.case import Case, furnished
 from vestige.errors import BadSetting
-from vestige.plan import Plan, Request, plan, planned_calls
+from vestige.plan import Plan, Request, plan
 from vestige.savings import measure
 from vestige.verdict import decide
 

@@ -17,8 +17,9 @@ from vestige.errors import BadSetting, UnknownName
 from vestige.guards import Guards
 from vestige.images import Data
 from vestige.ledger import CHAINED, Mode
-from vestige.plan import NUMERICS, by_method, configured, looks, told
+from vestige.plan import NUMERICS
 from vestige.probes import probes
+from vestige.resolving import by_method, configured, looks, told
 from vestige.together import joint, targets
 
 # Methods whose target is a set of prompts or pictures, so that several targets are the sets' union.

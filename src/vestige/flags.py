@@ -155,7 +155,8 @@ def paired_drop(before: judging.Hits, after: judging.Hits) -> tuple[float, float
 def _plasticity(case: Case) -> list[Flag]:
     """Teach the proxy concept to the edited and to the original model, from raw references: who learns faster?"""
     from vestige import concepts
-    from vestige.plan import PLASTICITY_REPLICATES, PROXY
+    from vestige.controls import PROXY
+    from vestige.plan import PLASTICITY_REPLICATES
 
     if case.original is None:
         return []

@@ -1,11 +1,10 @@
-"""What an audit will do: a user's request with every name found and every setting resolved, and what it will cost.
+"""What an audit will do: a user's request with every name found and every setting resolved.
 
 Every mistake that a user can make with names and settings is found here, before anything is computed.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -16,16 +15,16 @@ from vestige import concepts, judges, models, registry, suites, thrift
 from vestige.album import KEEPS, Keep
 from vestige.base import Attack
 from vestige.concepts import Concept
+from vestige.controls import control, named
 from vestige.errors import BadInput, BadSetting, UnknownName
 from vestige.images import shipped
-from vestige.models import Card, sources
-from vestige.sampling import Protocol
+from vestige.models import Card
+from vestige.resolving import by_method, configured, content, looks, told
 from vestige.verdict import Lines, calibrated
 
 NUMERICS = "2"  # raised whenever a run of an unchanged spec would give other numbers
 NAMED_SOURCES = ("shipped", "generated")  # where references come from, other than a folder
 PLASTICITY_REPLICATES = 3
-PROXY = {"object": "digit", "style": "halftone"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +110,7 @@ class Plan:
             **({"reference_count": self.request.reference_count} if self.request.reference_count else {}),
             "data": [s if s == "drawn" else content(Path(s)) for s in (self.request.forget, self.request.retain)],
             **({"attack_retain": kept if kept == "shipped" else content(Path(kept))} if _without_target(self.attacks) else {}),
-            "control": [self.control[0], _named(self.control, self.world)],
+            "control": [self.control[0], named(self.control, self.world)],
             **({"looks": found} if (found := looks(self.concept)) else {}),
             **({"keep_images": self.request.keep_images} if self.request.keep_images != "all" else {}),
             "lines": asdict(self.lines),
@@ -159,8 +158,8 @@ def plan(request: Request) -> Plan:
     if len(set(seeds)) != len(seeds) or any(s < 0 for s in seeds):
         raise BadSetting(f"seeds are different whole numbers from 0 on; given {list(seeds)}")
     original = (card.twin_of or request.model) if request.original else ""
-    lines = _lines(suite, card, attacks, len(seeds))
-    return Plan(request, concept, suite, seeds, unlearner, attacks, _control(request, concept), original, card.world, lines)
+    against, lines = control(request.control, request.model, concept), _lines(suite, card, attacks, len(seeds))
+    return Plan(request, concept, suite, seeds, unlearner, attacks, against, original, card.world, lines)
 
 
 def _without_target(attacks: Mapping[str, tuple[Attack, suites.Planned]]) -> list[Any]:
@@ -208,159 +207,3 @@ def _lines(suite: suites.Suite, card: Card, attacks: Mapping[str, tuple[Attack, 
         if attack == configured("attacks", name, card.world, "", {}, planned.settings, model=card.name):
             lines = calibrated(lines, null)
     return lines
-
-
-def told(concept: Concept, card: Card) -> Concept:
-    """The concept as a model that is told of some groups only can draw it: nothing is expected of the other groups.
-
-    Nor is anything expected of contexts where the concept names its own detector, which speaks of the concept's group alone.
-    """
-    if concept.detector:
-        concept = replace(concept, context_group="")
-    if not card.groups:
-        return concept
-    if concept.group not in card.groups:
-        raise BadInput(
-            f"{concept.name} is a concept of the group {concept.group!r}, which {card.name} is never told; "
-            f"it is told of {', '.join(card.groups)}: choose a concept of such a group, or another model"
-        )
-    return concept if concept.context_group in card.groups else replace(concept, context_group="")
-
-
-def configured(
-    kind: registry.Kind,
-    name: str,
-    world: str,
-    preset: str,
-    own: Mapping[str, Any],
-    suited: Mapping[str, Any] | None = None,
-    *,
-    model: str = "",
-) -> Any:
-    """A component with its model's own settings or its world's, then its suite's, then a named preset's, then the caller's own."""
-    values = {**_fitted(kind, name, world, model), **(suited or {}), **suites.preset(preset, kind, name), **own}
-    return registry.build(kind, name, values)
-
-
-def _fitted(kind: registry.Kind, name: str, world: str, model: str) -> dict[str, Any]:
-    """A method's settings in the presets' section of a built-in model (a twin's is its original's); its world's where that has none."""
-    card = models.cards().get(model)
-    if card is not None:
-        with suppress(UnknownName):
-            return suites.preset(card.twin_of or card.name, kind, name) or suites.preset(world, kind, name)
-    return suites.preset(world, kind, name)
-
-
-def by_method(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """METHOD.SETTING -> value, as method -> setting -> value."""
-    made: dict[str, dict[str, Any]] = {}
-    for key, value in settings.items():
-        method, dot, name = key.partition(".")
-        if not dot:
-            raise BadSetting(f"a setting is METHOD.NAME=VALUE, e.g. memora.rank=8; given {key!r}")
-        made.setdefault(method, {})[name] = value
-    return made
-
-
-def _control(request: Request, concept: Concept) -> tuple[str, str]:
-    kind, _, name = request.control.partition(":")
-    if kind not in (("twin", "proxy") if name else ("auto", "twin", "proxy", "none")):
-        raise BadSetting(f"control is auto, twin, proxy, twin:MODEL or proxy:FILE.toml; given {request.control!r}")
-    if name:
-        return _given(kind, name, request, concept)
-    if kind == "none":
-        return "none", ""
-    twins = models.twins(request.model, concept.name)
-    if twins and request.control != "proxy":
-        return "twin", twins[0]
-    if request.control == "twin":
-        raise BadSetting(f"no twin of {request.model} never drew {concept.name}; use --control proxy")
-    stands = concept.group in PROXY and concept.name != PROXY[concept.group] and not concept.detector
-    if models.world_of(request.model) and stands:
-        return "proxy", PROXY[concept.group]
-    raise BadSetting(
-        f"{request.model} has neither a twin that never drew {concept.name} nor a proxy concept; name one with --control twin:MODEL "
-        "or --control proxy:FILE.toml, see docs/verdict.md"
-    )
-
-
-def _given(kind: str, name: str, request: Request, concept: Concept) -> tuple[str, str]:
-    """A control of the user's own."""
-    if kind == "twin":
-        if models.card(name).name == models.card(request.model).name:
-            raise BadSetting(f"a twin never drew {concept.name}; {name} is the model under audit")
-        return kind, name
-    proxy = concepts.load(name)
-    if proxy.name == concept.name or not proxy.pictures:
-        raise BadSetting(f"a proxy is another concept than {concept.name} and its file names a folder of pictures; given {name}")
-    return kind, name
-
-
-def _named(control: tuple[str, str], world: str) -> str:
-    """A control in a spec: a built-in one by its name, a user's by what it is."""
-    kind, name = control
-    if kind == "none":
-        return name
-    if kind == "twin":
-        return name if name in models.cards() else repr(sorted(models.identity(name).items()))
-    proxy = concepts.load(name, world or "wardrobe")
-    return name if not proxy.pictures else repr((proxy.as_dict(), looks(proxy)))
-
-
-def looks(concept: Concept) -> dict[str, Any]:
-    """A concept's own detectors and pictures, by content; {} where the world's are used."""
-    pictures = {"pictures": content(Path(concept.pictures))} if concept.pictures else {}
-    return {**judges.contents(concept), **pictures}
-
-
-def content(path: Path) -> str:
-    """Hash of a file, or of every file under a folder with its name: a changed file is another run."""
-    if not path.exists():
-        raise BadInput(f"there is nothing at {path}")
-    digest = hashlib.sha256()
-    for file in sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]:
-        digest.update(f"{file.relative_to(path) if path.is_dir() else ''} {sources.hashed(file)}\n".encode())
-    return digest.hexdigest()
-
-
-def planned_calls(planned: Plan) -> dict[str, int]:
-    """Single denoiser calls (one latent, one condition) that the audit needs if nothing is stored, by part."""
-    suite, n, whole = planned.suite, len(planned.seeds), bool(planned.original)
-    guided = 2 if suite.protocol.guidance != 1 else 1
-    picture = suite.protocol.steps * guided
-    calls = {"scoring": 0, "attacks": 0, "utility": (6 if whole else 4) * suite.utility_pictures * picture}
-    for name, (attack, plan_) in planned.attacks.items():
-        arms = n * 2 * (1 + len(attack.variants())) + int(whole)
-        if whole and suite.plasticity and name == "memora":
-            arms += 2 * min(n, PLASTICITY_REPLICATES)
-        tries = (
-            [1 + min(b, getattr(attack, "most", 0)) for b in plan_.budget.points]
-            if plan_.references == 0
-            else [1] * len(plan_.budget.points)
-        )
-        calls["scoring"] += arms * sum(tries) * (suite.pictures + suite.select_pictures) * picture
-        calls["scoring"] += (n - 1) * suite.pictures * picture if whole else 0
-        steps = plan_.budget.last * getattr(attack, "batch", 0) * getattr(attack, "accumulation", 1)
-        calls["attacks"] += arms * 3 * steps  # a training step costs about three forward passes
-        calls["attacks"] += arms * _drawing(attack, plan_.budget.last)
-        calls["attacks"] += n * 2 * getattr(attack, "sampling_steps", 0) * plan_.references * (1 + getattr(attack, "points", 0) // 2) * 2
-    if planned.unlearner is not None:
-        steps = getattr(planned.unlearner, "steps", 0) * getattr(planned.unlearner, "batch", 0)
-        calls["unlearning"] = (
-            3 * steps
-            + _pictures(planned.unlearner)
-            + 2 * getattr(planned.unlearner, "rollouts", 0) * getattr(planned.unlearner, "rollout_steps", 0)
-        )
-    return calls
-
-
-def _drawing(attack: Attack, last: int) -> int:
-    """Calls of what an attack draws for itself in one arm: the pictures of every try, or those it trains on."""
-    own = getattr(attack, "retain_pictures", 0) if getattr(attack, "data", "") == "own" else 0
-    return 2 * int(getattr(attack, "sampling_steps", 0)) * (last * int(getattr(attack, "draws", 0)) + own)
-
-
-def _pictures(unlearner: Any) -> int:
-    """Calls of the pictures that an unlearner trains on, if the model draws them all."""
-    count = sum(value for name, value in registry.settings(unlearner).items() if name.endswith("_pictures") and isinstance(value, int))
-    return 2 * Protocol().steps * int(count)

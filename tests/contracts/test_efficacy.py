@@ -10,13 +10,14 @@ import torch
 from vestige import arms, concepts, models, registry, suites
 from vestige.base import Attack, Budget, Model
 from vestige.bench import Bench, shows
+from vestige.controls import PROXY
 from vestige.edits import Edit
 from vestige.flags import GAP, NEVER_RISES
 from vestige.images import PictureSet, captioned, shipped
 from vestige.metrics import detection
 from vestige.metrics.detection import Classifier
 from vestige.models.latent import LatentModel
-from vestige.plan import PROXY, configured
+from vestige.resolving import configured
 from vestige.sampling import Protocol, derive, pictures
 
 SUITE = suites.load("quick", "wardrobe")

@@ -11,7 +11,7 @@ from vestige.bench import Bench
 from vestige.edits import Edit
 from vestige.images import shipped
 from vestige.metrics.detection import Classifier
-from vestige.plan import configured
+from vestige.resolving import configured
 
 pytestmark = pytest.mark.slow
 BASE, TWIN = "wardrobe-flow", "wardrobe-flow-never-sneaker"

@@ -18,7 +18,7 @@ import time
 import torch
 from loop import BUILD
 
-from vestige import concepts, images, models, plan, registry, suites
+from vestige import concepts, images, models, registry, resolving, suites
 from vestige.base import Budget
 from vestige.bench import shows
 from vestige.edits import Edit
@@ -48,7 +48,7 @@ def curves(
 ) -> None:
     """Plain rates of edited model and twin, where there is one, along the budget."""
     model = models.load(base)
-    edit = unlearned(CACHE, model, concept, "esd", plan.configured("unlearners", "esd", "wardrobe", "", {}, model=base), 0)
+    edit = unlearned(CACHE, model, concept, "esd", resolving.configured("unlearners", "esd", "wardrobe", "", {}, model=base), 0)
     edited = model.edited(Edit.load(edit.path("edit.safetensors")))
     settings = {**suites.load("quick", "wardrobe").attacks["memora"].settings, **own}
     count = int(settings.pop("references", 8))
@@ -80,7 +80,7 @@ def main() -> None:
     if name not in ("bag", "blueprint") or what not in ("unlearn", "attack"):
         sys.exit(__doc__)
     base = next((item.removeprefix("model=") for item in grid if item.startswith("model=")), "wardrobe")
-    concept = plan.told(concepts.load(name), models.card(base))
+    concept = resolving.told(concepts.load(name), models.card(base))
     judge = detection.load(models.data_folder() / "wardrobe/judge-select")
     axes = [(key.partition("=")[0], key.partition("=")[2].split(",")) for key in grid if "." in key.partition("=")[0]]
     model = models.load(base)
@@ -95,7 +95,7 @@ def main() -> None:
             curves(base, concept, judge, own, Budget((0, 4, 10, 25, 60, 150)))
             continue
         began = time.monotonic()
-        edit = plan.configured("unlearners", method, "wardrobe", "", own, model=base).resolved(concept)(model, concept, seed=0)
+        edit = resolving.configured("unlearners", method, "wardrobe", "", own, model=base).resolved(concept)(model, concept, seed=0)
         seconds = time.monotonic() - began
         view = model.edited(edit)
         print(chosen, "target, neighbours, unrelated", *(f"{r:.2f}" for r in rates(view, concept, judge)), f"{seconds:.0f} s", flush=True)

@@ -27,13 +27,13 @@ def unlearn(
     as_json: options.JsonOption = False,
 ) -> None:
     """Make a model forget a concept and save the edit: the difference alone, a few per cent of the model."""
-    from vestige import concepts, diagnostics, findings, models, plan
+    from vestige import concepts, diagnostics, findings, models, resolving
     from vestige.case import training_data
 
     card = models.card(model)
-    chosen = plan.told(concepts.load(concept, card.world or "wardrobe"), card)
+    chosen = resolving.told(concepts.load(concept, card.world or "wardrobe"), card)
     own = options.own(settings, method)
-    unlearner = plan.configured("unlearners", method, card.world, preset, own, model=card.name).resolved(chosen)
+    unlearner = resolving.configured("unlearners", method, card.world, preset, own, model=card.name).resolved(chosen)
     loaded = models.load(model)
     with progress() as watch:
         data = training_data(loaded, forget, retain)
@@ -110,7 +110,7 @@ def generate(
     as_json: options.JsonOption = False,
 ) -> None:
     """Draw pictures, and count the concept in them if one is named."""
-    from vestige import checkpoints, concepts, drawing, models, plan
+    from vestige import checkpoints, concepts, drawing, models, resolving
     from vestige import prompts as sets
     from vestige.album import Album
     from vestige.sampling import Protocol
@@ -118,7 +118,7 @@ def generate(
     if bool(prompt) == bool(prompts):
         raise BadSetting("give --prompt (repeatable) or --prompts FILE.csv, one of them")
     card = models.card(model)
-    chosen = None if concept is None else plan.told(concepts.load(concept, card.world or "wardrobe"), card)
+    chosen = None if concept is None else resolving.told(concepts.load(concept, card.world or "wardrobe"), card)
     album = Album(sensitive or (chosen is not None and chosen.sensitive), keep_images)  # type: ignore[arg-type]
     if prompts:
         asked = drawing.of_set(sets.load(prompts), count or 1, seed, guidance)

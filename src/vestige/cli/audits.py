@@ -57,9 +57,10 @@ def audit(
     as_json: options.JsonOption = False,
 ) -> None:
     """Unlearn a concept (or take a given edit), attack the result and its controls, and give a verdict with a report."""
-    from vestige import plan as planning
+    from vestige.calls import planned_calls
+    from vestige.plan import Request, plan
 
-    request = planning.Request(
+    request = Request(
         model=model,
         concept=concept,
         unlearner=unlearner,
@@ -79,9 +80,9 @@ def audit(
         keep_images=keep_images,  # type: ignore[arg-type]
         original=not no_original,
     )
-    planned = planning.plan(request)
+    planned = plan(request)
     if dry_run:
-        foretell(planned.spec(), planning.planned_calls(planned), planned.original or model, as_json)
+        foretell(planned.spec(), planned_calls(planned), planned.original or model, as_json)
     else:
         _audit(request, out, as_json, cache=options.cache_folder(cache), jobs=jobs, steal=steal)
 

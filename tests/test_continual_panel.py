@@ -76,7 +76,8 @@ def test_every_order_is_of_the_twins_concepts(panel: Any) -> None:
 def test_every_cell_resolves(part: str, orders: int, seeds: int, panel: Any, tmp_path: Path) -> None:
     """Without computing anything, so that no name or setting fails in the middle of a night."""
     found = panel.cells(options(tmp_path, orders=orders, seeds=seeds, part=part))
-    assert len(found) == orders * seeds * len(panel.PARTS[part]())
+    rows = panel.PARTS[part]().values()
+    assert len(found) == seeds * (len(rows) + (orders - 1) * sum(row.ordered for row in rows))
     assert len({cell.folder() for cell in found}) == len(found)
     for cell in found:
         assert course.course(cell.order).requests
@@ -104,7 +105,7 @@ def test_cells_run_once_rest_on_each_other_and_fill_the_page(tiny: Any, tmp_path
     tiny.work(found)
     assert "merge: passed over; merge rests on 'nudge, each alone', which is not finished" in capsys.readouterr().out
     page = tiny.table(found)
-    assert "Missing: merge (order 0, seed 0)." in page and "| merge |" not in page
+    assert "Missing under order 0, seed 0: merge." in page and "| merge |" not in page
     assert tiny.dry(found).count("| finished |") == 4
     count = len(Nudge.told)
     assert count == 3  # the first step of the sequence is the first model of its own, too
@@ -117,6 +118,27 @@ def test_cells_run_once_rest_on_each_other_and_fill_the_page(tiny: Any, tmp_path
     stored = json.loads((found[1].folder() / "result.json").read_text())["steps"][-1]
     assert f"{100 * stored['unlearning_accuracy']['value']:.0f} [" in rows["nudge"]
     assert f"{stored['drift']['original']:.2f}" in rows["nudge"]
+
+
+def test_rows_under_several_orders_are_pooled(tiny: Any, tmp_path: Path) -> None:
+    found = tiny.cells(options(tmp_path, orders=2, only="nudge"))
+    assert [(cell.name, cell.number) for cell in found] == [("nudge", 0), ("nudge", 1)]
+    tiny.work(found[:1])
+    page = tiny.table(found)
+    assert "Missing under order 1, seed 0: nudge." in page and "Over orders" not in page
+    tiny.work(found)
+    pooled = tiny.table(found).partition("Over orders")[2]
+    rates = [cell.result()["steps"][-1]["unlearning_accuracy"]["value"] for cell in found]
+    low, high, mean = (f"{100 * x:.0f}" for x in (min(rates), max(rates), sum(rates) / 2))
+    assert f"| nudge | 2 | {mean} ({low} to {high}) |" in pooled
+    whole = tiny.cells(options(tmp_path, orders=2))
+    assert [cell.name for cell in whole if cell.number] == ["nudge"]  # no other row knows an order
+
+
+def test_a_column_is_averaged_over_what_is_known(tiny: Any) -> None:
+    assert tiny.spread([0.25, None, 0.75], "erosion") == "50 (25 to 75)"
+    assert tiny.spread([0.001, 0.003], "KID") == "0.002 (0.001 to 0.003)"
+    assert tiny.spread([None], "KID") == "-"
 
 
 def test_the_twin_is_the_twin_bit_for_bit(tiny: Any, tmp_path: Path) -> None:

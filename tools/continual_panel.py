@@ -62,6 +62,11 @@ class Row:
     made: Callable[[Path], Edit] | None = None
     rests: str = ""
 
+    @property
+    def ordered(self) -> bool:
+        """Whether the order of requests is in it; a row without it has cells under the first order alone."""
+        return self.made is None and self.order.get("mode", "sequential") in ("sequential", "cumulative")
+
 
 def merged(folder: Path) -> Edit:
     """TIES of the edits of an independent ledger, each checked by the ledger's own hashes."""
@@ -213,7 +218,8 @@ def cells(options: argparse.Namespace) -> list[Cell]:
     if not names:
         raise BadInput(f"no row is called {options.only!r}; rows: {'; '.join(table_)}")
     places = [(seed, number) for seed in range(options.seeds) for number in range(options.orders)]
-    return [Cell(name, table_[name], number, seed, options) for seed, number in places for name in names]
+    every = (Cell(name, table_[name], number, seed, options) for seed, number in places for name in names)
+    return [cell for cell in every if cell.row.ordered or not cell.number]
 
 
 def timing(found: Iterable[Cell]) -> tuple[float, str]:
@@ -288,6 +294,41 @@ def original(result: dict[str, Any]) -> str:
     return "-" if value is None else f"{100 * value:.0f}"
 
 
+def across(done: list[tuple[Cell, dict[str, Any]]]) -> str:
+    """Rows with several runs, by order and seed: the mean, the lowest and the highest."""
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for cell, result in done:
+        rows.setdefault(cell.name, []).append(result)
+    rows = {name: results for name, results in rows.items() if len(results) > 1 and results[0]["mode"] != "independent"}
+    if not rows:
+        return ""
+    lines = ["| " + " | ".join(["row", "runs", *COLUMNS]) + " |", "|" + "---|" * (len(COLUMNS) + 2)]
+    for name, results in rows.items():
+        shown = [spread([at(r["steps"][-1], *place, "value") for r in results], of) for of, place in COLUMNS.items()]
+        lines.append("| " + " | ".join([name, str(len(results)), *shown]) + " |")
+    return "\n## Over orders\n\nMean over runs, lowest to highest.\n\n" + "\n".join(lines) + "\n"
+
+
+def spread(values: list[float | None], column: str) -> str:
+    known = [v if column == "KID" else 100 * v for v in values if v is not None]
+    if not known:
+        return "-"
+    form = ".3g" if column == "KID" else ".0f"
+    return f"{sum(known) / len(known):{form}} ({min(known):{form}} to {max(known):{form}})"
+
+
+def missing(found: list[Cell]) -> str:
+    """What is not there, by order and seed."""
+    lacking: dict[tuple[int, int], list[str]] = {}
+    for cell in found:
+        if cell.result() is None:
+            lacking.setdefault((cell.number, cell.seed), []).append(cell.name)
+    if not lacking:
+        return "\nAll cells are there.\n"
+    told = (f"under order {number}, seed {seed}: {'; '.join(names)}" for (number, seed), names in lacking.items())
+    return "\nMissing " + ".\nMissing ".join(told) + ".\n"
+
+
 def table(found: list[Cell]) -> str:
     """The page: a table of finished cells, what is missing, and how it was made."""
     done = [(cell, result) for cell in found if (result := cell.result()) is not None]
@@ -296,7 +337,6 @@ def table(found: list[Cell]) -> str:
     head = ["row", "order", "seed", *COLUMNS, "drift", "seconds to unlearn"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     lines += ["| " + " | ".join([cell.name, str(cell.number), str(cell.seed), *measured(result)]) + " |" for cell, result in done]
-    lacking = [f"{cell.name} (order {cell.number}, seed {cell.seed})" for cell in found if cell.result() is None]
     first = done[0][1]
     versions = sorted({r["provenance"]["vestige"] for _, r in done})
     asked = found[0].options
@@ -316,8 +356,7 @@ relative distance of the touched weights. Prompts that name a request count for 
 that were not there before the cell's last start, training alone.
 {ROWS[asked.part]}
 """
-    left = f"\nMissing: {'; '.join(lacking)}.\n" if lacking else "\nAll cells are there.\n"
-    return about + "\n" + "\n".join(lines) + "\n" + left
+    return about + "\n" + "\n".join(lines) + "\n" + missing(found) + across(done)
 
 
 def work(found: list[Cell]) -> None:

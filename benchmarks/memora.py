@@ -152,8 +152,8 @@ def full_size() -> list[str]:
     import torch
     from diffusers import UNet2DConditionModel
 
-    from vestige.edits import attach
     from vestige.sampling import generator
+    from vestige.views import attach
 
     unet = UNet2DConditionModel(
         sample_size=64,

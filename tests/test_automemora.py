@@ -14,7 +14,8 @@ from oracles import tiny_model
 from vestige import concepts, registry
 from vestige.attacks.automemora import AutoMemoRa, automemora
 from vestige.base import Budget, Model, Prediction
-from vestige.edits import Edit, Hook, combine
+from vestige.deltas import combine
+from vestige.edits import Edit, Hook
 from vestige.errors import BadSetting, Incompatible, UnknownName
 from vestige.images import PictureSet
 from vestige.models.latent import LatentModel

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from oracles import tiny_model
-from vestige import concepts, continual, course, diagnostics, edits, images, models, probes, registry, retention, runs, suites
+from vestige import concepts, continual, course, deltas, diagnostics, images, models, probes, registry, retention, runs, suites
 from vestige.base import Paper, Unlearner
 from vestige.bench import Bench
 from vestige.concepts import Prompt
@@ -535,7 +535,7 @@ def test_independent_steps_start_from_the_original_and_merge(tmp_path: Path) -> 
     assert all(s["reversal"] is None for s in result["steps"])
     assert result["combined"] is None
     parts = [Edit.load(file) for file in sorted((tmp_path / "out/edits").iterdir())]
-    merged = edits.combine(original, [(part, 0.5) for part in parts])
+    merged = deltas.combine(original, [(part, 0.5) for part in parts])
     assert merged.base == original.fingerprint
     with pytest.raises(BadInput, match="independent edits are no chain"):
         rebuilt(tmp_path / "out")

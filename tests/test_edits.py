@@ -12,10 +12,12 @@ from torch import Tensor
 
 from oracles import tiny_model
 from vestige.base import Model
-from vestige.edits import Edit, Hook, combine, difference, distance, folded, measure, save_lora, scale
+from vestige.deltas import combine, difference, distance, measure, scale
+from vestige.edits import Edit, Hook, save_lora
 from vestige.errors import BadInput, Incompatible
 from vestige.models.latent import LatentModel
 from vestige.sampling import generator, noise, sample
+from vestige.views import folded
 
 KV = "cross-attention-kv"
 

@@ -14,13 +14,14 @@ from torch import Tensor, nn
 from oracles import flow_scheduler, scheduler, tiny_flow, tiny_flux, tiny_parts, tiny_t5, tiny_words, tokenizer
 from vestige import api, models
 from vestige.base import Condition, Prediction
-from vestige.edits import Edit, folded, save_lora
+from vestige.edits import Edit, save_lora
 from vestige.errors import BadInput, Incompatible
 from vestige.models.flow import FlowModel
 from vestige.models.packing import flat, packed, square, unpacked
 from vestige.models.sigmas import Sigmas
 from vestige.sampling import generator, invert, noise, predict, sample
 from vestige.training import denoising, noisy
+from vestige.views import folded
 
 KINDS = ("dev", "schnell", "free", "sd3")
 PROMPTS = ["a neon picture of a bag", "a zebra"]

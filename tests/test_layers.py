@@ -28,7 +28,9 @@ LAYERS = (
         "album",
         "judging",
         "prompts",
+        "views",
         "edits",
+        "deltas",
         "attention",
         "sampling",
         "thrift",
@@ -66,6 +68,8 @@ COMMANDS = ("audits", "acts", "sequences", "lists", "files")
 
 # The edges within a layer, each with its reason.
 SIDEWAYS = {
+    ("edits", "views"): "an edit is put on a pipeline",
+    ("deltas", "edits"): "edits are added up",
     ("registry", "errors"): "everyone refuses in the same words",
     **{(module, "errors"): "everyone refuses in the same words" for module in ("durable", "locks", "runs")},
     ("locks", "durable"): "a lock is a file",
@@ -86,7 +90,11 @@ SIDEWAYS = {
     **{(f"models.{family}", f"models.{part}"): "what families share" for family in ("latent", "flow", "classes") for part in SHARED},
     ("models", "models.sources"): "where files come from",
     ("models.mmdit", "models.packing"): "a layout packs its latents",
-    **{(b, a): "a stranger's file, from its bytes to its meaning" for i, b in enumerate(ARTEFACTS) for a in ("edits", *ARTEFACTS[:i])},
+    **{
+        (b, a): "a stranger's file, from its bytes to its meaning"
+        for i, b in enumerate(ARTEFACTS)
+        for a in ("edits", "deltas", *ARTEFACTS[:i])
+    },
     ("checkpoints", "matching"): "a checkpoint is matched with a model",
     ("unlearners.retrain", "models"): "its edit is another model, which only a card knows to be a twin",
     ("comparison", "savings"): "measures of an audit, pooled",

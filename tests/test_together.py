@@ -12,7 +12,7 @@ from torch import Tensor
 
 from oracles import SMALL, small, tiny_model
 from test_continual import BAG, DRESS, NEON, SNEAKER, chain, go, small_world  # noqa: F401
-from vestige import concepts, course, edits, models, registry, report_continual
+from vestige import concepts, course, deltas, models, registry, report_continual
 from vestige.concepts import Concept
 from vestige.continual import rebuilt
 from vestige.course import JOINT, Order
@@ -125,7 +125,7 @@ def test_joint_uce_is_neither_sum_nor_sequence() -> None:
     method = UCE(preserve=0.1)
     edit = method(model, concept, seed=0)
     singles = [method(model, part, seed=0) for part in concept.parts]
-    summed = edits.combine(model, [(one, 1.0) for one in singles])
+    summed = deltas.combine(model, [(one, 1.0) for one in singles])
     name = edit.touched[0]
     assert not torch.allclose(edit.tensors[name], summed.tensors[name], rtol=1e-3)
     assert all(not torch.allclose(edit.tensors[name], one.tensors[name], rtol=1e-3) for one in singles)

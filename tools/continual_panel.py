@@ -26,7 +26,7 @@ from typing import Any
 
 import torch
 
-from vestige import continual, course, edits, merging, models
+from vestige import continual, course, deltas, merging, models
 from vestige.course import Order
 from vestige.edits import Edit
 from vestige.errors import BadInput, RunConflict
@@ -74,12 +74,12 @@ def merged(folder: Path) -> Edit:
 
 
 def summed(folder: Path) -> Edit:
-    return edits.combine(models.load(MODEL), [(edit, 1.0) for edit in alone(folder)], method="sum")
+    return deltas.combine(models.load(MODEL), [(edit, 1.0) for edit in alone(folder)], method="sum")
 
 
 def averaged(folder: Path) -> Edit:
     parts = alone(folder)
-    return edits.combine(models.load(MODEL), [(edit, 1 / len(parts)) for edit in parts], method="mean")
+    return deltas.combine(models.load(MODEL), [(edit, 1 / len(parts)) for edit in parts], method="mean")
 
 
 def alone(folder: Path) -> list[Edit]:
@@ -92,7 +92,7 @@ def alone(folder: Path) -> list[Edit]:
 def twin(folder: Path) -> Edit:
     """The whole difference to a model that drew none of the requests; both share everything but the denoiser."""
     model = models.load(MODEL)
-    return edits.difference(model, models.load(TWIN), model.scope("unet"), method=TWIN)
+    return deltas.difference(model, models.load(TWIN), model.scope("unet"), method=TWIN)
 
 
 def methods() -> dict[str, Row]:

@@ -22,7 +22,8 @@ from automemora import Bench, forgotten, recovered
 from vestige import concepts, models, suites
 from vestige.base import Model
 from vestige.concepts import Concept
-from vestige.edits import Edit, combine
+from vestige.deltas import combine
+from vestige.edits import Edit
 
 
 def erased(model: Model, pair: list[Concept], unlearner: str, root: Path) -> Edit:

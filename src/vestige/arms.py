@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vestige import diagnostics, edits, registry, runs, thrift
+from vestige import deltas, diagnostics, registry, runs, thrift
 from vestige.base import Attack, Budget, Candidate, Model
 from vestige.bench import Bench, shows
 from vestige.concepts import Concept, Prompt
@@ -181,7 +181,7 @@ def line(bench: Bench, model: Model, edit: Edit, concept: Concept) -> list[float
     def work(run: runs.Run) -> dict[str, Any]:
         rates, prompts = [], verification(concept, bench.suite.pictures, 0)
         for i, way in enumerate(diagnostics.LINE):
-            view = model.edited(edits.scale(model, edit, way))
+            view = model.edited(deltas.scale(model, edit, way))
             hits = shows(bench.verify, drawn(bench, view, prompts, Candidate(0), (0, "verification")), concept)
             rates.append(None if math.isnan(share(hits)) else share(hits))
             bench.watch("line", i + 1, len(diagnostics.LINE))

@@ -16,7 +16,8 @@ import torch
 from vestige import ddpm, lowrank, origins, registry, untrusted
 from vestige.artefacts import KINDS, Artefact, recognise
 from vestige.base import Model
-from vestige.edits import FORMAT, Edit, measure
+from vestige.deltas import measure
+from vestige.edits import FORMAT, Edit
 from vestige.errors import BadInput, BadSetting, Incompatible, VestigeError
 from vestige.findings import Finding, lines, moved
 from vestige.matching import WHOLE, Work, beyond, fill

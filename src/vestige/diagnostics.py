@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vestige import edits
+from vestige import deltas
 from vestige.base import Model, Watch, silent
 from vestige.concepts import Concept
 from vestige.edits import Edit
@@ -52,7 +52,7 @@ def diagnose(
     before, after = (_loss(m, retain, seed, "retain", **sizes) for m in (model, edited))
     line = []
     for i, share in enumerate(LINE if not edit.hooks else ()):
-        line.append(_loss(model.edited(edits.scale(model, edit, share)), forget, seed, "forget", **sizes))
+        line.append(_loss(model.edited(deltas.scale(model, edit, share)), forget, seed, "forget", **sizes))
         watch("diagnose", i + 1, len(LINE))
     return {
         "retain_loss": after,

@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from vestige.base import Model
-from vestige.edits import Change, Edit, distance, measure
+from vestige.deltas import Change, distance, measure
+from vestige.edits import Edit
 
 _BLOCK = re.compile(r"^\w+?\.(?:[a-z_]*blocks\.\d+|(?:text_model\.)?encoder\.layers\.\d+|mid_block|[^.]+)")
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from vestige import alone, arms, edits, judges, judging, registry, runs, scores
+from vestige import alone, arms, deltas, judges, judging, registry, runs, scores
 from vestige.savings import Measures, recall
 from vestige.verdict import Flag
 
@@ -111,7 +111,7 @@ def _detectors(case: Case) -> list[Flag]:
 def _edit(case: Case) -> list[Flag]:
     if case.edit is None or case.edit.hooks:
         return []
-    changes = edits.measure(case.subject, case.edit)
+    changes = deltas.measure(case.subject, case.edit)
     if not any(c.norm > 0 for c in changes):
         return [Flag("no-change", "blocking", "the edit changes no weight")]
     try:

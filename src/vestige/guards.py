@@ -23,9 +23,10 @@ from torch.nn.utils import parametrize
 from vestige import attention, registry
 from vestige.base import Model, Paper, Unlearner, Watch, silent
 from vestige.concepts import Concept
-from vestige.edits import Edit, Wrapped
+from vestige.edits import Edit
 from vestige.errors import BadInput, BadSetting, Incompatible
 from vestige.images import Data
+from vestige.views import Wrapped
 
 PASSES = 16  # batches whose gradients choose the weights that may move
 KEYS = "cross-attention-kv"  # the scope that a projection holds; nothing else reads the text

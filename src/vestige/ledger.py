@@ -136,7 +136,7 @@ class Ledger:
     def edit(self, original: Model, steps: int | None = None) -> Edit:
         """The first `steps` steps as one edit of the original: what the chain does to it, bit for bit.
 
-        Independent edits do not build on each other: merge them with `edits.combine` or `merging.ties`, which say what they do.
+        Independent edits do not build on each other: merge them with `deltas.combine` or `merging.ties`, which say what they do.
         """
         count = len(self.steps) if steps is None else steps
         if self.mode == "independent" and count > 1:

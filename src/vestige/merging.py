@@ -5,7 +5,7 @@
     tau_k   = mean of the tau_jk that are not 0 and whose sign is gamma_k, 0 where there is none
     theta   = theta_0 + scale * tau
 
-A plain sum or mean is `edits.combine`. There opposite changes wear each other down, and under a mean what one edit alone moves
+A plain sum or mean is `deltas.combine`. There opposite changes wear each other down, and under a mean what one edit alone moves
 shrinks with the number of edits; here the majority's changes are averaged among themselves.
 """
 

@@ -8,9 +8,10 @@ from torch import Tensor
 
 from oracles import FAMILIES
 from vestige.base import Model
-from vestige.edits import Edit, folded
+from vestige.edits import Edit
 from vestige.errors import Incompatible, UnknownName
 from vestige.sampling import generator, noise, sample
+from vestige.views import folded
 
 PROMPTS = ["a bag", "sneaker", "", "a picture of a boot"]
 

@@ -19,9 +19,10 @@ from torch import Tensor
 from vestige import registry
 from vestige.base import Access, Attack, Budget, Candidate, Condition, Model, Paper, Prediction, Select, Watch, silent
 from vestige.concepts import Concept
-from vestige.edits import Edit, Hook, Wrapped, packed, unpacked
+from vestige.edits import Edit, Hook, packed, unpacked
 from vestige.errors import Incompatible
 from vestige.images import PictureSet
+from vestige.views import Wrapped
 
 Main = Literal["recovered", "edited"]
 

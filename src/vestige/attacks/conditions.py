@@ -20,10 +20,11 @@ from torch import Tensor
 
 from vestige.base import Access, Attack, Budget, Candidate, Condition, Model, Paper, Prediction, Select, Watch, silent
 from vestige.concepts import Concept
-from vestige.edits import Edit, Hook, Wrapped
+from vestige.edits import Edit, Hook
 from vestige.images import PictureSet
 from vestige.sampling import Protocol, derive, generator
 from vestige.sampling import pictures as draw
+from vestige.views import Wrapped
 
 Probe = Literal["swap", "mix", "average", "guidance", "both"]
 

@@ -19,11 +19,12 @@ from torch import Tensor
 
 from vestige.base import Access, Attack, Budget, Candidate, Model, Paper, Select, Watch, silent
 from vestige.concepts import Concept
-from vestige.edits import Edit, folded
+from vestige.edits import Edit
 from vestige.errors import BadInput
 from vestige.images import PictureSet, drawn, paired
 from vestige.sampling import Protocol, derive, generator
 from vestige.training import Trace, Training, fit, rehearsal
+from vestige.views import folded
 
 SCOPE = {"full": "unet", "lora": "attention"}
 

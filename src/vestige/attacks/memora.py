@@ -21,11 +21,12 @@ from torch import Tensor
 
 from vestige.base import Budget, Candidate, Model, Paper, Select, Watch, silent
 from vestige.concepts import Concept
-from vestige.edits import Edit, folded
+from vestige.edits import Edit
 from vestige.images import Pairs, PictureSet
 from vestige.regeneration import Regenerating, training_set
 from vestige.sampling import derive, generator
 from vestige.training import Trace, Training, denoising, fit
+from vestige.views import folded
 
 
 @final

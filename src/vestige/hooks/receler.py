@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from vestige.attention import network
 from vestige.base import Model
-from vestige.edits import Wrapped, rebuild
 from vestige.errors import Incompatible
+from vestige.views import Wrapped, rebuild
 
 PARTS = ("down.weight", "down.bias", "up.weight", "up.bias")
 _PLACE = re.compile(r"(.+)\.transformer_blocks\.\d+\.attn2$")

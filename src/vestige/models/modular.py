@@ -14,8 +14,9 @@ import torch
 from torch import Generator, Tensor, nn
 
 from vestige.base import Factors, Model
-from vestige.edits import Edit, attach, hooked, rebuild
+from vestige.edits import Edit
 from vestige.errors import BadInput, Incompatible, UnknownName
+from vestige.views import attach, hooked, rebuild
 
 Scopes = Mapping[str, Callable[[str], bool]]
 Self = TypeVar("Self", bound="Modular")

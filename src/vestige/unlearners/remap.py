@@ -15,8 +15,9 @@ from typing import ClassVar, final
 
 from vestige.base import Condition, Model, Paper, Unlearner, Watch, silent
 from vestige.concepts import Concept
-from vestige.edits import Edit, Hook, Wrapped
+from vestige.edits import Edit, Hook
 from vestige.images import Data
+from vestige.views import Wrapped
 
 
 @final

@@ -14,7 +14,8 @@ from typing import ClassVar, final
 from vestige import models
 from vestige.base import Model, Paper, Unlearner, Watch, silent
 from vestige.concepts import Concept
-from vestige.edits import Edit, difference
+from vestige.deltas import difference
+from vestige.edits import Edit
 from vestige.errors import BadInput, Incompatible
 from vestige.images import Data
 

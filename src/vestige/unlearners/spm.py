@@ -18,10 +18,11 @@ from torch import Generator, Tensor
 
 from vestige.base import Condition, Model, Paper, Unlearner, Watch, silent
 from vestige.concepts import Concept
-from vestige.edits import Edit, folded
+from vestige.edits import Edit
 from vestige.images import Data
 from vestige.sampling import derive, generator, sample
 from vestige.training import Schedule, Training, fit
+from vestige.views import folded
 
 
 @final

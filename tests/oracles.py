@@ -6,10 +6,13 @@ import atexit
 import functools
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Generator, Tensor
@@ -319,6 +322,21 @@ FAMILIES: dict[str, Callable[[], Any]] = {
     "flow-schnell": lambda: tiny_flow("schnell"),
     "flow-sd3": lambda: tiny_flow("sd3"),
 }
+
+
+@contextmanager
+def counted() -> Iterator[Counter[str]]:
+    """How many latents denoisers of the latent family are asked about, "trained" through or "plain"."""
+    seen: Counter[str] = Counter()
+    denoise = LatentModel.denoise
+
+    def counting(self: LatentModel, x_t: Tensor, t: Tensor, condition: Condition) -> Prediction:
+        found = denoise(self, x_t, t, condition)
+        seen["trained" if found.value.requires_grad else "plain"] += len(x_t)
+        return found
+
+    with patch.object(LatentModel, "denoise", counting):
+        yield seen
 
 
 # Settings under which any method is a matter of a second; each holds for the methods that have a field of its name.

@@ -30,8 +30,7 @@ from vestige import continual, course, deltas, merging, models
 from vestige.course import Order
 from vestige.edits import Edit
 from vestige.errors import BadInput, RunConflict
-from vestige.guards import PASSES, Guards
-from vestige.images import Data
+from vestige.guards import Guards
 
 MODEL, TWIN = "wardrobe", "wardrobe-never-five"
 FIVE = ("sneaker", "bag", "dress", "trouser", "neon")
@@ -45,7 +44,6 @@ SHARE, SCALE = 0.2, 1.0
 # A joint run may spend what the sequence spends: settings that count steps or pictures are multiplied by the number of requests.
 COUNTED = ("steps", "rollouts", "anchor_pictures", "target_pictures")
 SECONDS_A_CALL = 0.0020  # of CPU: the uce cell under quick-2, order 0, seed 0, took 104 s for 51,840 planned calls on one thread
-DIAGNOSTICS = 5_250  # calls of `diagnostics.measured` after a step of a method that rehearses: pictures drawn, losses and gradients
 
 
 @dataclass(frozen=True)
@@ -185,17 +183,12 @@ class Cell:
         return found if whole else None
 
     def calls(self) -> tuple[int, int]:
-        """Denoiser calls that it plans, its own and shared ones; a picture's training step counts as three."""
+        """Denoiser calls that it plans, its own and shared ones; one that is trained through counts three."""
         order = self.order if self.row.made is None else replace(self.order, mode="simultaneous", method="uce")  # two states to look at
         chosen = course.course(order)
         planned = chosen.planned_calls()
         shared = planned["scoring"] // (len(chosen.steps) + 1) + planned.get("memory", 0)
-        method, steps = chosen.unlearner, len(chosen.steps)
-        pictures = sum(getattr(method, key) for key in ("anchor_pictures", "target_pictures") if hasattr(method, key))
-        more = steps * (pictures * 2 * Data().protocol.steps + (DIAGNOSTICS if chosen.rehearses else 0))
-        if chosen.order.guards.share < 1:
-            more += steps * PASSES * 3 * method.batch
-        return sum(planned.values()) - shared + more, shared
+        return sum(planned.values()) - shared, shared
 
     def run(self) -> dict[str, Any]:
         from vestige import report_continual

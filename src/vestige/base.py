@@ -222,6 +222,9 @@ class Model(ABC):
         """Hash of every weight and of the noise schedule; equal exactly for equal models."""
 
 
+TRAINED = 3  # what a denoiser call that is trained through costs, in calls: the way back takes about twice as long as the way there
+
+
 class Unlearner(ABC):
     """(model, concept) -> Edit. Subclasses are final frozen dataclasses; their fields are their settings."""
 
@@ -235,6 +238,15 @@ class Unlearner(ABC):
         Arguments:
             data: Pictures to train on; None lets the model draw what `needs` names.
         """
+
+    def effort(self, picture: int, retained: int) -> int:
+        """Single denoiser calls (one latent, one condition) of an edit, for forecasts; one that is trained through counts `TRAINED`.
+
+        Arguments:
+            picture: Calls that drawing one picture takes; 0 where the concept's are given.
+            retained: The same of what must stay.
+        """
+        return 0
 
     def resolved(self, concept: Concept) -> Unlearner:
         """The same method with every "auto" replaced by its value for this concept."""
@@ -321,6 +333,19 @@ class Attack(ABC):
         watch: Watch = silent,
     ) -> Iterator[Candidate]:
         """Yield one candidate for each point of the budget, cheapest first; `model` stays as it is."""
+
+    def effort(self, last: int, pictures: int) -> int:
+        """Single denoiser calls of one arm, scoring left out, for forecasts; one that is trained through counts `TRAINED`.
+
+        Arguments:
+            last: The budget's end.
+            pictures: How many it is given.
+        """
+        return 0
+
+    def tries(self, spent: int) -> int:
+        """Seeds tried for a picture at a point of the budget."""
+        return 1
 
     def variants(self) -> Mapping[str, Attack]:
         """Other ways to run the attack; on each model of an audit the one that works best counts."""

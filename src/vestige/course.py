@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, get_args
 
-from vestige import concepts, judges, models, registry, suites, thrift
+from vestige import calls, concepts, judges, models, registry, suites, thrift
 from vestige.album import KEEPS, Keep
-from vestige.base import Attack
+from vestige.base import TRAINED, Attack
 from vestige.concepts import Concept
 from vestige.errors import BadSetting, UnknownName
-from vestige.guards import Guards
+from vestige.guards import PASSES, Guards
 from vestige.images import Data
 from vestige.ledger import CHAINED, Mode
 from vestige.plan import NUMERICS
@@ -140,25 +140,22 @@ class Course:
         return {name: row for name, row in rows.items() if row}
 
     def planned_calls(self) -> dict[str, int]:
-        """Single denoiser calls that the whole sequence needs if nothing is stored, by part; a training step counts as three."""
-        picture = self.suite.protocol.steps * (2 if self.suite.protocol.guidance != 1 else 1)
+        """Calls, as `vestige.calls` counts them, that the whole sequence needs if nothing is stored, by part."""
+        picture, drawn = (calls.picture(protocol) for protocol in (self.suite.protocol, Data().protocol))
         seen = sum(len(probe.prompts(self.suite)) for probe in probes(self.requests).all)
-        steps, count, asked = len(self.steps), self.unlearner, len(self.requests)
-        drawn = 2 * getattr(count, "rollouts", 0) * getattr(count, "rollout_steps", 0)
-        calls = {"scoring": (steps + 1) * seen * picture, "unlearning": steps * (drawn + 3 * _trained(count, getattr(count, "steps", 0)))}
+        steps, asked = len(self.steps), len(self.requests)
+        each = calls.unlearning(self.unlearner, drawn, 0 if self.rehearses else drawn)
+        if self.order.guards.share < 1:
+            each += PASSES * TRAINED * self.unlearner.batch
+        made = {"scoring": (steps + 1) * seen * picture, "unlearning": steps * each}
         if self.rehearses:
-            calls["memory"] = self.order.memory * 2 * Data().protocol.steps
+            made["memory"] = self.order.memory * drawn
         attacked = self.order.replicates * (asked * (asked + 1) // 2 if self.order.mode in CHAINED else asked)
         for name, (attack, planned) in self.attacks.items():
-            scored = sum(1 + min(b, getattr(attack, "most", 0)) for b in planned.budget.points)
-            tried = attacked * (1 + len(attack.variants()))
-            calls[name] = tried * (scored * (self.suite.pictures + self.suite.select_pictures) * picture)
-            calls[name] += tried * 3 * _trained(attack, planned.budget.last)
-        return calls
-
-
-def _trained(method: Any, steps: int) -> int:
-    return steps * int(getattr(method, "batch", 0)) * int(getattr(method, "accumulation", 1))
+            ways = (attack, *attack.variants().values())
+            scored = sum(map(attack.tries, planned.budget.points)) * (self.suite.pictures + self.suite.select_pictures) * picture
+            made[name] = attacked * sum(scored + way.effort(planned.budget.last, planned.references) for way in ways)
+        return made
 
 
 def course(order: Order) -> Course:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from vestige import deltas
-from vestige.base import Model, Watch, silent
+from vestige.base import TRAINED, Model, Watch, silent
 from vestige.concepts import Concept
 from vestige.edits import Edit
 from vestige.images import Data, Pairs, paired
@@ -29,10 +29,11 @@ from vestige.training import denoising
 LINE = (0.0, 0.25, 0.5, 0.75, 1.0)
 SCOPE = "unet"  # what a relearner trains
 COUNT = 48  # pictures each of what must stay and what must go
+DRAWS, BATCH = 8, 32  # batches a loss, and pictures a batch
 
 
 def diagnose(
-    model: Model, edit: Edit, retain: Pairs, forget: Pairs, *, seed: int, draws: int = 8, batch: int = 32, watch: Watch = silent
+    model: Model, edit: Edit, retain: Pairs, forget: Pairs, *, seed: int, draws: int = DRAWS, batch: int = BATCH, watch: Watch = silent
 ) -> dict[str, Any]:
     """The measurements above, at the same pictures, times and noise for every set of weights.
 
@@ -71,6 +72,11 @@ def measured(model: Model, concept: Concept, edit: Edit, data: Data, *, seed: in
     kept = data.retained(model, concept, COUNT, seed=apart, watch=watch)
     gone = data.targeted(model, concept, COUNT, seed=apart, watch=watch)
     return diagnose(model, edit, paired(model, kept), paired(model, gone), seed=seed, watch=watch)
+
+
+def effort(picture: int, retained: int) -> int:
+    """Single denoiser calls of `measured`, for forecasts; `picture` and `retained` are what drawing one takes, 0 where they are given."""
+    return COUNT * (picture + retained) + DRAWS * BATCH * (2 * TRAINED + 2 + len(LINE))
 
 
 def _draws(model: Model, pairs: Pairs, seed: int, name: str, draws: int, batch: int) -> Iterator[Tensor]:

@@ -17,7 +17,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from vestige.base import Access, Attack, Condition, Model, Select, Watch, silent
+from vestige.base import TRAINED, Access, Attack, Condition, Model, Select, Watch, silent
 from vestige.concepts import Concept
 from vestige.errors import BadInput
 from vestige.images import PictureSet
@@ -66,6 +66,21 @@ class Regenerating(Attack):
             raise ValueError(f"start is a grid index within 0..{self.sampling_steps}; given {self.start}")
         if min(self.points, self.sampling_steps, self.batch, self.accumulation) < 1 or self.refine < 0:
             raise ValueError("points, sampling_steps, batch and accumulation are at least 1, refine at least 0")
+
+    def effort(self, last: int, pictures: int) -> int:
+        return self.regeneration(pictures) + TRAINED * last * self.batch * self.accumulation
+
+    def regeneration(self, pictures: int, *, distilled: bool = False) -> int:
+        """Single denoiser calls that regenerating so many references takes.
+
+        Arguments:
+            distilled: Guidance is an input of the model, not a second call.
+        """
+        if not self.regenerate:
+            return 0
+        made = -(-pictures // 2) * (self.points + 1) if self.interpolation == "slerp" else pictures
+        there, back = (2 if g != 1 and not distilled else 1 for g in (self.guidance, self.render_guidance))
+        return (self.sampling_steps - self.start) * (pictures * there * (1 + self.refine) + made * back)
 
     def variants(self) -> Mapping[str, Attack]:
         """Raw references: a model that never knew the concept, or was damaged in it, may regenerate something else."""
@@ -132,9 +147,7 @@ def regenerated(
         x = deep[part]
         given = condition.repeat(len(x))
         made.append(sample(model, x, given, steps=steps, guidance=how.render_guidance, null=null, start=how.start, watch=watch))
-    guided = [2 if g != 1 and not model.distilled else 1 for g in (how.guidance, how.render_guidance)]
-    calls = (steps - how.start) * (len(latents) * guided[0] * (1 + how.refine) + len(deep) * guided[1])
-    return torch.cat(made), calls
+    return torch.cat(made), how.regeneration(len(latents), distilled=model.distilled)
 
 
 def _inverted(model: Model, x: Tensor, condition: Condition, null: Condition, how: Regenerating, watch: Watch) -> Tensor:

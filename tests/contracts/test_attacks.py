@@ -13,9 +13,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from oracles import small, tiny_model
+from oracles import counted, small, tiny_model
 from vestige import concepts, registry
-from vestige.base import Attack, Budget, Candidate, Paper
+from vestige.base import TRAINED, Attack, Budget, Candidate, Paper
 from vestige.edits import Edit
 from vestige.errors import VestigeError
 from vestige.images import PictureSet
@@ -103,6 +103,23 @@ def candidates(tiny: LatentModel) -> Callable[[str], list[Candidate]]:
         return made[name]
 
     return make
+
+
+def test_effort_is_what_is_made(name: str, tiny: LatentModel) -> None:
+    """Counted while it runs; a search makes less than it may where it succeeds early, or its probes are cheap."""
+    method, given = small("attacks", name), pictures(name)
+    for setting in (None, "batch", "sampling_steps", "draws", "targets"):
+        if setting is None or hasattr(method, setting):
+            asked = method if setting is None else replace(method, **{setting: 2 * getattr(method, setting)})
+            with counted() as seen:
+                attack(name, tiny, (0, 2, 4), method=asked)
+            made, told = seen["plain"] + TRAINED * seen["trained"], asked.effort(4, 0 if given is None else len(given))
+            assert made <= told <= 2 * made if name in ("conditions", "unlearn_diff_atk") else told == made, setting
+
+
+def test_tries_are_those_of_its_candidates(name: str, candidates: Callable[[str], list[Candidate]]) -> None:
+    method = small("attacks", name)
+    assert [c.tries for c in candidates(name)] == [method.tries(c.spent) for c in candidates(name)]
 
 
 def test_contract_is_declared(name: str) -> None:

@@ -120,8 +120,14 @@ def test_the_world_tells_knowing_from_never_having_known(wardrobe: LatentModel, 
     assert abs(neighbours(select, wardrobe) - neighbours(select, twin)) <= 0.25
 
 
+BRUISES = {"forget_me_not": "no setting of its forgets here without a third of the neighbours' accuracy: docs/negative.md"}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", registry.names("unlearners"))
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.xfail(reason=BRUISES[n], strict=True)) if n in BRUISES else n for n in registry.names("unlearners")],
+)
 def test_the_target_falls_and_the_neighbours_stay(name: str, wardrobe: LatentModel, select: Classifier) -> None:
     """At the world's preset, by the selection judge."""
     method = configured("unlearners", name, "wardrobe", "", {}).resolved(SNEAKER)

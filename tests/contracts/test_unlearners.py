@@ -12,9 +12,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from oracles import small, tiny_model
+from oracles import counted, small, tiny_model
 from vestige import concepts, registry
-from vestige.base import Model, Paper, Unlearner
+from vestige.base import TRAINED, Model, Paper, Unlearner
+from vestige.calls import picture
 from vestige.edits import Edit
 from vestige.images import Data, PictureSet
 from vestige.models.latent import SCOPES, LatentModel
@@ -124,6 +125,26 @@ def test_edit_is_finite_and_changes_the_model(name: str, concept: str, tiny: Lat
     assert draw(view).isfinite().all()
     assert not torch.equal(draw(view), draw(tiny))
     assert view.fingerprint != tiny.fingerprint
+
+
+def test_effort_is_what_is_made(name: str, tiny: LatentModel) -> None:
+    """Counted while it runs; only rollouts that stop at random are known by their mean."""
+    method, drawn = small("unlearners", name), picture(Data().protocol)
+    for setting in (None, "steps", "batch", "retain_weight"):
+        if setting is None or hasattr(method, setting):
+            asked = method if setting is None else replace(method, **{setting: 2 * getattr(method, setting) or 1})
+            with counted() as seen:
+                asked.resolved(concepts.load("sneaker"))(tiny, concepts.load("sneaker"), seed=0)
+            made = seen["plain"] + TRAINED * seen["trained"]
+            assert asked.effort(drawn, drawn) == (pytest.approx(made, rel=0.15) if name == "spm" else made), setting
+
+
+def test_effort_leaves_out_what_is_given(name: str, tiny: LatentModel) -> None:
+    method, drawn = small("unlearners", name), picture(Data().protocol)
+    none, all_ = method.effort(0, 0), method.effort(drawn, drawn)
+    assert none <= min(method.effort(drawn, 0), method.effort(0, drawn)) <= all_
+    if "target" in method.needs:
+        assert none < method.effort(drawn, 0)
 
 
 def test_saved_edit_loads_as_it_was(name: str, tmp_path: Path, tiny: LatentModel, edited: Callable[..., Edit]) -> None:

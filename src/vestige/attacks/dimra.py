@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Literal, final
 import torch
 from torch import Tensor
 
-from vestige.base import Access, Attack, Budget, Candidate, Model, Paper, Select, Watch, silent
+from vestige.base import TRAINED, Access, Attack, Budget, Candidate, Model, Paper, Select, Watch, silent
 from vestige.concepts import Concept
 from vestige.edits import Edit
 from vestige.errors import BadInput
@@ -88,6 +88,10 @@ class DiMRA(Attack):
             raise ValueError(f"lr and alpha are above 0; given {self.lr} and {self.alpha}")
         if self.weight_decay < 0 or self.clip < 0 or not 0 <= self.dropout < 1:
             raise ValueError(f"weight_decay and clip are at least 0, dropout within [0, 1); given {self.dropout} for dropout")
+
+    def effort(self, last: int, pictures: int) -> int:
+        own = self.retain_pictures * self.sampling_steps * (2 if self.guidance != 1 else 1) if self.data == "own" else 0
+        return own + TRAINED * last * self.batch * self.accumulation
 
     def __call__(
         self,

@@ -36,6 +36,9 @@ class Direct(Attack):
         if self.most < 0:
             raise ValueError("most is at least 0")
 
+    def tries(self, spent: int) -> int:
+        return 1 + min(spent, self.most)
+
     def __call__(
         self,
         model: Model,
@@ -49,4 +52,4 @@ class Direct(Attack):
     ) -> Iterator[Candidate]:
         prompts = None if self.bank == "held-out" else tuple(p.text for p in concept.prompts("training"))
         for spent in budget.points:
-            yield Candidate(spent, tries=1 + min(spent, self.most), prompts=prompts)
+            yield Candidate(spent, tries=self.tries(spent), prompts=prompts)

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from vestige import sampling
 from vestige.attention import innermost
-from vestige.base import Access, Attack, Budget, Candidate, Model, Paper, Select, Watch, silent
+from vestige.base import TRAINED, Access, Attack, Budget, Candidate, Model, Paper, Select, Watch, silent
 from vestige.concepts import Concept
 from vestige.errors import BadInput
 from vestige.images import PictureSet, captioned
@@ -82,6 +82,10 @@ class UnlearnDiffAtk(Attack):
             raise ValueError("tokens, times, iterations, targets and sampling_steps are at least 1")
         if self.lr <= 0 or self.weight_decay < 0:
             raise ValueError("lr is above 0 and weight_decay at least 0")
+
+    def effort(self, last: int, pictures: int) -> int:
+        looks = 1 + -(-last // self.iterations) if last else 1  # fewer where a prompt succeeds early
+        return looks * self._drawn(min(self.targets, pictures)) + TRAINED * last * min(self.targets, pictures)
 
     def __call__(
         self,

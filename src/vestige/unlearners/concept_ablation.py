@@ -17,7 +17,7 @@ import torch
 from torch import Generator, Tensor
 
 from vestige.attention import joint, layers, network
-from vestige.base import Condition, Model, Paper, Unlearner, Watch, silent
+from vestige.base import TRAINED, Condition, Model, Paper, Unlearner, Watch, silent
 from vestige.concepts import Concept, Prompt
 from vestige.edits import Edit
 from vestige.images import Data, Pairs, paired, renamed
@@ -81,6 +81,12 @@ class ConceptAblation(Unlearner):
             raise ValueError("steps, batch, anchor_pictures and retain_pictures are at least 1, lr above 0")
         if min(self.retain_weight, self.weight_decay) < 0 or not 0 <= self.dropout < 1:
             raise ValueError("retain_weight and weight_decay are at least 0; dropout is at least 0 and below 1")
+
+    def effort(self, picture: int, retained: int) -> int:
+        drawn, passes = self.anchor_pictures * picture, TRAINED + (self.variant != "noise")
+        if self.retain_weight > 0:
+            drawn, passes = drawn + self.retain_pictures * retained * (self.retain == "others"), passes + TRAINED
+        return drawn + self.steps * self.batch * passes
 
     def __call__(self, model: Model, concept: Concept, *, seed: int, data: Data | None = None, watch: Watch = silent) -> Edit:
         if not joint(model):

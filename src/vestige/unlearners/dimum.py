@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Literal, final
 import torch
 from torch import Tensor
 
-from vestige.base import Model, Paper, Unlearner, Watch, silent
+from vestige.base import TRAINED, Model, Paper, Unlearner, Watch, silent
 from vestige.concepts import Concept, Prompt
 from vestige.edits import Edit
 from vestige.errors import BadInput
@@ -97,6 +97,12 @@ class DiMUM(Unlearner):
         if concept.kind == "style":
             return replace(self, alternative="content")
         return replace(self, alternative="near" if concept.neighbours and concept.kind != "unsafe" else "anchor")
+
+    def effort(self, picture: int, retained: int) -> int:
+        alternatives = 0 if self.alternative in ("noise", "fixed", "mixture") else self.alternative_pictures
+        looks = 1 + -(-self.steps // self.every)
+        drawn = self.retain_pictures * retained + alternatives * picture
+        return drawn + looks * 2 * PROBE + 2 * TRAINED * self.steps * self.batch
 
     def __call__(self, model: Model, concept: Concept, *, seed: int, data: Data | None = None, watch: Watch = silent) -> Edit:
         method, data = self.resolved(concept), data or Data()

@@ -23,7 +23,7 @@ from torch.nn.functional import one_hot
 
 from vestige import registry
 from vestige.attention import Layers, Maps, columns, distance, network, recording
-from vestige.base import Condition, Model, Paper, Unlearner, Watch, silent
+from vestige.base import TRAINED, Condition, Model, Paper, Unlearner, Watch, silent
 from vestige.concepts import Concept, Prompt
 from vestige.edits import Edit
 from vestige.errors import BadInput
@@ -109,6 +109,18 @@ class DUGE(Unlearner):
             raise ValueError(f"weights are at least 0, and L_U or the unrelated memory has to remain; given {weights}")
         if self.importance == "mas" and self.retain_pictures == 0:
             raise ValueError("importance 'mas' is measured on the memory: give retain_pictures, or take 'uniform'")
+
+    def effort(self, picture: int, retained: int) -> int:
+        attention = (TRAINED + (self.reference_condition != "start")) * (self.attention_weight > 0)
+        weights = {self.retain_pictures: self.retain_weight, self.related_pictures: self.related_weight}
+        rehearsed = TRAINED * sum(count > 0 and weight > 0 for count, weight in weights.items())
+        calls = self.steps * self.batch * (attention + rehearsed)
+        if self.calibrate:
+            calls += CALIBRATION * self.batch * (attention + TRAINED * (attention > 0))
+        if self.importance == "mas":
+            calls += TRAINED * self.retain_pictures
+        targets = self.target_pictures * (2 if self.reference_condition == "picture" else 1)
+        return calls + targets * picture + (self.retain_pictures + self.related_pictures) * retained
 
     def __call__(self, model: Model, concept: Concept, *, seed: int, data: Data | None = None, watch: Watch = silent) -> Edit:
         network(model)

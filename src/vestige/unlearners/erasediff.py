@@ -19,7 +19,7 @@ from typing import ClassVar, Literal, final
 import torch
 from torch import Tensor
 
-from vestige.base import Model, Paper, Unlearner, Watch, silent
+from vestige.base import TRAINED, Model, Paper, Unlearner, Watch, silent
 from vestige.concepts import Concept
 from vestige.edits import Edit
 from vestige.images import Data, paired, renamed
@@ -87,6 +87,10 @@ class EraseDiff(Unlearner):
     def resolved(self, concept: Concept) -> EraseDiff:
         """The same method with "auto" replaced by the concept's anchor."""
         return replace(self, towards=concept.anchor) if self.towards == "auto" else self
+
+    def effort(self, picture: int, retained: int) -> int:
+        drawn = self.target_pictures * picture + self.retain_pictures * retained
+        return drawn + self.steps * self.batch * (2 * TRAINED + 1)
 
     def __call__(self, model: Model, concept: Concept, *, seed: int, data: Data | None = None, watch: Watch = silent) -> Edit:
         method, data = self.resolved(concept), data or Data()

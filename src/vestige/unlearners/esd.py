@@ -13,7 +13,7 @@ from typing import ClassVar, Literal, final
 import torch
 from torch import Tensor
 
-from vestige.base import Condition, Model, Paper, Unlearner, Watch, silent
+from vestige.base import TRAINED, Condition, Model, Paper, Unlearner, Watch, silent
 from vestige.concepts import Concept
 from vestige.edits import Edit
 from vestige.images import Data
@@ -76,6 +76,9 @@ class ESD(Unlearner):
         if self.variant != "auto":
             return self
         return replace(self, variant="x" if concept.kind in ("style", "person") else "u")
+
+    def effort(self, picture: int, retained: int) -> int:
+        return 2 * self.rollouts * self.rollout_steps + TRAINED * self.steps * self.batch * (self.strength > -1)
 
     def __call__(self, model: Model, concept: Concept, *, seed: int, data: Data | None = None, watch: Watch = silent) -> Edit:
         method = self.resolved(concept)

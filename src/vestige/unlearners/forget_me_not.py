@@ -16,7 +16,7 @@ from torch import Generator, Tensor
 
 from vestige import registry
 from vestige.attention import Layers, Maps, columns, endings, network, recording
-from vestige.base import Model, Paper, Unlearner, Watch, silent
+from vestige.base import TRAINED, Model, Paper, Unlearner, Watch, silent
 from vestige.concepts import Concept
 from vestige.edits import Edit
 from vestige.images import Data, Pairs, paired
@@ -79,6 +79,11 @@ class ForgetMeNot(Unlearner):
             raise ValueError("steps, batch, target_pictures and retain_pictures are at least 1, lr above 0")
         if min(self.retain_weight, self.weight_decay, self.clip) < 0 or not 0 <= self.dropout < 1:
             raise ValueError("retain_weight, weight_decay and clip are at least 0; dropout is at least 0 and below 1")
+
+    def effort(self, picture: int, retained: int) -> int:
+        kept = self.retain_weight > 0
+        drawn = self.target_pictures * picture + self.retain_pictures * retained * kept
+        return drawn + TRAINED * self.steps * self.batch * (1 + kept)
 
     def __call__(self, model: Model, concept: Concept, *, seed: int, data: Data | None = None, watch: Watch = silent) -> Edit:
         network(model)

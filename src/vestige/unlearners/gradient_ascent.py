@@ -14,7 +14,7 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
-from vestige.base import Model, Paper, Unlearner, Watch, silent
+from vestige.base import TRAINED, Model, Paper, Unlearner, Watch, silent
 from vestige.concepts import Concept
 from vestige.edits import Edit
 from vestige.images import Data, paired
@@ -66,6 +66,11 @@ class GradientAscent(Unlearner):
         if self.lr <= 0 or self.retain_weight < 0 or not 0 <= self.dropout <= 1:
             given = f"{self.lr}, {self.retain_weight} and {self.dropout}"
             raise ValueError(f"lr is above 0, retain_weight at least 0, dropout within 0..1; given {given}")
+
+    def effort(self, picture: int, retained: int) -> int:
+        kept = self.retain_weight > 0
+        drawn = self.target_pictures * picture + self.retain_pictures * retained * kept
+        return drawn + TRAINED * self.steps * self.batch * (1 + kept)
 
     def __call__(self, model: Model, concept: Concept, *, seed: int, data: Data | None = None, watch: Watch = silent) -> Edit:
         data = data or Data()

@@ -17,7 +17,7 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
-from vestige.base import Condition, Model, Paper, Unlearner, Watch, silent
+from vestige.base import TRAINED, Condition, Model, Paper, Unlearner, Watch, silent
 from vestige.concepts import Concept
 from vestige.edits import Edit
 from vestige.images import Data, Pairs, paired, renamed
@@ -88,6 +88,11 @@ class SalUn(Unlearner):
     def resolved(self, concept: Concept) -> SalUn:
         """The same method with "auto" replaced by the concept's anchor."""
         return replace(self, towards=concept.anchor) if self.towards == "auto" else self
+
+    def effort(self, picture: int, retained: int) -> int:
+        kept = self.retain_weight > 0
+        drawn = self.target_pictures * picture + self.retain_pictures * retained * kept
+        return drawn + 2 * TRAINED * self.target_pictures + self.steps * self.batch * (1 + TRAINED * (1 + kept))
 
     def __call__(self, model: Model, concept: Concept, *, seed: int, data: Data | None = None, watch: Watch = silent) -> Edit:
         method, data = self.resolved(concept), data or Data()

@@ -17,7 +17,7 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
-from vestige.base import Model, Paper, Unlearner, Watch, silent
+from vestige.base import TRAINED, Model, Paper, Unlearner, Watch, silent
 from vestige.concepts import Concept, Prompt
 from vestige.edits import Edit
 from vestige.images import Data, Pairs, PictureSet, paired, renamed
@@ -91,6 +91,11 @@ class SelectiveAmnesia(Unlearner):
     def resolved(self, concept: Concept) -> SelectiveAmnesia:
         """The same method with "auto" replaced by the concept's anchor."""
         return replace(self, surrogate=concept.anchor) if self.surrogate == "auto" else self
+
+    def effort(self, picture: int, retained: int) -> int:
+        drawn = self.surrogate_pictures * picture + self.retain_pictures * retained
+        fisher = self.fisher_pictures * self.fisher_times * (self.strength > 0)
+        return drawn + TRAINED * (fisher + 2 * self.steps * self.batch)
 
     def __call__(self, model: Model, concept: Concept, *, seed: int, data: Data | None = None, watch: Watch = silent) -> Edit:
         method, data = self.resolved(concept), data or Data()

@@ -16,7 +16,7 @@ from typing import ClassVar, Literal, final
 import torch
 from torch import Generator, Tensor
 
-from vestige.base import Condition, Model, Paper, Unlearner, Watch, silent
+from vestige.base import TRAINED, Condition, Model, Paper, Unlearner, Watch, silent
 from vestige.concepts import Concept
 from vestige.edits import Edit
 from vestige.images import Data
@@ -85,6 +85,11 @@ class SPM(Unlearner):
             raise ValueError("steps, batch, anchors and rank are at least 1, rollout_steps at least 2")
         if self.strength < -1 or min(self.anchoring, self.warmup) < 0 or min(self.lr, self.alpha) <= 0:
             raise ValueError("strength is at least -1, anchoring and warmup at least 0, lr and alpha above 0")
+
+    def effort(self, picture: int, retained: int) -> int:
+        rollout = self.rollout_steps / 2 * (2 if self.rollout_guidance != 1 else 1)  # they stop anywhere on the way
+        anchors = self.anchors * (self.anchoring > 0)
+        return round(self.steps * self.batch * (rollout + 2 + anchors + TRAINED * (1 + anchors)))
 
     def __call__(self, model: Model, concept: Concept, *, seed: int, data: Data | None = None, watch: Watch = silent) -> Edit:
         texts, others = self._texts(concept)

@@ -14,7 +14,7 @@ ROOT = Path(vestige.__file__).parent
 FILES = {p: ".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for p in sorted(ROOT.rglob("*.py"))}
 MODULES = {name: path for path, name in FILES.items() if path != ROOT / "__init__.py"}
 
-PLAN = ("resolving", "controls", "plan", "calls")
+PLAN = ("resolving", "controls", "plan")
 ARMS = ("bench", "unlearning", "utility", "arms")
 AUDIT = ("alone", "case", "rates", "scores", "flags", "statement", "audit", "recovery")
 LEDGER = ("retention", "ledger", "probes", "guards", "course", "account", "continual")
@@ -51,6 +51,7 @@ LAYERS = (
         "drawing",
         *PLAN,
         "diagnostics",
+        "calls",
         *ARMS,
         "attacker",
         "crew",
@@ -63,7 +64,7 @@ LAYERS = (
 DATA = "data"  # no code: a folder that anyone may ask for its place
 
 SHARED = ("modular", "timesteps", "labels", "sigmas", "mmdit", "packing", "streams")
-PARTS = ("savings", "verdict", "suites", "judges", "drawing", *PLAN, "diagnostics", *ARMS, "attacker", "crew", *AUDIT, *LEDGER)
+PARTS = ("savings", "verdict", "suites", "judges", "drawing", *PLAN, "diagnostics", "calls", *ARMS, "attacker", "crew", *AUDIT, *LEDGER)
 COMMANDS = ("audits", "acts", "sequences", "lists", "files")
 
 # The edges within a layer, each with its reason.

@@ -239,7 +239,7 @@ class Unlearner(ABC):
             data: Pictures to train on; None lets the model draw what `needs` names.
         """
 
-    def effort(self, picture: int, retained: int) -> int:
+    def calls(self, picture: int, retained: int) -> int:
         """Single denoiser calls (one latent, one condition) of an edit, for forecasts; one that is trained through counts `TRAINED`.
 
         Arguments:
@@ -334,7 +334,7 @@ class Attack(ABC):
     ) -> Iterator[Candidate]:
         """Yield one candidate for each point of the budget, cheapest first; `model` stays as it is."""
 
-    def effort(self, last: int, pictures: int) -> int:
+    def calls(self, last: int, pictures: int) -> int:
         """Single denoiser calls of one arm, scoring left out, for forecasts; one that is trained through counts `TRAINED`.
 
         Arguments:

@@ -16,11 +16,11 @@ def planned_calls(planned: Plan) -> dict[str, int]:
     each = picture(suite.protocol)
     calls = {"scoring": 0, "attacks": 0, "utility": (6 if whole else 4) * suite.utility_pictures * each}
     for name, (attack, own) in planned.attacks.items():
-        efforts = [way.effort(own.budget.last, own.references) for way in (attack, *attack.variants().values())]
+        ways = [way.calls(own.budget.last, own.references) for way in (attack, *attack.variants().values())]
         alone = int(whole) + (2 * min(n, PLASTICITY_REPLICATES) if whole and suite.plasticity and name == "memora" else 0)
-        calls["attacks"] += n * 2 * sum(efforts) + alone * efforts[0]
+        calls["attacks"] += n * 2 * sum(ways) + alone * ways[0]
         scored = sum(map(attack.tries, own.budget.points)) * (suite.pictures + suite.select_pictures) * each
-        calls["scoring"] += (n * 2 * len(efforts) + alone) * scored + (n - 1) * suite.pictures * each * whole
+        calls["scoring"] += (n * 2 * len(ways) + alone) * scored + (n - 1) * suite.pictures * each * whole
     if planned.unlearner is not None:
         calls["unlearning"] = unlearning(planned.unlearner, *_drawn(planned.request))
     return calls
@@ -32,9 +32,9 @@ def picture(protocol: Protocol) -> int:
 
 
 def unlearning(method: Any, picture: int, retained: int) -> int:
-    """Calls of an edit and of its diagnostics; for the arguments see `Unlearner.effort`."""
-    more = diagnostics.effort(picture, retained) if "retain" in method.needs else 0
-    return int(method.effort(picture, retained)) + more
+    """Calls of an edit and of its diagnostics; for the arguments see `Unlearner.calls`."""
+    more = diagnostics.calls(picture, retained) if "retain" in method.needs else 0
+    return int(method.calls(picture, retained)) + more
 
 
 def _drawn(request: Request) -> tuple[int, int]:

@@ -154,7 +154,7 @@ class Course:
         for name, (attack, planned) in self.attacks.items():
             ways = (attack, *attack.variants().values())
             scored = sum(map(attack.tries, planned.budget.points)) * (self.suite.pictures + self.suite.select_pictures) * picture
-            made[name] = attacked * sum(scored + way.effort(planned.budget.last, planned.references) for way in ways)
+            made[name] = attacked * sum(scored + way.calls(planned.budget.last, planned.references) for way in ways)
         return made
 
 

@@ -74,7 +74,7 @@ def measured(model: Model, concept: Concept, edit: Edit, data: Data, *, seed: in
     return diagnose(model, edit, paired(model, kept), paired(model, gone), seed=seed, watch=watch)
 
 
-def effort(picture: int, retained: int) -> int:
+def calls(picture: int, retained: int) -> int:
     """Single denoiser calls of `measured`, for forecasts; `picture` and `retained` are what drawing one takes, 0 where they are given."""
     return COUNT * (picture + retained) + DRAWS * BATCH * (2 * TRAINED + 2 + len(LINE))
 

@@ -67,7 +67,7 @@ class Regenerating(Attack):
         if min(self.points, self.sampling_steps, self.batch, self.accumulation) < 1 or self.refine < 0:
             raise ValueError("points, sampling_steps, batch and accumulation are at least 1, refine at least 0")
 
-    def effort(self, last: int, pictures: int) -> int:
+    def calls(self, last: int, pictures: int) -> int:
         return self.regeneration(pictures) + TRAINED * last * self.batch * self.accumulation
 
     def regeneration(self, pictures: int, *, distilled: bool = False) -> int:

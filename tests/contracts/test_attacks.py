@@ -105,7 +105,7 @@ def candidates(tiny: LatentModel) -> Callable[[str], list[Candidate]]:
     return make
 
 
-def test_effort_is_what_is_made(name: str, tiny: LatentModel) -> None:
+def test_calls_are_those_that_are_made(name: str, tiny: LatentModel) -> None:
     """Counted while it runs; a search makes less than it may where it succeeds early, or its probes are cheap."""
     method, given = small("attacks", name), pictures(name)
     for setting in (None, "batch", "sampling_steps", "draws", "targets"):
@@ -113,7 +113,7 @@ def test_effort_is_what_is_made(name: str, tiny: LatentModel) -> None:
             asked = method if setting is None else replace(method, **{setting: 2 * getattr(method, setting)})
             with counted() as seen:
                 attack(name, tiny, (0, 2, 4), method=asked)
-            made, told = seen["plain"] + TRAINED * seen["trained"], asked.effort(4, 0 if given is None else len(given))
+            made, told = seen["plain"] + TRAINED * seen["trained"], asked.calls(4, 0 if given is None else len(given))
             assert made <= told <= 2 * made if name in ("conditions", "unlearn_diff_atk") else told == made, setting
 
 

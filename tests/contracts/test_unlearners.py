@@ -127,7 +127,7 @@ def test_edit_is_finite_and_changes_the_model(name: str, concept: str, tiny: Lat
     assert view.fingerprint != tiny.fingerprint
 
 
-def test_effort_is_what_is_made(name: str, tiny: LatentModel) -> None:
+def test_calls_are_those_that_are_made(name: str, tiny: LatentModel) -> None:
     """Counted while it runs; only rollouts that stop at random are known by their mean."""
     method, drawn = small("unlearners", name), picture(Data().protocol)
     for setting in (None, "steps", "batch", "retain_weight"):
@@ -136,15 +136,15 @@ def test_effort_is_what_is_made(name: str, tiny: LatentModel) -> None:
             with counted() as seen:
                 asked.resolved(concepts.load("sneaker"))(tiny, concepts.load("sneaker"), seed=0)
             made = seen["plain"] + TRAINED * seen["trained"]
-            assert asked.effort(drawn, drawn) == (pytest.approx(made, rel=0.15) if name == "spm" else made), setting
+            assert asked.calls(drawn, drawn) == (pytest.approx(made, rel=0.15) if name == "spm" else made), setting
 
 
-def test_effort_leaves_out_what_is_given(name: str, tiny: LatentModel) -> None:
+def test_calls_leave_out_what_is_given(name: str, tiny: LatentModel) -> None:
     method, drawn = small("unlearners", name), picture(Data().protocol)
-    none, all_ = method.effort(0, 0), method.effort(drawn, drawn)
-    assert none <= min(method.effort(drawn, 0), method.effort(0, drawn)) <= all_
+    none, all_ = method.calls(0, 0), method.calls(drawn, drawn)
+    assert none <= min(method.calls(drawn, 0), method.calls(0, drawn)) <= all_
     if "target" in method.needs:
-        assert none < method.effort(drawn, 0)
+        assert none < method.calls(drawn, 0)
 
 
 def test_saved_edit_loads_as_it_was(name: str, tmp_path: Path, tiny: LatentModel, edited: Callable[..., Edit]) -> None:

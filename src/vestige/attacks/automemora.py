@@ -74,8 +74,8 @@ class AutoMemoRa(Attack):
         """MemoRa's: raw references."""
         return {"raw": replace(self, memora=(*self.memora, "regenerate=false"))} if self.inner().variants() else {}
 
-    def effort(self, last: int, pictures: int) -> int:
-        return self.inner().effort(last, pictures)
+    def calls(self, last: int, pictures: int) -> int:
+        return self.inner().calls(last, pictures)
 
     def __call__(
         self,

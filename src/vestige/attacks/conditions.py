@@ -62,7 +62,7 @@ class Conditions(Attack):
         if not self.probes or self.reach <= 0 or self.draws < 1 or self.sampling_steps < 1:
             raise ValueError("name at least one probe; reach is above 0, draws and sampling_steps at least 1")
 
-    def effort(self, last: int, pictures: int) -> int:
+    def calls(self, last: int, pictures: int) -> int:
         scaled = bool({"guidance", "both"} & {*self.probes})  # such a probe asks twice as often
         return last * self.draws * self.sampling_steps * (2 if self.guidance != 1 else 1) * (1 + scaled)
 

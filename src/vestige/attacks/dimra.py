@@ -89,7 +89,7 @@ class DiMRA(Attack):
         if self.weight_decay < 0 or self.clip < 0 or not 0 <= self.dropout < 1:
             raise ValueError(f"weight_decay and clip are at least 0, dropout within [0, 1); given {self.dropout} for dropout")
 
-    def effort(self, last: int, pictures: int) -> int:
+    def calls(self, last: int, pictures: int) -> int:
         own = self.retain_pictures * self.sampling_steps * (2 if self.guidance != 1 else 1) if self.data == "own" else 0
         return own + TRAINED * last * self.batch * self.accumulation
 

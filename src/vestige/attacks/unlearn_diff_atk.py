@@ -83,7 +83,7 @@ class UnlearnDiffAtk(Attack):
         if self.lr <= 0 or self.weight_decay < 0:
             raise ValueError("lr is above 0 and weight_decay at least 0")
 
-    def effort(self, last: int, pictures: int) -> int:
+    def calls(self, last: int, pictures: int) -> int:
         looks = 1 + -(-last // self.iterations) if last else 1  # fewer where a prompt succeeds early
         return looks * self._drawn(min(self.targets, pictures)) + TRAINED * last * min(self.targets, pictures)
 

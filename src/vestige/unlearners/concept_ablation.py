@@ -82,7 +82,7 @@ class ConceptAblation(Unlearner):
         if min(self.retain_weight, self.weight_decay) < 0 or not 0 <= self.dropout < 1:
             raise ValueError("retain_weight and weight_decay are at least 0; dropout is at least 0 and below 1")
 
-    def effort(self, picture: int, retained: int) -> int:
+    def calls(self, picture: int, retained: int) -> int:
         drawn, passes = self.anchor_pictures * picture, TRAINED + (self.variant != "noise")
         if self.retain_weight > 0:
             drawn, passes = drawn + self.retain_pictures * retained * (self.retain == "others"), passes + TRAINED

@@ -98,7 +98,7 @@ class DiMUM(Unlearner):
             return replace(self, alternative="content")
         return replace(self, alternative="near" if concept.neighbours and concept.kind != "unsafe" else "anchor")
 
-    def effort(self, picture: int, retained: int) -> int:
+    def calls(self, picture: int, retained: int) -> int:
         alternatives = 0 if self.alternative in ("noise", "fixed", "mixture") else self.alternative_pictures
         looks = 1 + -(-self.steps // self.every)
         drawn = self.retain_pictures * retained + alternatives * picture

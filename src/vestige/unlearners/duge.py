@@ -110,7 +110,7 @@ class DUGE(Unlearner):
         if self.importance == "mas" and self.retain_pictures == 0:
             raise ValueError("importance 'mas' is measured on the memory: give retain_pictures, or take 'uniform'")
 
-    def effort(self, picture: int, retained: int) -> int:
+    def calls(self, picture: int, retained: int) -> int:
         attention = (TRAINED + (self.reference_condition != "start")) * (self.attention_weight > 0)
         weights = {self.retain_pictures: self.retain_weight, self.related_pictures: self.related_weight}
         rehearsed = TRAINED * sum(count > 0 and weight > 0 for count, weight in weights.items())

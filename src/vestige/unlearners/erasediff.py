@@ -88,7 +88,7 @@ class EraseDiff(Unlearner):
         """The same method with "auto" replaced by the concept's anchor."""
         return replace(self, towards=concept.anchor) if self.towards == "auto" else self
 
-    def effort(self, picture: int, retained: int) -> int:
+    def calls(self, picture: int, retained: int) -> int:
         drawn = self.target_pictures * picture + self.retain_pictures * retained
         return drawn + self.steps * self.batch * (2 * TRAINED + 1)
 

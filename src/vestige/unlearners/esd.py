@@ -77,7 +77,7 @@ class ESD(Unlearner):
             return self
         return replace(self, variant="x" if concept.kind in ("style", "person") else "u")
 
-    def effort(self, picture: int, retained: int) -> int:
+    def calls(self, picture: int, retained: int) -> int:
         return 2 * self.rollouts * self.rollout_steps + TRAINED * self.steps * self.batch * (self.strength > -1)
 
     def __call__(self, model: Model, concept: Concept, *, seed: int, data: Data | None = None, watch: Watch = silent) -> Edit:

@@ -80,7 +80,7 @@ class ForgetMeNot(Unlearner):
         if min(self.retain_weight, self.weight_decay, self.clip) < 0 or not 0 <= self.dropout < 1:
             raise ValueError("retain_weight, weight_decay and clip are at least 0; dropout is at least 0 and below 1")
 
-    def effort(self, picture: int, retained: int) -> int:
+    def calls(self, picture: int, retained: int) -> int:
         kept = self.retain_weight > 0
         drawn = self.target_pictures * picture + self.retain_pictures * retained * kept
         return drawn + TRAINED * self.steps * self.batch * (1 + kept)

@@ -67,7 +67,7 @@ class GradientAscent(Unlearner):
             given = f"{self.lr}, {self.retain_weight} and {self.dropout}"
             raise ValueError(f"lr is above 0, retain_weight at least 0, dropout within 0..1; given {given}")
 
-    def effort(self, picture: int, retained: int) -> int:
+    def calls(self, picture: int, retained: int) -> int:
         kept = self.retain_weight > 0
         drawn = self.target_pictures * picture + self.retain_pictures * retained * kept
         return drawn + TRAINED * self.steps * self.batch * (1 + kept)

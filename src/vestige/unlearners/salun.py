@@ -89,7 +89,7 @@ class SalUn(Unlearner):
         """The same method with "auto" replaced by the concept's anchor."""
         return replace(self, towards=concept.anchor) if self.towards == "auto" else self
 
-    def effort(self, picture: int, retained: int) -> int:
+    def calls(self, picture: int, retained: int) -> int:
         kept = self.retain_weight > 0
         drawn = self.target_pictures * picture + self.retain_pictures * retained * kept
         return drawn + 2 * TRAINED * self.target_pictures + self.steps * self.batch * (1 + TRAINED * (1 + kept))

@@ -92,7 +92,7 @@ class SelectiveAmnesia(Unlearner):
         """The same method with "auto" replaced by the concept's anchor."""
         return replace(self, surrogate=concept.anchor) if self.surrogate == "auto" else self
 
-    def effort(self, picture: int, retained: int) -> int:
+    def calls(self, picture: int, retained: int) -> int:
         drawn = self.surrogate_pictures * picture + self.retain_pictures * retained
         fisher = self.fisher_pictures * self.fisher_times * (self.strength > 0)
         return drawn + TRAINED * (fisher + 2 * self.steps * self.batch)

@@ -86,7 +86,7 @@ class SPM(Unlearner):
         if self.strength < -1 or min(self.anchoring, self.warmup) < 0 or min(self.lr, self.alpha) <= 0:
             raise ValueError("strength is at least -1, anchoring and warmup at least 0, lr and alpha above 0")
 
-    def effort(self, picture: int, retained: int) -> int:
+    def calls(self, picture: int, retained: int) -> int:
         rollout = self.rollout_steps / 2 * (2 if self.rollout_guidance != 1 else 1)  # they stop anywhere on the way
         anchors = self.anchors * (self.anchoring > 0)
         return round(self.steps * self.batch * (rollout + 2 + anchors + TRAINED * (1 + anchors)))

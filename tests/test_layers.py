@@ -20,7 +20,7 @@ AUDIT = ("alone", "case", "rates", "scores", "flags", "statement", "audit", "rec
 LEDGER = ("retention", "ledger", "probes", "guards", "course", "account", "continual")
 ARTEFACTS = ("pickles", "legacy", "untrusted", "keymaps", "bfl", "ddpm", "lowrank", "artefacts", "origins", "findings", "modelcards")
 LAYERS = (
-    {"errors", "registry", "durable", "locks", "runs"},
+    {"errors", "ranges", "registry", "durable", "locks", "runs"},
     {"base"},
     {
         "concepts",
@@ -124,6 +124,7 @@ ONLY = {  # modules that see less than their layer would allow
     "locks": {"errors", "durable"},
     "durable": {"errors"},
     "registry": {"errors"},
+    "ranges": set(),
     "errors": set(),
 }
 HEAVY = {"diffusers", "transformers", "peft", "accelerate", "torchmetrics", "nudenet", "onnxruntime", "sklearn", "matplotlib"}

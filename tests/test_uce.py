@@ -229,5 +229,5 @@ def test_last_word_is_the_last_token_of_the_last_mention(exact: LatentModel) -> 
 
 @pytest.mark.parametrize("bad", [{"ridge": 0.0}, {"ridge": -1.0}, {"erase": -0.1}])
 def test_weights_that_have_no_minimum_are_refused(bad: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match="ridge is above 0, erase and preserve are at least 0"):
+    with pytest.raises(ValueError, match=r"is above 0|is at least 0"):
         UCE(**bad)  # type: ignore[arg-type]

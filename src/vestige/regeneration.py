@@ -21,6 +21,7 @@ from vestige.base import TRAINED, Access, Attack, Condition, Model, Select, Watc
 from vestige.concepts import Concept
 from vestige.errors import BadInput
 from vestige.images import PictureSet
+from vestige.ranges import at_least
 from vestige.sampling import chunks, invert, sample, slerp
 from vestige.training import Schedule
 
@@ -62,10 +63,10 @@ class Regenerating(Attack):
     schedule: Schedule = "constant"
 
     def __post_init__(self) -> None:
+        at_least(1, self, "points", "sampling_steps", "batch", "accumulation")
+        at_least(0, self, "refine")
         if not 0 <= self.start <= self.sampling_steps:
             raise ValueError(f"start is a grid index within 0..{self.sampling_steps}; given {self.start}")
-        if min(self.points, self.sampling_steps, self.batch, self.accumulation) < 1 or self.refine < 0:
-            raise ValueError("points, sampling_steps, batch and accumulation are at least 1, refine at least 0")
 
     def calls(self, last: int, pictures: int) -> int:
         return self.regeneration(pictures) + TRAINED * last * self.batch * self.accumulation

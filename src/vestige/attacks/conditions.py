@@ -22,6 +22,7 @@ from vestige.base import Access, Attack, Budget, Candidate, Condition, Model, Pa
 from vestige.concepts import Concept
 from vestige.edits import Edit, Hook
 from vestige.images import PictureSet
+from vestige.ranges import above, at_least
 from vestige.sampling import Protocol, derive, generator
 from vestige.sampling import pictures as draw
 from vestige.views import Wrapped
@@ -59,8 +60,10 @@ class Conditions(Attack):
     guidance: float = 3.0
 
     def __post_init__(self) -> None:
-        if not self.probes or self.reach <= 0 or self.draws < 1 or self.sampling_steps < 1:
-            raise ValueError("name at least one probe; reach is above 0, draws and sampling_steps at least 1")
+        if not self.probes:
+            raise ValueError("name at least one probe")
+        at_least(1, self, "draws", "sampling_steps")
+        above(0, self, "reach")
 
     def calls(self, last: int, pictures: int) -> int:
         scaled = bool({"guidance", "both"} & {*self.probes})  # such a probe asks twice as often

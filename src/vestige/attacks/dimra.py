@@ -22,6 +22,7 @@ from vestige.concepts import Concept
 from vestige.edits import Edit
 from vestige.errors import BadInput
 from vestige.images import PictureSet, drawn, paired
+from vestige.ranges import above, at_least, below_one
 from vestige.sampling import Protocol, derive, generator
 from vestige.training import Trace, Training, fit, rehearsal
 from vestige.views import folded
@@ -81,13 +82,10 @@ class DiMRA(Attack):
     guidance: float = 3.0
 
     def __post_init__(self) -> None:
-        for name in ("retain_pictures", "rank", "batch", "accumulation", "sampling_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is at least 1; given {getattr(self, name)}")
-        if self.lr <= 0 or self.alpha <= 0:
-            raise ValueError(f"lr and alpha are above 0; given {self.lr} and {self.alpha}")
-        if self.weight_decay < 0 or self.clip < 0 or not 0 <= self.dropout < 1:
-            raise ValueError(f"weight_decay and clip are at least 0, dropout within [0, 1); given {self.dropout} for dropout")
+        at_least(1, self, "retain_pictures", "rank", "batch", "accumulation", "sampling_steps")
+        at_least(0, self, "weight_decay", "clip")
+        above(0, self, "lr", "alpha")
+        below_one(self, "dropout")
 
     def calls(self, last: int, pictures: int) -> int:
         own = self.retain_pictures * self.sampling_steps * (2 if self.guidance != 1 else 1) if self.data == "own" else 0

@@ -13,6 +13,7 @@ from typing import ClassVar, Literal, final
 from vestige.base import Access, Attack, Budget, Candidate, Model, Paper, Select, Watch, silent
 from vestige.concepts import Concept
 from vestige.images import PictureSet
+from vestige.ranges import at_least
 
 
 @final
@@ -33,8 +34,7 @@ class Direct(Attack):
     most: int = 8
 
     def __post_init__(self) -> None:
-        if self.most < 0:
-            raise ValueError("most is at least 0")
+        at_least(0, self, "most")
 
     def tries(self, spent: int) -> int:
         return 1 + min(spent, self.most)

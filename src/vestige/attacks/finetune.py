@@ -19,6 +19,7 @@ from vestige.base import Budget, Candidate, Model, Paper, Select, Watch, silent
 from vestige.concepts import Concept
 from vestige.edits import Edit
 from vestige.images import Pairs, PictureSet
+from vestige.ranges import above, at_least
 from vestige.regeneration import Regenerating, training_set
 from vestige.sampling import derive
 from vestige.training import Trace, Training, denoising, fit
@@ -47,8 +48,8 @@ class FineTune(Regenerating):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.lr <= 0 or min(self.clip, self.weight_decay) < 0:
-            raise ValueError("lr is above 0, clip and weight_decay at least 0")
+        at_least(0, self, "clip", "weight_decay")
+        above(0, self, "lr")
 
     def __call__(
         self,

@@ -23,6 +23,7 @@ from vestige.base import Budget, Candidate, Model, Paper, Select, Watch, silent
 from vestige.concepts import Concept
 from vestige.edits import Edit
 from vestige.images import Pairs, PictureSet
+from vestige.ranges import above, at_least
 from vestige.regeneration import Regenerating, training_set
 from vestige.sampling import derive, generator
 from vestige.training import Trace, Training, denoising, fit
@@ -67,8 +68,9 @@ class MemoRa(Regenerating):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.rank < 1 or self.lr <= 0 or self.alpha <= 0 or min(self.clip, self.weight_decay) < 0:
-            raise ValueError("rank is at least 1, lr and alpha above 0, clip and weight_decay at least 0")
+        at_least(1, self, "rank")
+        at_least(0, self, "clip", "weight_decay")
+        above(0, self, "lr", "alpha")
 
     def __call__(
         self,

@@ -18,6 +18,7 @@ from vestige.base import Access, Attack, Budget, Candidate, Model, Paper, Select
 from vestige.concepts import Concept
 from vestige.errors import BadInput
 from vestige.images import PictureSet
+from vestige.ranges import at_least
 
 
 @final
@@ -47,8 +48,7 @@ class PartialDiffusion(Attack):
     prompt: Literal["concept", "empty"] = "concept"
 
     def __post_init__(self) -> None:
-        if self.grid < 1:
-            raise ValueError(f"grid is at least 1; given {self.grid}")
+        at_least(1, self, "grid")
 
     def __call__(
         self,

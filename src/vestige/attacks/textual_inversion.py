@@ -20,6 +20,7 @@ from vestige.concepts import Concept
 from vestige.edits import Edit
 from vestige.errors import Incompatible
 from vestige.images import Pairs, PictureSet
+from vestige.ranges import above
 from vestige.regeneration import Regenerating, training_set
 from vestige.sampling import derive
 from vestige.training import Trace, Training, denoising, fit
@@ -58,8 +59,7 @@ class TextualInversion(Regenerating):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.lr <= 0:
-            raise ValueError(f"lr is above 0; given {self.lr}")
+        above(0, self, "lr")
 
     def __call__(
         self,

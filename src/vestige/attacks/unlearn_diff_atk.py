@@ -25,6 +25,7 @@ from vestige.base import TRAINED, Access, Attack, Budget, Candidate, Model, Pape
 from vestige.concepts import Concept
 from vestige.errors import BadInput
 from vestige.images import PictureSet, captioned
+from vestige.ranges import above, at_least
 from vestige.sampling import Protocol, derive, generator
 from vestige.training import Trace, Training, fit
 
@@ -78,10 +79,9 @@ class UnlearnDiffAtk(Attack):
     guidance: float = 7.5
 
     def __post_init__(self) -> None:
-        if min(self.tokens, self.times, self.iterations, self.targets, self.sampling_steps) < 1:
-            raise ValueError("tokens, times, iterations, targets and sampling_steps are at least 1")
-        if self.lr <= 0 or self.weight_decay < 0:
-            raise ValueError("lr is above 0 and weight_decay at least 0")
+        at_least(1, self, "tokens", "times", "iterations", "targets", "sampling_steps")
+        at_least(0, self, "weight_decay")
+        above(0, self, "lr")
 
     def calls(self, last: int, pictures: int) -> int:
         looks = 1 + -(-last // self.iterations) if last else 1  # fewer where a prompt succeeds early

@@ -21,6 +21,7 @@ from vestige.base import TRAINED, Condition, Model, Paper, Unlearner, Watch, sil
 from vestige.concepts import Concept, Prompt
 from vestige.edits import Edit
 from vestige.images import Data, Pairs, paired, renamed
+from vestige.ranges import above, at_least, below_one
 from vestige.sampling import derive
 from vestige.training import Training, denoising, fit, matching, noisy, rehearsal
 
@@ -77,10 +78,10 @@ class ConceptAblation(Unlearner):
     batch: int = 8
 
     def __post_init__(self) -> None:
-        if min(self.steps, self.batch, self.anchor_pictures, self.retain_pictures) < 1 or self.lr <= 0:
-            raise ValueError("steps, batch, anchor_pictures and retain_pictures are at least 1, lr above 0")
-        if min(self.retain_weight, self.weight_decay) < 0 or not 0 <= self.dropout < 1:
-            raise ValueError("retain_weight and weight_decay are at least 0; dropout is at least 0 and below 1")
+        at_least(1, self, "steps", "batch", "anchor_pictures", "retain_pictures")
+        at_least(0, self, "retain_weight", "weight_decay")
+        above(0, self, "lr")
+        below_one(self, "dropout")
 
     def calls(self, picture: int, retained: int) -> int:
         drawn, passes = self.anchor_pictures * picture, TRAINED + (self.variant != "noise")

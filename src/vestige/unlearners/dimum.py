@@ -21,6 +21,7 @@ from vestige.concepts import Concept, Prompt
 from vestige.edits import Edit
 from vestige.errors import BadInput
 from vestige.images import Data, PictureSet, paired
+from vestige.ranges import above, at_least, below_one
 from vestige.sampling import derive, generator
 from vestige.training import Training, fit, rehearsal
 
@@ -82,13 +83,10 @@ class DiMUM(Unlearner):
     tolerance: float = 0.01
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "retain_pictures", "alternative_pictures", "every", "window"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is at least 1; given {getattr(self, name)}")
-        if self.lr <= 0 or self.tolerance <= 0 or self.weight < 0 or self.clip < 0:
-            raise ValueError("lr and tolerance are above 0, weight and clip at least 0")
-        if not 0 <= self.dropout < 1 or not 0 <= self.memory_dropout < 1:
-            raise ValueError(f"dropout and memory_dropout lie within [0, 1); given {self.dropout} and {self.memory_dropout}")
+        at_least(1, self, "steps", "batch", "retain_pictures", "alternative_pictures", "every", "window")
+        at_least(0, self, "weight", "clip")
+        above(0, self, "lr", "tolerance")
+        below_one(self, "dropout", "memory_dropout")
 
     def resolved(self, concept: Concept) -> DiMUM:
         """The same method with "auto" replaced by the alternative for this kind of concept."""

@@ -28,6 +28,7 @@ from vestige.concepts import Concept, Prompt
 from vestige.edits import Edit
 from vestige.errors import BadInput
 from vestige.images import Data, Pairs, PictureSet, paired, renamed
+from vestige.ranges import above, at_least, below_one
 from vestige.sampling import derive, generator
 from vestige.training import Pull, Training, denoising, dropped, fit, importance, noisy
 
@@ -100,13 +101,12 @@ class DUGE(Unlearner):
     batch: int = 4
 
     def __post_init__(self) -> None:
-        if min(self.steps, self.batch, self.target_pictures) < 1 or self.lr <= 0:
-            raise ValueError("steps, batch and target_pictures are at least 1, lr above 0")
-        if min(self.retain_pictures, self.related_pictures) < 0 or not 0 <= self.dropout < 1:
-            raise ValueError("retain_pictures and related_pictures are at least 0; dropout is at least 0 and below 1")
-        weights = (self.attention_weight, self.retain_weight, self.related_weight, self.pull_weight)
-        if min(weights) < 0 or not (self.attention_weight or self.retain_weight * self.retain_pictures):
-            raise ValueError(f"weights are at least 0, and L_U or the unrelated memory has to remain; given {weights}")
+        at_least(1, self, "steps", "batch", "target_pictures")
+        at_least(0, self, "retain_pictures", "related_pictures", "attention_weight", "retain_weight", "related_weight", "pull_weight")
+        above(0, self, "lr")
+        below_one(self, "dropout")
+        if not (self.attention_weight or self.retain_weight * self.retain_pictures):
+            raise ValueError("L_U or the unrelated memory has to remain: give attention_weight, or retain_weight and retain_pictures")
         if self.importance == "mas" and self.retain_pictures == 0:
             raise ValueError("importance 'mas' is measured on the memory: give retain_pictures, or take 'uniform'")
 

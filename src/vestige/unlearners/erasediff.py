@@ -23,6 +23,7 @@ from vestige.base import TRAINED, Model, Paper, Unlearner, Watch, silent
 from vestige.concepts import Concept
 from vestige.edits import Edit
 from vestige.images import Data, paired, renamed
+from vestige.ranges import above, at_least, below_one
 from vestige.sampling import derive
 from vestige.training import Training, fit, matching, rehearsal
 
@@ -76,13 +77,12 @@ class EraseDiff(Unlearner):
     scope: str = "unet"
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "target_pictures", "retain_pictures"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is at least 1; given {getattr(self, name)}")
+        at_least(1, self, "steps", "batch", "target_pictures", "retain_pictures")
+        at_least(0, self, "margin")
+        above(0, self, "lr")
+        below_one(self, "dropout")
         if not isinstance(self.forget_weight, str) and self.forget_weight < 0:
             raise ValueError(f'forget_weight is at least 0, "cosine" or "bome"; given {self.forget_weight}')
-        if self.lr <= 0 or self.margin < 0 or not 0 <= self.dropout <= 1:
-            raise ValueError(f"lr is above 0, margin at least 0, dropout within 0..1; given {self.lr}, {self.margin} and {self.dropout}")
 
     def resolved(self, concept: Concept) -> EraseDiff:
         """The same method with "auto" replaced by the concept's anchor."""

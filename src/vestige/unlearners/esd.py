@@ -17,6 +17,7 @@ from vestige.base import TRAINED, Condition, Model, Paper, Unlearner, Watch, sil
 from vestige.concepts import Concept
 from vestige.edits import Edit
 from vestige.images import Data
+from vestige.ranges import above, at_least
 from vestige.sampling import derive, noise, predict
 from vestige.training import Training, fit
 
@@ -66,10 +67,9 @@ class ESD(Unlearner):
     prompts: Literal["plain", "all"] = "plain"
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.batch < 1 or self.rollouts < 1 or self.rollout_steps < 1:
-            raise ValueError("steps, batch, rollouts and rollout_steps are at least 1")
-        if self.strength < -1 or self.lr <= 0:
-            raise ValueError("strength is at least -1 and lr above 0")
+        at_least(1, self, "steps", "batch", "rollouts", "rollout_steps")
+        at_least(-1, self, "strength")
+        above(0, self, "lr")
 
     def resolved(self, concept: Concept) -> ESD:
         """The same method with "auto" replaced by the variant for this kind of concept."""

@@ -20,6 +20,7 @@ from vestige.base import TRAINED, Model, Paper, Unlearner, Watch, silent
 from vestige.concepts import Concept
 from vestige.edits import Edit
 from vestige.images import Data, Pairs, paired
+from vestige.ranges import above, at_least, below_one
 from vestige.sampling import derive
 from vestige.training import Training, fit, noisy, rehearsal
 
@@ -75,10 +76,10 @@ class ForgetMeNot(Unlearner):
     batch: int = 1
 
     def __post_init__(self) -> None:
-        if min(self.steps, self.batch, self.target_pictures, self.retain_pictures) < 1 or self.lr <= 0:
-            raise ValueError("steps, batch, target_pictures and retain_pictures are at least 1, lr above 0")
-        if min(self.retain_weight, self.weight_decay, self.clip) < 0 or not 0 <= self.dropout < 1:
-            raise ValueError("retain_weight, weight_decay and clip are at least 0; dropout is at least 0 and below 1")
+        at_least(1, self, "steps", "batch", "target_pictures", "retain_pictures")
+        at_least(0, self, "retain_weight", "weight_decay", "clip")
+        above(0, self, "lr")
+        below_one(self, "dropout")
 
     def calls(self, picture: int, retained: int) -> int:
         kept = self.retain_weight > 0

@@ -18,6 +18,7 @@ from vestige.base import TRAINED, Model, Paper, Unlearner, Watch, silent
 from vestige.concepts import Concept
 from vestige.edits import Edit
 from vestige.images import Data, paired
+from vestige.ranges import above, at_least, below_one
 from vestige.sampling import derive
 from vestige.training import Training, denoising, fit, rehearsal
 
@@ -60,12 +61,10 @@ class GradientAscent(Unlearner):
     scope: str = "unet"
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "target_pictures", "retain_pictures"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is at least 1; given {getattr(self, name)}")
-        if self.lr <= 0 or self.retain_weight < 0 or not 0 <= self.dropout <= 1:
-            given = f"{self.lr}, {self.retain_weight} and {self.dropout}"
-            raise ValueError(f"lr is above 0, retain_weight at least 0, dropout within 0..1; given {given}")
+        at_least(1, self, "steps", "batch", "target_pictures", "retain_pictures")
+        at_least(0, self, "retain_weight")
+        above(0, self, "lr")
+        below_one(self, "dropout")
 
     def calls(self, picture: int, retained: int) -> int:
         kept = self.retain_weight > 0

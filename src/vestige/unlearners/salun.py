@@ -21,6 +21,7 @@ from vestige.base import TRAINED, Condition, Model, Paper, Unlearner, Watch, sil
 from vestige.concepts import Concept
 from vestige.edits import Edit
 from vestige.images import Data, Pairs, paired, renamed
+from vestige.ranges import above, at_least, below_one
 from vestige.sampling import chunks, derive, generator
 from vestige.training import Training, fit, matching, noisy, rehearsal
 
@@ -76,14 +77,12 @@ class SalUn(Unlearner):
     scope: str = "unet"
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "target_pictures", "retain_pictures"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is at least 1; given {getattr(self, name)}")
-        if not 0 < self.share <= 1:
+        at_least(1, self, "steps", "batch", "target_pictures", "retain_pictures")
+        at_least(0, self, "retain_weight")
+        above(0, self, "lr", "share")
+        below_one(self, "dropout")
+        if self.share > 1:
             raise ValueError(f"share is above 0 and at most 1; given {self.share}")
-        if self.lr <= 0 or self.retain_weight < 0 or not 0 <= self.dropout <= 1:
-            given = f"{self.lr}, {self.retain_weight} and {self.dropout}"
-            raise ValueError(f"lr is above 0, retain_weight at least 0, dropout within 0..1; given {given}")
 
     def resolved(self, concept: Concept) -> SalUn:
         """The same method with "auto" replaced by the concept's anchor."""

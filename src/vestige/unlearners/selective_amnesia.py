@@ -21,6 +21,7 @@ from vestige.base import TRAINED, Model, Paper, Unlearner, Watch, silent
 from vestige.concepts import Concept, Prompt
 from vestige.edits import Edit
 from vestige.images import Data, Pairs, PictureSet, paired, renamed
+from vestige.ranges import above, at_least, below_one
 from vestige.sampling import chunks, derive, generator
 from vestige.training import Pull, Training, denoising, fit, rehearsal
 
@@ -81,12 +82,10 @@ class SelectiveAmnesia(Unlearner):
     scope: str = "unet"
 
     def __post_init__(self) -> None:
-        for name in ("fisher_pictures", "fisher_times", "steps", "batch", "surrogate_pictures", "retain_pictures"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is at least 1; given {getattr(self, name)}")
-        if self.lr <= 0 or min(self.strength, self.retain_weight) < 0 or not 0 <= self.dropout <= 1:
-            given = f"{self.lr}, {self.strength}, {self.retain_weight} and {self.dropout}"
-            raise ValueError(f"lr is above 0, strength and retain_weight at least 0, dropout within 0..1; given {given}")
+        at_least(1, self, "fisher_pictures", "fisher_times", "steps", "batch", "surrogate_pictures", "retain_pictures")
+        at_least(0, self, "strength", "retain_weight")
+        above(0, self, "lr")
+        below_one(self, "dropout")
 
     def resolved(self, concept: Concept) -> SelectiveAmnesia:
         """The same method with "auto" replaced by the concept's anchor."""

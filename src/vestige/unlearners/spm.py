@@ -20,6 +20,7 @@ from vestige.base import TRAINED, Condition, Model, Paper, Unlearner, Watch, sil
 from vestige.concepts import Concept
 from vestige.edits import Edit
 from vestige.images import Data
+from vestige.ranges import above, at_least
 from vestige.sampling import derive, generator, sample
 from vestige.training import Schedule, Training, fit
 from vestige.views import folded
@@ -81,10 +82,11 @@ class SPM(Unlearner):
     batch: int = 1
 
     def __post_init__(self) -> None:
-        if min(self.steps, self.batch, self.anchors, self.rank) < 1 or self.rollout_steps < 2:
-            raise ValueError("steps, batch, anchors and rank are at least 1, rollout_steps at least 2")
-        if self.strength < -1 or min(self.anchoring, self.warmup) < 0 or min(self.lr, self.alpha) <= 0:
-            raise ValueError("strength is at least -1, anchoring and warmup at least 0, lr and alpha above 0")
+        at_least(1, self, "steps", "batch", "anchors", "rank")
+        at_least(2, self, "rollout_steps")
+        at_least(0, self, "anchoring", "warmup")
+        at_least(-1, self, "strength")
+        above(0, self, "lr", "alpha")
 
     def calls(self, picture: int, retained: int) -> int:
         rollout = self.rollout_steps / 2 * (2 if self.rollout_guidance != 1 else 1)  # they stop anywhere on the way

@@ -25,6 +25,7 @@ from vestige.concepts import Concept
 from vestige.edits import Edit
 from vestige.errors import Incompatible
 from vestige.images import Data
+from vestige.ranges import above, at_least
 from vestige.together import targets
 
 SCOPE = "cross-attention-kv"
@@ -70,8 +71,8 @@ class UCE(Unlearner):
     keep: bool = True
 
     def __post_init__(self) -> None:
-        if self.ridge <= 0 or self.erase < 0 or (self.preserve != "auto" and self.preserve < 0):
-            raise ValueError("ridge is above 0, erase and preserve are at least 0")
+        above(0, self, "ridge")
+        at_least(0, self, "erase", *(() if self.preserve == "auto" else ("preserve",)))
 
     def resolved(self, concept: Concept) -> UCE:
         """The same method with "auto" replaced by the weight for this many preserved concepts."""

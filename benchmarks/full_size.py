@@ -140,7 +140,7 @@ def memora(loaded: Any) -> dict[str, float]:
 
 def duge(loaded: Any) -> dict[str, float]:
     from vestige import concepts
-    from vestige.images import Data
+    from vestige.material import Data
     from vestige.unlearners.duge import DUGE
 
     clock, data = Clock(), Data(target=pictures(1), retain=pictures(2))

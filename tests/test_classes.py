@@ -17,7 +17,8 @@ from vestige import concepts, models, registry
 from vestige.base import Budget, Condition
 from vestige.edits import Edit
 from vestige.errors import BadInput, Incompatible, UnknownName
-from vestige.images import PictureSet, paired
+from vestige.images import PictureSet
+from vestige.material import paired
 from vestige.models.classes import SCOPES, ClassModel
 from vestige.models.labels import FILE, Labels, named
 from vestige.sampling import Protocol, noise, pictures, sample

@@ -16,7 +16,8 @@ from vestige import api, concepts, models, registry, suites
 from vestige.cli import app
 from vestige.controls import PROXY
 from vestige.errors import BadInput, Incompatible
-from vestige.images import Data, PictureSet
+from vestige.images import PictureSet
+from vestige.material import Data
 from vestige.metrics import detection
 from vestige.models import Card
 from vestige.models.classes import ClassModel

@@ -15,7 +15,8 @@ from vestige.base import Condition, Model
 from vestige.concepts import Concept
 from vestige.edits import Edit
 from vestige.errors import Incompatible
-from vestige.images import Data, PictureSet
+from vestige.images import PictureSet
+from vestige.material import Data
 from vestige.models.latent import LatentModel
 from vestige.sampling import Protocol, derive, generator, noise, pictures
 from vestige.unlearners.concept_ablation import ConceptAblation, start_detached

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from oracles import tiny_model
-from vestige import concepts, continual, course, deltas, diagnostics, images, models, probes, registry, retention, runs, suites
+from vestige import concepts, continual, course, deltas, diagnostics, material, models, probes, registry, retention, runs, suites
 from vestige.base import Paper, Unlearner
 from vestige.bench import Bench
 from vestige.concepts import Prompt
@@ -516,7 +516,7 @@ def test_the_memory_is_the_originals_and_never_shows_a_request(made: tuple[Path,
 def test_a_memory_that_changed_is_refused(whole: tuple[Path, dict[str, Any]]) -> None:
     out, _ = whole
     (file,) = (out / "runs/pictures").iterdir()
-    images._store(torch.rand(12, 3, 32, 32), file)
+    material._store(torch.rand(12, 3, 32, 32), file)
     with pytest.raises(BadInput, match="not the one that earlier steps rehearsed"):
         go(out, "bag", "dress", "boot")
 

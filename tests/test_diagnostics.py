@@ -15,7 +15,7 @@ from vestige import concepts
 from vestige.base import Condition, Prediction
 from vestige.diagnostics import LINE, diagnose, measured
 from vestige.edits import Edit, Hook
-from vestige.images import Data, Pairs
+from vestige.material import Data, Pairs
 from vestige.models.latent import LatentModel
 from vestige.sampling import Protocol, generator, noise
 from vestige.training import denoising

@@ -15,7 +15,8 @@ from vestige.attacks import dimra
 from vestige.attacks.dimra import DiMRA
 from vestige.base import Budget, Candidate, Condition, Model
 from vestige.errors import BadInput
-from vestige.images import PictureSet, drawn, paired
+from vestige.images import PictureSet
+from vestige.material import drawn, paired
 from vestige.models.latent import LatentModel
 from vestige.sampling import derive, generator
 from vestige.training import denoising

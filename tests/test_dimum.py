@@ -11,7 +11,8 @@ from oracles import tiny_model
 from vestige import concepts, training
 from vestige.concepts import Concept
 from vestige.errors import BadInput
-from vestige.images import Data, PictureSet, paired
+from vestige.images import PictureSet
+from vestige.material import Data, paired
 from vestige.models.latent import LatentModel
 from vestige.sampling import Protocol, derive, generator
 from vestige.training import denoising, dropped

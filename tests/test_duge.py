@@ -18,7 +18,8 @@ from vestige.base import Model
 from vestige.concepts import Concept
 from vestige.edits import Edit
 from vestige.errors import BadInput, Incompatible
-from vestige.images import Data, PictureSet, drawn, paired
+from vestige.images import PictureSet
+from vestige.material import Data, drawn, paired
 from vestige.models.latent import LatentModel
 from vestige.sampling import Protocol, derive, generator
 from vestige.training import Training, denoising, fit, importance, noisy

@@ -13,7 +13,7 @@ from oracles import scheduler, tiny_model, tiny_parts, tokenizer
 from vestige import concepts, registry
 from vestige.base import Model
 from vestige.errors import BadSetting
-from vestige.images import Data, Pairs, paired, renamed
+from vestige.material import Data, Pairs, paired, renamed
 from vestige.models.latent import LatentModel
 from vestige.sampling import generator
 from vestige.training import denoising, dropped, matching, noisy

@@ -12,7 +12,8 @@ from oracles import small, tiny_model
 from vestige import concepts
 from vestige.attacks.finetune import FineTune
 from vestige.base import Budget, Candidate
-from vestige.images import Pairs, PictureSet
+from vestige.images import PictureSet
+from vestige.material import Pairs
 from vestige.models.latent import LatentModel
 from vestige.sampling import derive, generator
 from vestige.training import denoising

@@ -15,7 +15,8 @@ from vestige.attention import recording
 from vestige.base import Model
 from vestige.edits import Edit
 from vestige.errors import BadInput, Incompatible
-from vestige.images import Data, PictureSet, paired
+from vestige.images import PictureSet
+from vestige.material import Data, paired
 from vestige.models.latent import LatentModel
 from vestige.sampling import Protocol, generator
 from vestige.unlearners.forget_me_not import ForgetMeNot

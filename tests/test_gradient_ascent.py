@@ -11,7 +11,8 @@ from oracles import tiny_model
 from vestige import concepts
 from vestige.base import Model
 from vestige.concepts import Concept
-from vestige.images import Data, Pairs, PictureSet, paired
+from vestige.images import PictureSet
+from vestige.material import Data, Pairs, paired
 from vestige.models.latent import LatentModel
 from vestige.sampling import generator
 from vestige.training import denoising, dropped, noisy

@@ -20,7 +20,8 @@ from vestige.course import Order
 from vestige.edits import Edit
 from vestige.errors import BadInput, BadSetting, Incompatible, RunConflict
 from vestige.guards import Guarded, Guards, Hold, columns, projection, protected
-from vestige.images import Data, PictureSet
+from vestige.images import PictureSet
+from vestige.material import Data
 
 RETAIN = PictureSet(torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0)), "noise", captions=(("a boot",),) * 4)
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from oracles import tiny_model
-from vestige import concepts, images
+from vestige import concepts, images, material
 from vestige.errors import BadInput
 from vestige.images import PictureSet
 from vestige.models import data_folder
@@ -243,7 +243,7 @@ def test_shipped_tiles_are_cut_where_their_labels_say(tmp_path: Path) -> None:
 
 def test_generated_pictures_are_the_models_own() -> None:
     model, concept, protocol = tiny_model(), concepts.load("sneaker"), Protocol(steps=2)
-    found = images.generated(model, concept, 3, seed=4, protocol=protocol)
+    found = material.generated(model, concept, 3, seed=4, protocol=protocol)
     prompts = concept.spread(3, "training")
     expected = pictures(model, [p.text for p in prompts], [derive(4, "generated", i) for i in range(3)], protocol)
     assert torch.equal(found.images, (expected * 255).round() / 255)
@@ -339,16 +339,16 @@ def test_strip_is_whole_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_renamed_captions_keep_their_context() -> None:
     concept = concepts.load("sneaker")
     texts = [p.text for p in concept.prompts("training")]
-    assert images.renamed(texts, concept, "boot") == [text.replace("sneaker", "boot") for text in texts]
-    assert images.renamed(texts, concept, "sneaker") == texts
-    assert set(images.renamed([*texts, "my own"], concept, "")) == {""}
+    assert material.renamed(texts, concept, "boot") == [text.replace("sneaker", "boot") for text in texts]
+    assert material.renamed(texts, concept, "sneaker") == texts
+    assert set(material.renamed([*texts, "my own"], concept, "")) == {""}
 
 
 def test_captions_of_the_users_own_are_renamed_where_they_name_the_concept() -> None:
     """One that does not becomes a plain prompt: no caption may stand for itself."""
     concept = concepts.load("sneaker")
     given = ["my Sneaker on a table", "sneakers", "an old shoe"]
-    assert images.renamed(given, concept, r"a\1 boot") == [
+    assert material.renamed(given, concept, r"a\1 boot") == [
         r"my a\1 boot on a table",
         r"a picture of a a\1 boot",
         r"a picture of a a\1 boot",
@@ -357,9 +357,9 @@ def test_captions_of_the_users_own_are_renamed_where_they_name_the_concept() -> 
 
 def test_pick_is_draw_by_rows() -> None:
     model, prompts = tiny_model(), concepts.load("bag").spread(4, "training")
-    given = images.drawn(model, prompts, seed=0, protocol=Protocol(steps=2))
+    given = material.drawn(model, prompts, seed=0, protocol=Protocol(steps=2))
     given = replace(given, captions=tuple((p.text, "a bag") for p in prompts))
-    pairs = images.paired(model, given)
+    pairs = material.paired(model, given)
     assert given.texts == list(dict.fromkeys(t for p in prompts for t in (p.text, "a bag")))
     assert torch.equal(pairs.table.text, model.condition(given.texts).text)
     (x, rows), (same, condition) = pairs.pick(16, generator(1)), pairs.draw(16, generator(1))
@@ -370,7 +370,7 @@ def test_pick_is_draw_by_rows() -> None:
 
 def test_each_drawn_set_is_a_stage_of_its_own() -> None:
     model, concept, told = tiny_model(), concepts.load("bag"), []
-    data = images.Data(protocol=Protocol(steps=1, batch=2))
+    data = material.Data(protocol=Protocol(steps=1, batch=2))
     watch = lambda stage, done, total: told.append((stage, done, total))  # noqa: E731
     data.targeted(model, concept, 3, seed=0, watch=watch)
     data.retained(model, concept, 2, seed=0, watch=watch)

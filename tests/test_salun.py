@@ -12,7 +12,7 @@ from torch import Tensor
 from oracles import tiny_model
 from vestige import concepts
 from vestige.base import Model
-from vestige.images import Data, Pairs, paired, renamed
+from vestige.material import Data, Pairs, paired, renamed
 from vestige.models.latent import LatentModel
 from vestige.sampling import generator
 from vestige.training import Training, denoising, matching, noisy

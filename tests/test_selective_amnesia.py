@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 from oracles import Gaussian, scheduler, tiny_model, tiny_parts, tokenizer
 from vestige import concepts
 from vestige.base import Condition, Model, Prediction
-from vestige.images import Data, Pairs, drawn, paired
+from vestige.material import Data, Pairs, drawn, paired
 from vestige.models.latent import LatentModel
 from vestige.sampling import Protocol, derive, generator
 from vestige.training import denoising, dropped, noisy

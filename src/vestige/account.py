@@ -16,9 +16,10 @@ from vestige.concepts import Concept
 from vestige.controls import PROXY
 from vestige.course import Course
 from vestige.errors import BadInput
-from vestige.images import PictureSet, captioned, folder, generated, shipped
+from vestige.images import PictureSet, folder, shipped
 from vestige.judges import same
 from vestige.ledger import CHAINED, slug
+from vestige.material import captioned, generated
 from vestige.probes import apart, distances, each, names, probes, stored, stored_features
 from vestige.sampling import chunks
 

@@ -10,7 +10,8 @@ from vestige import models
 from vestige.base import Attack, Model, Watch, silent
 from vestige.concepts import Concept
 from vestige.controls import PROXY
-from vestige.images import Data, PictureSet, captioned, folder, generated, shipped
+from vestige.images import PictureSet, folder, shipped
+from vestige.material import Data, captioned, generated
 from vestige.sampling import Protocol
 
 

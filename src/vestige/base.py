@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
     from vestige.concepts import Concept
     from vestige.edits import Edit
-    from vestige.images import Data, PictureSet
+    from vestige.images import PictureSet
+    from vestige.material import Data
 
 Access = Literal["prompts", "gradients", "weights"]
 Watch = Callable[[str, int, int], None]  # (stage, done, total)

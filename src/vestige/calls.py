@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from vestige import diagnostics
-from vestige.images import Data
+from vestige.material import Data
 from vestige.plan import PLASTICITY_REPLICATES, Plan, Request
 from vestige.sampling import Protocol
 

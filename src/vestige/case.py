@@ -21,7 +21,8 @@ from vestige.base import Attack, Budget, Model, Watch
 from vestige.bench import Bench
 from vestige.concepts import Concept
 from vestige.edits import Edit
-from vestige.images import Data, PictureSet, folder
+from vestige.images import PictureSet, folder
+from vestige.material import Data
 from vestige.plan import Plan
 from vestige.unlearning import unlearned
 from vestige.utility import kept

@@ -33,8 +33,9 @@ from vestige.edits import Edit
 from vestige.errors import BadInput, Incompatible
 from vestige.findings import describe
 from vestige.guards import Guarded, Guards, protected
-from vestige.images import Data, PictureSet
+from vestige.images import PictureSet
 from vestige.ledger import CHAINED, Ledger
+from vestige.material import Data
 from vestige.probes import Probe, look, names, probes
 from vestige.sampling import derive
 from vestige.unlearning import unlearned

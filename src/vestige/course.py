@@ -15,8 +15,8 @@ from vestige.base import TRAINED, Attack
 from vestige.concepts import Concept
 from vestige.errors import BadSetting, UnknownName
 from vestige.guards import PASSES, Guards
-from vestige.images import Data
 from vestige.ledger import CHAINED, Mode
+from vestige.material import Data
 from vestige.plan import NUMERICS
 from vestige.probes import probes
 from vestige.resolving import by_method, configured, looks, told

@@ -22,7 +22,7 @@ from vestige import deltas
 from vestige.base import TRAINED, Model, Watch, silent
 from vestige.concepts import Concept
 from vestige.edits import Edit
-from vestige.images import Data, Pairs, paired
+from vestige.material import Data, Pairs, paired
 from vestige.sampling import derive, generator
 from vestige.training import denoising
 

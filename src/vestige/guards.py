@@ -25,7 +25,7 @@ from vestige.base import Model, Paper, Unlearner, Watch, silent
 from vestige.concepts import Concept
 from vestige.edits import Edit
 from vestige.errors import BadInput, BadSetting, Incompatible
-from vestige.images import Data
+from vestige.material import Data
 from vestige.views import Wrapped
 
 PASSES = 16  # batches whose gradients choose the weights that may move

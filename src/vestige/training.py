@@ -23,7 +23,7 @@ from vestige.base import Condition, Model, Prediction, Watch, silent
 from vestige.sampling import generator
 
 if TYPE_CHECKING:
-    from vestige.images import Pairs
+    from vestige.material import Pairs
 
 Loss = Callable[[torch.Generator], Tensor]
 Schedule = Literal["constant", "cosine"]

@@ -12,7 +12,7 @@ from vestige.album import Album
 from vestige.base import Model, Watch, silent
 from vestige.concepts import Concept
 from vestige.edits import Edit
-from vestige.images import Data
+from vestige.material import Data
 from vestige.plan import NUMERICS
 
 

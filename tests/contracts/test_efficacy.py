@@ -13,7 +13,8 @@ from vestige.bench import Bench, shows
 from vestige.controls import PROXY
 from vestige.edits import Edit
 from vestige.flags import GAP, NEVER_RISES
-from vestige.images import PictureSet, captioned, shipped
+from vestige.images import PictureSet, shipped
+from vestige.material import captioned
 from vestige.metrics import detection
 from vestige.metrics.detection import Classifier
 from vestige.models.latent import LatentModel

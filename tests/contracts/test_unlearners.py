@@ -17,7 +17,8 @@ from vestige import concepts, registry
 from vestige.base import TRAINED, Model, Paper, Unlearner
 from vestige.calls import picture
 from vestige.edits import Edit
-from vestige.images import Data, PictureSet
+from vestige.images import PictureSet
+from vestige.material import Data
 from vestige.models.latent import SCOPES, LatentModel
 from vestige.sampling import noise, sample
 

@@ -21,7 +21,8 @@ from vestige.base import TRAINED, Access, Attack, Budget, Candidate, Model, Pape
 from vestige.concepts import Concept
 from vestige.edits import Edit
 from vestige.errors import BadInput
-from vestige.images import PictureSet, drawn, paired
+from vestige.images import PictureSet
+from vestige.material import drawn, paired
 from vestige.ranges import above, at_least, below_one
 from vestige.sampling import Protocol, derive, generator
 from vestige.training import Trace, Training, fit, rehearsal

@@ -18,7 +18,8 @@ from torch import Tensor
 from vestige.base import Budget, Candidate, Model, Paper, Select, Watch, silent
 from vestige.concepts import Concept
 from vestige.edits import Edit
-from vestige.images import Pairs, PictureSet
+from vestige.images import PictureSet
+from vestige.material import Pairs
 from vestige.ranges import above, at_least
 from vestige.regeneration import Regenerating, training_set
 from vestige.sampling import derive

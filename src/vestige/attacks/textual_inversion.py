@@ -19,7 +19,8 @@ from vestige.base import Budget, Candidate, Condition, Model, Paper, Select, Wat
 from vestige.concepts import Concept
 from vestige.edits import Edit
 from vestige.errors import Incompatible
-from vestige.images import Pairs, PictureSet
+from vestige.images import PictureSet
+from vestige.material import Pairs
 from vestige.ranges import above
 from vestige.regeneration import Regenerating, training_set
 from vestige.sampling import derive

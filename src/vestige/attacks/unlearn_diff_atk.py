@@ -24,7 +24,8 @@ from vestige.attention import innermost
 from vestige.base import TRAINED, Access, Attack, Budget, Candidate, Model, Paper, Select, Watch, silent
 from vestige.concepts import Concept
 from vestige.errors import BadInput
-from vestige.images import PictureSet, captioned
+from vestige.images import PictureSet
+from vestige.material import captioned
 from vestige.ranges import above, at_least
 from vestige.sampling import Protocol, derive, generator
 from vestige.training import Trace, Training, fit

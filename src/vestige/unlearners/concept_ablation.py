@@ -20,7 +20,7 @@ from vestige.attention import joint, layers, network
 from vestige.base import TRAINED, Condition, Model, Paper, Unlearner, Watch, silent
 from vestige.concepts import Concept, Prompt
 from vestige.edits import Edit
-from vestige.images import Data, Pairs, paired, renamed
+from vestige.material import Data, Pairs, paired, renamed
 from vestige.ranges import above, at_least, below_one
 from vestige.sampling import derive
 from vestige.training import Training, denoising, fit, matching, noisy, rehearsal

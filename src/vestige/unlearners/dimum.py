@@ -20,7 +20,8 @@ from vestige.base import TRAINED, Model, Paper, Unlearner, Watch, silent
 from vestige.concepts import Concept, Prompt
 from vestige.edits import Edit
 from vestige.errors import BadInput
-from vestige.images import Data, PictureSet, paired
+from vestige.images import PictureSet
+from vestige.material import Data, paired
 from vestige.ranges import above, at_least, below_one
 from vestige.sampling import derive, generator
 from vestige.training import Training, fit, rehearsal

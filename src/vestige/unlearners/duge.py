@@ -27,7 +27,8 @@ from vestige.base import TRAINED, Condition, Model, Paper, Unlearner, Watch, sil
 from vestige.concepts import Concept, Prompt
 from vestige.edits import Edit
 from vestige.errors import BadInput
-from vestige.images import Data, Pairs, PictureSet, paired, renamed
+from vestige.images import PictureSet
+from vestige.material import Data, Pairs, paired, renamed
 from vestige.ranges import above, at_least, below_one
 from vestige.sampling import derive, generator
 from vestige.training import Pull, Training, denoising, dropped, fit, importance, noisy

@@ -22,7 +22,7 @@ from torch import Tensor
 from vestige.base import TRAINED, Model, Paper, Unlearner, Watch, silent
 from vestige.concepts import Concept
 from vestige.edits import Edit
-from vestige.images import Data, paired, renamed
+from vestige.material import Data, paired, renamed
 from vestige.ranges import above, at_least, below_one
 from vestige.sampling import derive
 from vestige.training import Training, fit, matching, rehearsal

@@ -19,7 +19,7 @@ from vestige.attention import Layers, Maps, columns, endings, network, recording
 from vestige.base import TRAINED, Model, Paper, Unlearner, Watch, silent
 from vestige.concepts import Concept
 from vestige.edits import Edit
-from vestige.images import Data, Pairs, paired
+from vestige.material import Data, Pairs, paired
 from vestige.ranges import above, at_least, below_one
 from vestige.sampling import derive
 from vestige.training import Training, fit, noisy, rehearsal

@@ -16,7 +16,7 @@ from typing import ClassVar, final
 from vestige.base import Condition, Model, Paper, Unlearner, Watch, silent
 from vestige.concepts import Concept
 from vestige.edits import Edit, Hook
-from vestige.images import Data
+from vestige.material import Data
 from vestige.views import Wrapped
 
 

@@ -17,7 +17,7 @@ from vestige.concepts import Concept
 from vestige.deltas import difference
 from vestige.edits import Edit
 from vestige.errors import BadInput, Incompatible
-from vestige.images import Data
+from vestige.material import Data
 
 
 @final

@@ -20,7 +20,7 @@ from torch import Tensor
 from vestige.base import TRAINED, Condition, Model, Paper, Unlearner, Watch, silent
 from vestige.concepts import Concept
 from vestige.edits import Edit
-from vestige.images import Data, Pairs, paired, renamed
+from vestige.material import Data, Pairs, paired, renamed
 from vestige.ranges import above, at_least, below_one
 from vestige.sampling import chunks, derive, generator
 from vestige.training import Training, fit, matching, noisy, rehearsal

@@ -20,7 +20,8 @@ from torch import Tensor
 from vestige.base import TRAINED, Model, Paper, Unlearner, Watch, silent
 from vestige.concepts import Concept, Prompt
 from vestige.edits import Edit
-from vestige.images import Data, Pairs, PictureSet, paired, renamed
+from vestige.images import PictureSet
+from vestige.material import Data, Pairs, paired, renamed
 from vestige.ranges import above, at_least, below_one
 from vestige.sampling import chunks, derive, generator
 from vestige.training import Pull, Training, denoising, fit, rehearsal

@@ -19,7 +19,7 @@ from torch import Generator, Tensor
 from vestige.base import TRAINED, Condition, Model, Paper, Unlearner, Watch, silent
 from vestige.concepts import Concept
 from vestige.edits import Edit
-from vestige.images import Data
+from vestige.material import Data
 from vestige.ranges import above, at_least
 from vestige.sampling import derive, generator, sample
 from vestige.training import Schedule, Training, fit

@@ -24,7 +24,7 @@ from vestige.base import Model, Paper, Unlearner, Watch, silent
 from vestige.concepts import Concept
 from vestige.edits import Edit
 from vestige.errors import Incompatible
-from vestige.images import Data
+from vestige.material import Data
 from vestige.ranges import above, at_least
 from vestige.together import targets
 

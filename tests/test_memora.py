@@ -349,9 +349,9 @@ def test_a_cosine_budget_ends_at_rate_zero(tiny: LatentModel) -> None:
     [
         ({"start": -1}, r"start is a grid index within 0\.\.50; given -1"),
         ({"start": 51}, r"start is a grid index within 0\.\.50; given 51"),
-        ({"points": 0}, "points, sampling_steps, batch and accumulation are at least 1"),
+        ({"points": 0}, "points is at least 1; given 0"),
         ({"rank": 0}, "rank is at least 1"),
-        ({"batch": 0}, "points, sampling_steps, batch and accumulation are at least 1"),
+        ({"batch": 0}, "batch is at least 1; given 0"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings: dict[str, Any], message: str) -> None:

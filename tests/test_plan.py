@@ -53,7 +53,7 @@ MISTAKES: list[tuple[dict[str, Any], type[VestigeError], str]] = [
     ({"unlearner": "esd", "settings": {"esd.step": "5"}}, UnknownName, "unknown setting of esd 'step'; did you mean 'steps'"),
     ({"unlearner": "esd", "settings": {"esd.steps": "five"}}, BadSetting, "esd.steps accepts int; given 'five'"),
     ({"unlearner": "esd", "settings": {"esd.variant": "y"}}, BadSetting, "esd.variant accepts"),
-    ({"unlearner": "esd", "settings": {"esd.steps": "0"}}, BadSetting, "esd: steps, batch, rollouts and rollout_steps are at least 1"),
+    ({"unlearner": "esd", "settings": {"esd.steps": "0"}}, BadSetting, "esd: steps is at least 1; given 0"),
     ({"settings": {"memora.start": "99"}}, BadSetting, "memora: start is a grid index within 0.."),
     ({"settings": {"rank": "8"}}, BadSetting, "a setting is METHOD.NAME=VALUE, e.g. memora.rank=8; given 'rank'"),
     ({"settings": {"memorra.rank": "8"}}, UnknownName, "unknown method in a setting 'memorra'; did you mean 'memora'"),

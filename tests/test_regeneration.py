@@ -61,9 +61,9 @@ def test_the_attack_that_lacks_pictures_is_named(tiny: LatentModel, name: str) -
     ("settings", "message"),
     [
         ({"start": 51}, r"start is a grid index within 0\.\.50; given 51"),
-        ({"points": 0}, "points, sampling_steps, batch and accumulation are at least 1"),
-        ({"refine": -1}, "refine at least 0"),
-        ({"batch": 0}, "at least 1"),
+        ({"points": 0}, "points is at least 1; given 0"),
+        ({"refine": -1}, "refine is at least 0; given -1"),
+        ({"batch": 0}, "batch is at least 1; given 0"),
         ({"lr": 0.0}, "lr is above 0"),
     ],
     ids=str,

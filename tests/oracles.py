@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import atexit
 import functools
+import importlib.util
 import shutil
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +16,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import pytest
 import torch
 from torch import Generator, Tensor
 
@@ -348,6 +351,17 @@ SMALL: dict[str, dict[str, Any]] = {
     | {"draws": 2}
     | {"targets": 3, "memora": ("sampling_steps=3", "start=1", "points=2", "batch=2", "rank=2", "lr=1e-2")},
 }
+
+
+def script(path: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A script of the repository as a module, known by its file's name while the test lasts; `path` is relative to the root."""
+    file = Path(__file__).parents[1] / path
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    assert spec is not None and spec.loader is not None
+    made = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, file.stem, made)
+    spec.loader.exec_module(made)
+    return made
 
 
 def small(kind: registry.Kind, name: str, **own: Any) -> Any:

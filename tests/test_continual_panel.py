@@ -3,30 +3,22 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import oracles
 from test_continual import Nudge, small_world  # noqa: F401
 from vestige import course, models
 from vestige.course import JOINT
 from vestige.errors import BadInput
 
-FILE = Path(__file__).parent.parent / "tools/continual_panel.py"
-
 
 @pytest.fixture
 def panel(monkeypatch: pytest.MonkeyPatch) -> Any:
-    spec = importlib.util.spec_from_file_location("continual_panel", FILE)
-    assert spec is not None and spec.loader is not None
-    made = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "continual_panel", made)
-    spec.loader.exec_module(made)
-    return made
+    return oracles.script("tools/continual_panel.py", monkeypatch)
 
 
 def options(out: Path, **changes: Any) -> argparse.Namespace:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from oracles import scheduler, tiny_model, tiny_parts, tiny_velocity, tiny_xl, tokenizer
+from oracles import scheduler, script, tiny_model, tiny_parts, tiny_velocity, tiny_xl, tokenizer
 from vestige import models
 from vestige.errors import Incompatible, VestigeError
 from vestige.models.latent import LatentModel
@@ -259,12 +258,9 @@ def test_half_precision_draws_nearly_the_same() -> None:
     assert 0 < gap < 0.05
 
 
-def test_scopes_select_the_documented_counts_at_full_size() -> None:
+def test_scopes_select_the_documented_counts_at_full_size(monkeypatch: pytest.MonkeyPatch) -> None:
     """Stable Diffusion 1.4's exact configuration, without memory: 686 tensors, of which 32 are cross-attention's keys and values."""
-    found = importlib.util.spec_from_file_location("full_size", Path(__file__).parents[1] / "benchmarks/full_size.py")
-    assert found is not None and found.loader is not None
-    benchmark = importlib.util.module_from_spec(found)
-    found.loader.exec_module(benchmark)
+    benchmark = script("benchmarks/full_size.py", monkeypatch)
     with torch.device("meta"):
         hollow = benchmark.model()
     sizes = {scope: [hollow.tensor(n).numel() for n in hollow.scope(scope)] for scope in ("unet", "cross-attention-kv", "attention")}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 import shlex
@@ -18,7 +17,7 @@ from safetensors.torch import save_file
 import published
 import test_bfl
 import test_ddpm
-from oracles import tiny_flow, tiny_model
+from oracles import script, tiny_flow, tiny_model
 from test_detectors import classifier
 from vestige import artefacts, cli, images
 from vestige.edits import Edit
@@ -194,13 +193,9 @@ def test_costs_are_what_the_plan_counts(there: Path, capsys: pytest.CaptureFixtu
     assert f"it is {quick / 20 / 3600:.1f} hours" in PAGES["cost"]
 
 
-def test_sizes_are_those_of_the_published_configurations() -> None:
+def test_sizes_are_those_of_the_published_configurations(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two rows of the table that `benchmarks/structure.py` prints, computed again; the others take half a minute."""
-    spec = importlib.util.spec_from_file_location("structure", DOCS.parent / "benchmarks/structure.py")
-    assert spec is not None
-    assert spec.loader is not None
-    structure: Any = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(structure)
+    structure = script("benchmarks/structure.py", monkeypatch)
     found = {name: structure.counted(structure.NETWORKS[name]) for name in ("SD 1.4, 256 px", "CIFAR-10 DDPM, 32 px")}
     assert found["SD 1.4, 256 px"][0] == pytest.approx(0.8595, abs=1e-4)
     for name, (weights, work) in found.items():

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,25 +11,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import oracles
 from vestige import plan
 from vestige.errors import VestigeError
 
-TOOLS = Path(__file__).parent.parent / "tools"
 STUDIES = ("memora", "dimra", "adaptive", "relearning", "dimum", "classes")
-
-
-def tool(name: str, monkeypatch: pytest.MonkeyPatch) -> Any:
-    spec = importlib.util.spec_from_file_location(name, TOOLS / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    made = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, name, made)
-    spec.loader.exec_module(made)
-    return made
 
 
 @pytest.fixture
 def studies(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
-    made = tool("studies", monkeypatch)
+    made = oracles.script("tools/studies.py", monkeypatch)
     for name, captioned in (("sneaker", False), ("look-alike", True)):
         folder = tmp_path / "real" / name
         folder.mkdir(parents=True)
@@ -105,7 +94,7 @@ def test_a_study_reads_the_way_that_its_row_names(studies: Any) -> None:
 
 @pytest.fixture
 def returns(monkeypatch: pytest.MonkeyPatch) -> Any:
-    return tool("returns", monkeypatch)
+    return oracles.script("tools/returns.py", monkeypatch)
 
 
 def rate(value: float, count: int = 10) -> dict[str, Any]:

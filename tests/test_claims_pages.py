@@ -1,0 +1,134 @@
+"""The tools that put the claims to the test: their tables say what the audits say, of the right method."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import oracles
+from vestige import plan, registry
+
+NEVER = (0.0, 0.1, 0.3)
+
+
+@pytest.fixture
+def claims(monkeypatch: pytest.MonkeyPatch) -> Any:
+    return oracles.script("tools/claims.py", monkeypatch)
+
+
+@pytest.fixture
+def diagnoses(claims: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    return oracles.script("tools/diagnoses.py", monkeypatch)
+
+
+def audit(seed: int, last: float, *, plain: float = 0.0, neighbours: float = 0.9) -> dict[str, Any]:
+    """What the tables read of an audit: MemoRa brings the share `last` back, DiMRA half as much."""
+
+    def attack(end: float) -> dict[str, Any]:
+        def arm(scores: tuple[float, ...]) -> dict[str, Any]:
+            return {"replicates": [list(scores)], "curve": [{"budget": b, "score": s} for b, s in zip((0, 10, 40), scores, strict=True)]}
+
+        return {"arms": {"edited": arm((plain, max(plain, end - 0.3), end)), "never": arm(NEVER)}}
+
+    return {
+        "suite": "compare-2",
+        "concept": "sneaker",
+        "control": {"kind": "twin", "name": "wardrobe-never-sneaker"},
+        "model": "wardrobe",
+        "plain": {"edited": {"value": plain}, "original": {"value": 1.0}},
+        "attacks": {"memora": attack(last), "dimra": attack(last / 2)},
+        "utility": {
+            "neighbours": {"before": {"value": 0.9}, "after": {"value": neighbours}},
+            "unrelated": {"before": {"value": 0.9}, "after": {"value": 0.85}},
+        },
+        "provenance": {"edit_seed": seed, "seeds": [seed]},
+        "cost": {"seconds": 60.0},
+    }
+
+
+LASTS = {"dimum": 0.4, "esd": 0.9, "uce": 0.5, "salun": 0.6, "duge": 0.8}
+
+
+@pytest.fixture
+def options(tmp_path: Path) -> argparse.Namespace:
+    """Three finished edits of five methods; of SalUn's, which costs its neighbours 20 points, one is missing."""
+    for method, last in LASTS.items():
+        for seed in range(2 if method == "salun" else 3):
+            folder = tmp_path / "sneaker" / method / str(seed)
+            folder.mkdir(parents=True)
+            made = audit(seed, last + 0.01 * seed, neighbours=0.7 if method == "salun" else 0.9)
+            (folder / "result.json").write_text(json.dumps(made))
+    return argparse.Namespace(
+        concepts=["sneaker"], methods=list(LASTS), seeds=[0, 1, 2], out=tmp_path, keep=tmp_path / "diagnoses", page=Path("page.md")
+    )
+
+
+def rows(text: str) -> dict[str, list[str]]:
+    """Cells of the table's lines, by what their second column says."""
+    cells = [[c.strip() for c in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("| ")]
+    return {row[1]: row for row in cells}
+
+
+def first(text: str) -> float:
+    number = re.search(r"-?\d+\.\d+", text)
+    assert number is not None, text
+    return float(number[0])
+
+
+def test_every_cell_is_a_plan(claims: Any, options: argparse.Namespace) -> None:
+    options.methods = []
+    made = claims.cells(options)
+    assert {c.method for c in made} == set(registry.names("unlearners")) and len(made) == 3 * len(registry.names("unlearners"))
+    asked = plan.plan(made[0].request())
+    assert set(asked.attacks) == {"memora", "dimra"} and asked.request.edit_seed == asked.request.seeds[0] == 0
+
+
+def test_table_of_methods(claims: Any, options: argparse.Namespace) -> None:
+    text = claims.tables(claims.finished(options), options)
+    assert text.startswith("14 of 15 cells finished, 0.2 hours")
+    methods = rows(text.split("##")[0])
+    assert methods["salun"][2:7] == ["2", "0.00", "+0.20", "+0.05", "no"]
+    assert methods["esd"][2:7] == ["3", "0.00", "+0.00", "+0.05", "yes"]
+    speeds = {name: first(row[7]) for name, row in methods.items() if name != "method"}
+    assert sorted(speeds, key=lambda m: speeds[m]) == sorted(LASTS, key=lambda m: LASTS[m])
+    assert all(first(row[8]) > first(row[10]) for name, row in methods.items() if name != "method")  # DiMRA reaches half as far
+
+
+def test_methods_are_paired_with_dimum_on_the_seeds_that_both_have(claims: Any, options: argparse.Namespace) -> None:
+    (part,) = [p for p in claims.tables(claims.finished(options), options).split("\n## ") if p.startswith("DiMUM")]
+    lines = [[c.strip() for c in line.strip("|").split("|")] for line in part.splitlines() if line.startswith("| sneaker")]
+    assert {(line[1], line[2]) for line in lines} == {(m, a) for m in ("esd", "salun", "duge") for a in ("memora", "dimra")}
+    for _, method, _, gap, pairs, fair in lines:
+        assert first(gap) > 0
+        assert (pairs, fair) == (("2", "no") if method == "salun" else ("3", "yes"))
+
+
+def test_what_decides_is_read_from_its_own_column(diagnoses: Any, options: argparse.Namespace) -> None:
+    """A number that orders the methods as the attack does correlates with it, one that orders them the other way round against it."""
+    for cell in diagnoses.cells(options):
+        if cell.method == "salun" and cell.seed == 2:
+            continue
+        measured = dict.fromkeys((e.key for e in diagnoses.EXPLANATIONS), 0.0)
+        measured |= {"cosine": LASTS[cell.method], "gradient": -LASTS[cell.method], "halfway": None}
+        place = diagnoses.path(cell, options)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(json.dumps(measured))
+    todo = [c for c in diagnoses.cells(options) if (c.folder(options.out) / "result.json").exists()]
+    table, foretold = diagnoses.page(todo, options).split("## ")
+    assert rows(table)["esd"][2] == "3" and rows(table)["salun"][2] == "2"
+    assert rows(table)["esd"][5] == "0.90 [0.90, 0.90]" and rows(table)["esd"][8] == "-"
+    said = {row[0]: row for row in ([c.strip() for c in line.strip("|").split("|")] for line in foretold.splitlines() if "|" in line)}
+    assert first(said["cosine of the gradients"][3]) == first(said["cosine of the gradients"][5]) == 1.0
+    assert first(said["retain gradient"][3]) == -1.0
+    assert said["excess retain loss x 1000"][3].startswith("nan")
+    assert "shown half way back" not in said
+
+
+def test_cells_that_are_not_measured_are_counted(diagnoses: Any, options: argparse.Namespace) -> None:
+    todo = [c for c in diagnoses.cells(options) if (c.folder(options.out) / "result.json").exists()]
+    assert "14 finished cells are not measured yet" in diagnoses.page(todo, options)

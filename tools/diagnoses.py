@@ -1,0 +1,180 @@
+"""What decides whether training without the concept brings it back: the diagnostics of every audited edit beside what DiMRA did to it.
+
+    python tools/diagnoses.py --concepts sneaker,bag --seeds 0,1,2                     # measure what no audit has measured yet
+    python tools/diagnoses.py --concepts sneaker,bag --seeds 0,1,2 --page docs/results/diagnoses.md
+
+Reads the cells that `tools/claims.py` has finished, and their edits and attacked weights from its cache. An audit diagnoses methods
+that train on a retain set; this does it for the others too, and adds two numbers of the attack: how far DiMRA moved the weights, and
+how much of that way leads back to the original.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from claims import ATTACKS, Cell, cells, finished, names, numbers, shown
+from vestige import arms, case, comparison, diagnostics, durable, plan, runs
+from vestige.base import silent
+from vestige.edits import Edit
+from vestige.errors import BadInput
+from vestige.savings import Measures, measure, t_interval
+
+ATTACK = "dimra"
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """A number that would foretell relearning, and how.
+
+    Arguments:
+        key: In a cell's measurements.
+        head: The column's.
+        sign: +1 where more of it should bring more back, -1 where less.
+        because: The reason, in the words of the page.
+        digits: After the point.
+    """
+
+    key: str
+    head: str
+    sign: int
+    because: str
+    digits: int = 2
+
+
+EXPLANATIONS = (
+    Explanation("excess", "excess retain loss x 1000", 1, "what training on retained data could still gain bounds how far it moves", 1),
+    Explanation("gradient", "retain gradient", 1, "the first steps go as far as the gradient is large"),
+    Explanation("cosine", "cosine of the gradients", 1, "descending on the retained also descends on the forgotten"),
+    Explanation("distance", "distance to the original", -1, "who stayed near lies in the same valley", 3),
+    Explanation("forgotten", "excess forget loss x 1000", -1, "what is far from drawing the concept has far to go", 1),
+    Explanation("halfway", "shown half way back", 1, "the target's rate half way along the straight line to the original: a shallow edge"),
+    Explanation("moved", "moved by DiMRA", 1, "relearning is as far as the attack goes", 3),
+    Explanation("towards", "of it towards the original", 1, "the attack walks back"),
+)
+
+
+def measured(cell: Cell, options: argparse.Namespace) -> dict[str, Any]:
+    """One cell's numbers by the keys of EXPLANATIONS; None where one is not defined."""
+    planned = plan.plan(cell.request())
+    audited = case.Case(planned, case.furnished(planned, options.cache, silent), runs.claim(cell.folder(options.out), planned.spec()))
+    model, concept, edit = audited.subject, audited.concept, audited.edit
+    if edit is None:
+        raise BadInput(f"{cell} has no edit to diagnose")
+    found = dict(audited.diagnostics)
+    if not found:
+        data = case.training_data(model, "drawn", "drawn", audited.bench.album(concept).cache(options.cache))
+        found = diagnostics.measured(model, concept, edit, data, seed=cell.seed)
+        found["rate_on_line"] = arms.line(audited.bench, model, edit, concept) if not edit.hooks else []
+    run = audited.arm(audited.edited, concept, ATTACK, planned.attacks[ATTACK][0], cell.seed)
+    attacked = audited.edited.edited(Edit.load(run.path("last.safetensors")))
+    scope = model.scope(diagnostics.SCOPE)
+
+    def flat(view: Any) -> torch.Tensor:
+        return torch.cat([view.tensor(name).flatten() for name in scope]).double()
+
+    start, now, then = flat(model), flat(audited.edited), flat(attacked)
+    back, went = start - now, then - now
+    size = float(back.norm() * went.norm())
+    return {
+        "excess": 1000 * found["excess_retain_loss"],
+        "gradient": found["retain_gradient"],
+        "cosine": found["gradient_cosine"],
+        "distance": found["distance"],
+        "forgotten": 1000 * (line[-1] - line[0]) if (line := found["forget_loss_on_line"]) else None,
+        "halfway": found["rate_on_line"][len(diagnostics.LINE) // 2] if found["rate_on_line"] else None,
+        "moved": float(went.norm() / start.norm()),
+        "towards": float(back @ went) / size if size else None,
+    }
+
+
+def path(cell: Cell, options: argparse.Namespace) -> Path:
+    return Path(options.keep / cell.concept / cell.method / f"{cell.seed}.json")
+
+
+Found = dict[tuple[str, str], list[dict[str, Any]]]  # (concept, method) -> a row an edit
+Reached = dict[str, dict[tuple[str, str], Measures]]  # attack -> what it brought back
+
+
+def table(found: Found, reached: Reached) -> list[str]:
+    head = ["concept", "method", "edits", *(e.head for e in EXPLANATIONS), "DiMRA: F", "DiMRA: reach"]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for (concept, method), rows in found.items():
+        told = [concept, method, str(len(rows))]
+        for e in EXPLANATIONS:
+            values = [row[e.key] for row in rows if row[e.key] is not None]
+            told.append(shown(t_interval(values, 0.95, len(values)), e.digits) if len(values) > 1 else "-")
+        m = reached[ATTACK][concept, method]
+        lines.append("| " + " | ".join([*told, ("at least " if m.censored else "") + shown(m.speedup), shown(m.reach)]) + " |")
+    return lines
+
+
+def foretold(found: Found, reached: Reached) -> list[str]:
+    """Rank correlation of each number with what the attacks brought back, over (concept, method)."""
+    wanted = {"DiMRA: log F": ("dimra", "log_speedup"), "DiMRA: reach": ("dimra", "reach"), "MemoRa: log F": ("memora", "log_speedup")}
+    head = ["number", "would bring back more where there is", "because", *wanted, "cells"]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for e in EXPLANATIONS:
+        known = {key: [row[e.key] for row in rows if row[e.key] is not None] for key, rows in found.items()}
+        keys = [key for key, values in known.items() if values]
+        if len(keys) < 4:
+            continue
+        means, methods = [statistics.fmean(known[key]) for key in keys], [method for _, method in keys]
+        seen = [[getattr(reached[attack][key], name).value for key in keys] for attack, name in wanted.values()]
+        told = [shown(comparison.agreement(means, values, methods)) for values in seen]
+        lines.append("| " + " | ".join([e.head, "more" if e.sign > 0 else "less", e.because, *told, str(len(keys))]) + " |")
+    return lines
+
+
+def page(todo: Sequence[Cell], options: argparse.Namespace) -> str:
+    audits, found = finished(options), Found()
+    for cell in todo:
+        if path(cell, options).exists():
+            found.setdefault((cell.concept, cell.method), []).append(json.loads(path(cell, options).read_text()))
+    reached = {a: {key: measure(comparison.pooled(audits[key], a), attacks=len(ATTACKS)) for key in found} for a in ATTACKS}
+    missing = sum(not path(cell, options).exists() for cell in todo)
+    asked = f"--concepts {','.join(options.concepts)} --seeds {','.join(map(str, options.seeds))}"
+    asked += f" --methods {','.join(options.methods)}" if options.methods else ""
+    parts = [
+        "# What decides whether a concept comes back without data of it",
+        f"`python tools/diagnoses.py {asked} --page {options.page}`, on the edits and attacks of `tools/claims.py`. Brackets are 95 % "
+        f"t intervals over edits.{f' {missing} finished cells are not measured yet.' if missing else ''}",
+        "\n".join(table(found, reached)),
+        "## Which number foretells it\n\nSpearman over the cells above; the interval is a bootstrap over methods. A number that explains "
+        "relearning correlates in the direction that its reason asks for: above 0 where more would bring back more, below 0 where less.",
+        "\n".join(foretold(found, reached)),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--concepts", type=names, default=["sneaker", "bag", "neon"])
+    parser.add_argument("--methods", type=names, default=[], help="default: every unlearner")
+    parser.add_argument("--seeds", type=numbers, default=[0, 1, 2, 3, 4])
+    parser.add_argument("--out", type=Path, default=Path("build/claims"), help="where the cells of tools/claims.py lie")
+    parser.add_argument("--cache", type=Path, default=Path("build/panel/runs"))
+    parser.add_argument("--keep", type=Path, default=Path("build/diagnoses"))
+    parser.add_argument("--page", type=Path, help="write what is measured here, and measure nothing")
+    options = parser.parse_args()
+    todo = [c for c in cells(options) if c.method != "retrain" and (c.folder(options.out) / "result.json").exists()]
+    if options.page:
+        options.page.write_text(page(todo, options))
+        return
+    for cell in todo:
+        if not path(cell, options).exists():
+            found = measured(cell, options)
+            durable.make(path(cell, options).parent)
+            durable.write(path(cell, options).parent, path(cell, options).name, durable.text(found))
+            print(cell, {k: round(v, 4) for k, v in found.items() if v is not None}, flush=True)
+
+
+if __name__ == "__main__":
+    main()

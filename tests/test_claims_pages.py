@@ -119,12 +119,13 @@ def test_what_decides_is_read_from_its_own_column(diagnoses: Any, options: argpa
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_text(json.dumps(measured))
     todo = [c for c in diagnoses.cells(options) if (c.folder(options.out) / "result.json").exists()]
-    table, foretold = diagnoses.page(todo, options).split("## ")
+    table, foretold = diagnoses.page(todo, options).split("## Which")
     assert rows(table)["esd"][2] == "3" and rows(table)["salun"][2] == "2"
     assert rows(table)["esd"][5] == "0.90 [0.90, 0.90]" and rows(table)["esd"][8] == "-"
     said = {row[0]: row for row in ([c.strip() for c in line.strip("|").split("|")] for line in foretold.splitlines() if "|" in line)}
     assert first(said["cosine of the gradients"][3]) == first(said["cosine of the gradients"][5]) == 1.0
     assert first(said["retain gradient"][3]) == -1.0
+    assert "### sneaker" in foretold
     assert said["excess retain loss x 1000"][3].startswith("nan")
     assert "shown half way back" not in said
 

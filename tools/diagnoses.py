@@ -117,9 +117,9 @@ def table(found: Found, reached: Reached) -> list[str]:
 
 
 def foretold(found: Found, reached: Reached) -> list[str]:
-    """Rank correlation of each number with what the attacks brought back, over (concept, method)."""
+    """Rank correlation of each number with what the attacks brought back, over the methods of one concept."""
     wanted = {"DiMRA: log F": ("dimra", "log_speedup"), "DiMRA: reach": ("dimra", "reach"), "MemoRa: log F": ("memora", "log_speedup")}
-    head = ["number", "would bring back more where there is", "because", *wanted, "cells"]
+    head = ["number", "more comes back where there is", "because", *wanted, "methods"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for e in EXPLANATIONS:
         known = {key: [row[e.key] for row in rows if row[e.key] is not None] for key, rows in found.items()}
@@ -143,14 +143,17 @@ def page(todo: Sequence[Cell], options: argparse.Namespace) -> str:
     asked = f"--concepts {','.join(options.concepts)} --seeds {','.join(map(str, options.seeds))}"
     asked += f" --methods {','.join(options.methods)}" if options.methods else ""
     parts = [
-        "# What decides whether a concept comes back without data of it",
+        "# What decides whether a concept comes back",
         f"`python tools/diagnoses.py {asked} --page {options.page}`, on the edits and attacks of `tools/claims.py`. Brackets are 95 % "
         f"t intervals over edits.{f' {missing} finished cells are not measured yet.' if missing else ''}",
         "\n".join(table(found, reached)),
-        "## Which number foretells it\n\nSpearman over the cells above; the interval is a bootstrap over methods. A number that explains "
-        "relearning correlates in the direction that its reason asks for: above 0 where more would bring back more, below 0 where less.",
-        "\n".join(foretold(found, reached)),
+        "## Which number foretells it\n\nSpearman over methods, the interval a bootstrap over them. A number that explains relearning "
+        "correlates in the direction that its reason asks for: above 0 where more would bring back more, below 0 where less. The "
+        "intervals are not corrected for how many numbers were tried.",
     ]
+    for concept in dict.fromkeys(c for c, _ in found):
+        of = {key: rows for key, rows in found.items() if key[0] == concept}
+        parts.append(f"### {concept}\n\n" + "\n".join(foretold(of, reached)))
     return "\n\n".join(parts) + "\n"
 
 

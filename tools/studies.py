@@ -117,10 +117,11 @@ def dimra() -> dict[str, Row]:
         "adapters, rate 3e-3": ({"dimra.tune": "lora", "dimra.lr": 3e-3}, ""),
     }
     methods = ("esd", "dimum", "selective_amnesia", "erasediff")
+    more = {"adapters, rate 3e-3": ("uce", "concept_ablation", "salun", "spm")}  # the strongest of them
     return {
         f"{m}: {name}": Row(changes, ("dimra",), m, "compare", folder=folder)
         for name, (changes, folder) in variants.items()
-        for m in methods
+        for m in (*methods, *more.get(name, ()))
     }
 
 

@@ -64,7 +64,13 @@ def options(tmp_path: Path) -> argparse.Namespace:
             made = audit(seed, last + 0.01 * seed, neighbours=0.7 if method == "salun" else 0.9)
             (folder / "result.json").write_text(json.dumps(made))
     return argparse.Namespace(
-        concepts=["sneaker"], methods=list(LASTS), seeds=[0, 1, 2], out=tmp_path, keep=tmp_path / "diagnoses", page=Path("page.md")
+        adapters=False,
+        concepts=["sneaker"],
+        methods=list(LASTS),
+        seeds=[0, 1, 2],
+        out=tmp_path,
+        keep=tmp_path / "diagnoses",
+        page=Path("page.md"),
     )
 
 
@@ -86,6 +92,17 @@ def test_every_cell_is_a_plan(claims: Any, options: argparse.Namespace) -> None:
     assert {c.method for c in made} == set(registry.names("unlearners")) and len(made) == 3 * len(registry.names("unlearners"))
     asked = plan.plan(made[0].request())
     assert set(asked.attacks) == {"memora", "dimra"} and asked.request.edit_seed == asked.request.seeds[0] == 0
+
+
+def test_adapters_are_another_attack_on_the_same_edit(claims: Any, options: argparse.Namespace) -> None:
+    plainly, (cell, *_) = (
+        plan.plan(claims.cells(options)[0].request()),
+        claims.cells(argparse.Namespace(**{**vars(options), "adapters": True})),
+    )
+    asked = plan.plan(cell.request())
+    assert set(asked.attacks) == {"dimra"} and asked.unlearner == plainly.unlearner
+    tuned = [p.attacks["dimra"][0].tune for p in (asked, plainly)]
+    assert tuned == ["lora", "full"]
 
 
 def test_table_of_methods(claims: Any, options: argparse.Namespace) -> None:

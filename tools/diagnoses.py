@@ -166,6 +166,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=Path("build/panel/runs"))
     parser.add_argument("--keep", type=Path, default=Path("build/diagnoses"))
     parser.add_argument("--page", type=Path, help="write what is measured here, and measure nothing")
+    parser.set_defaults(adapters=False)
     options = parser.parse_args()
     todo = [c for c in cells(options) if c.method != "retrain" and (c.folder(options.out) / "result.json").exists()]
     if options.page:

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from oracles import small, tiny_model
+from oracles import small, tiny_classes, tiny_model
 from vestige import concepts
 from vestige.attacks.finetune import FineTune
 from vestige.base import Budget, Candidate
+from vestige.errors import UnknownName
 from vestige.images import PictureSet
 from vestige.material import Pairs
 from vestige.models.latent import LatentModel
@@ -40,6 +41,22 @@ def test_every_weight_of_the_scope_moves_and_no_other(tiny: LatentModel, scope: 
     assert edit is not None
     assert sorted(edit.tensors) == sorted(tiny.scope(scope))
     assert [n for n, v in edit.tensors.items() if torch.equal(v, tiny.tensor(n))] == []
+
+
+@pytest.mark.parametrize("kind", ["unet", "dit"])
+def test_a_condition_is_searched_where_there_are_classes(kind: str) -> None:
+    """All that moves is the table of class embeddings, and of it the concept's own row alone."""
+    model = tiny_classes(kind)
+    edit = run(small("attacks", "finetune", scope="class-embedding", weight_decay=0.0), model, (0, 1))[-1].edit
+    assert edit is not None and sorted(edit.tensors) == model.scope("class-embedding")
+    own = model.condition([BAG.prompt]).text[0, 0].bool()
+    for name, value in edit.tensors.items():
+        assert torch.equal((value != model.tensor(name)).any(1), own)
+
+
+def test_a_model_without_classes_says_so(tiny: LatentModel) -> None:
+    with pytest.raises(UnknownName, match="class-embedding"):
+        run(small("attacks", "finetune", scope="class-embedding"), tiny, (0, 1))
 
 
 def test_first_step_is_adams(tiny: LatentModel) -> None:

@@ -158,7 +158,12 @@ def classes() -> dict[str, Row]:
             rows[name] = Row(settings, both, method, "compare", model="wardrobe-classes")
     # The case that the question is about; of two rates that forgot on bag the smaller: 0.02 / 0.96 / 0.94 (selection judge, 48 pictures).
     alone = {"dimum.scope": "class-embedding", "dimum.lr": 1e-2}
-    return {"dimum, embeddings alone": Row(alone, both, "dimum", "compare", model="wardrobe-classes"), **rows}
+    rows = {"dimum, embeddings alone": Row(alone, both, "dimum", "compare", model="wardrobe-classes"), **rows}
+    searched = like_memora("finetune", scope="class-embedding", lr=5e-2)  # the attacker looks for another condition; one rate was tried
+    for name, settings in (("dimum, embeddings alone", alone), ("dimum", {})):
+        given = {**settings, **searched}
+        rows[f"{name}: condition searched"] = Row(given, ("finetune",), "dimum", "compare", model="wardrobe-classes")
+    return rows
 
 
 STUDIES = {f.__name__: f for f in (memora, dimra, adaptive, relearning, dimum, classes)}

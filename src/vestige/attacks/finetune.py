@@ -34,7 +34,8 @@ class FineTune(Regenerating):
     The text encoder stays frozen. With `regenerate` off it is naive fine-tuning on the raw pictures.
 
     Arguments, beside those of every attack that regenerates:
-        scope: Weights that are trained.
+        scope: Weights that are trained. "class-embedding", of a class-conditional model, looks for the condition that still calls the
+            concept up, as textual inversion does where there is a text encoder.
         lr: AdamW's rate.
         weight_decay: AdamW's; it pulls towards zero, not towards the edited model.
         clip: Largest gradient norm; 0 does not clip.
@@ -42,7 +43,7 @@ class FineTune(Regenerating):
 
     paper: ClassVar[Paper] = Paper("Full fine-tuning on a few pictures", "the Vestige authors", 2026)
 
-    scope: Literal["unet", "attention", "cross-attention", "cross-attention-kv"] = "unet"
+    scope: Literal["unet", "attention", "cross-attention", "cross-attention-kv", "class-embedding"] = "unet"
     lr: float = 1e-5
     weight_decay: float = 0.0
     clip: float = 1.0

@@ -70,6 +70,7 @@ def options(tmp_path: Path) -> argparse.Namespace:
         seeds=[0, 1, 2],
         out=tmp_path,
         keep=tmp_path / "diagnoses",
+        by_adapters=tmp_path / "none",
         page=Path("page.md"),
     )
 

@@ -118,18 +118,27 @@ def table(found: Found, reached: Reached) -> list[str]:
 
 def foretold(found: Found, reached: Reached) -> list[str]:
     """Rank correlation of each number with what the attacks brought back, over the methods of one concept."""
-    wanted = {"DiMRA: log F": ("dimra", "log_speedup"), "DiMRA: reach": ("dimra", "reach"), "MemoRa: log F": ("memora", "log_speedup")}
+    wanted = {"DiMRA: log F": "dimra", "DiMRA by adapters: log F": "adapters", "MemoRa: log F": "memora"}
     head = ["number", "more comes back where there is", "because", *wanted, "methods"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for e in EXPLANATIONS:
         known = {key: [row[e.key] for row in rows if row[e.key] is not None] for key, rows in found.items()}
-        keys = [key for key, values in known.items() if values]
-        if len(keys) < 4:
+        if sum(bool(values) for values in known.values()) < 4:
             continue
-        means, methods = [statistics.fmean(known[key]) for key in keys], [method for _, method in keys]
-        seen = [[getattr(reached[attack][key], name).value for key in keys] for attack, name in wanted.values()]
-        told = [shown(comparison.agreement(means, values, methods)) for values in seen]
-        lines.append("| " + " | ".join([e.head, "more" if e.sign > 0 else "less", e.because, *told, str(len(keys))]) + " |")
+        told, counts = [], set()
+        for attack in wanted.values():
+            keys = [key for key, values in known.items() if values and key in reached[attack]]
+            values = [reached[attack][key].log_speedup.value for key in keys]
+            means = [statistics.fmean(known[key]) for key in keys]
+            told.append(shown(comparison.agreement(means, values, [method for _, method in keys])) if len(keys) > 3 else "-")
+            counts.add(len(keys) if len(keys) > 3 else 0)
+        lines.append(
+            "| "
+            + " | ".join(
+                [e.head, "more" if e.sign > 0 else "less", e.because, *told, ", ".join(str(n) for n in sorted(counts - {0}, reverse=True))]
+            )
+            + " |"
+        )
     return lines
 
 
@@ -139,6 +148,8 @@ def page(todo: Sequence[Cell], options: argparse.Namespace) -> str:
         if path(cell, options).exists():
             found.setdefault((cell.concept, cell.method), []).append(json.loads(path(cell, options).read_text()))
     reached = {a: {key: measure(comparison.pooled(audits[key], a), attacks=len(ATTACKS)) for key in found} for a in ATTACKS}
+    by_adapters = finished(argparse.Namespace(**{**vars(options), "out": options.by_adapters}))
+    reached["adapters"] = {key: measure(comparison.pooled(rows, ATTACK)) for key, rows in by_adapters.items() if key in found}
     missing = sum(not path(cell, options).exists() for cell in todo)
     asked = f"--concepts {','.join(options.concepts)} --seeds {','.join(map(str, options.seeds))}"
     asked += f" --methods {','.join(options.methods)}" if options.methods else ""
@@ -164,6 +175,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=numbers, default=[0, 1, 2, 3, 4])
     parser.add_argument("--out", type=Path, default=Path("build/claims"), help="where the cells of tools/claims.py lie")
     parser.add_argument("--cache", type=Path, default=Path("build/panel/runs"))
+    parser.add_argument("--by-adapters", type=Path, default=Path("build/adapters"), help="where those of its --adapters lie")
     parser.add_argument("--keep", type=Path, default=Path("build/diagnoses"))
     parser.add_argument("--page", type=Path, help="write what is measured here, and measure nothing")
     parser.set_defaults(adapters=False)

@@ -7,7 +7,7 @@
 
 A cell is one method, one concept and one seed: the edit made with that seed, attacked once with that seed, as an audit of suite
 `compare` in OUT. Cells run as processes of one thread; what finished is kept, and the same command goes on. The table is made
-of what has finished and says what has not.
+of what has finished and says what has not; beside it lie its records, so that a cell that another machine finished is not run again.
 
 Fixed before any attack ran: a method enters a comparison where its plain rate is at most 0.1 and its neighbours lie within 10
 points of the original's, both pooled over its edits; methods are at their presets, chosen on the development concept.
@@ -16,7 +16,7 @@ points of the original's, both pooled over its edits; methods are at their prese
 from __future__ import annotations
 
 import argparse
-import json
+import functools
 import os
 import statistics
 import subprocess
@@ -27,7 +27,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vestige import comparison, plan, registry
+import records
+from vestige import comparison, durable, plan, registry, runs
 from vestige.errors import VestigeError
 from vestige.savings import Interval, Measures, measure
 
@@ -35,6 +36,7 @@ ATTACKS = ("memora", "dimra")
 ADAPTERS = {"dimra.tune": "lora", "dimra.lr": 3e-3}  # one rate was tried
 SURFACE, NEIGHBOURS = 0.1, 0.1
 PUSHES = ("esd", "gradient_ascent", "erasediff", "salun", "forget_me_not", "concept_ablation", "selective_amnesia", "spm", "duge")
+RENAMED = "remap"  # the positive control: it moves a concept to another name, and claims nothing
 Cells = Mapping[tuple[str, str], list[dict[str, Any]]]  # (concept, method) -> audits
 
 
@@ -50,6 +52,11 @@ class Cell:
     def folder(self, out: Path) -> Path:
         return out / self.concept / self.method / str(self.seed)
 
+    @property
+    def key(self) -> str:
+        """Of its audit: the hash of all that it depends on."""
+        return key(self)
+
     def request(self) -> plan.Request:
         return plan.Request(
             concept=self.concept,
@@ -62,15 +69,20 @@ class Cell:
         )
 
 
+@functools.cache
+def key(cell: Cell) -> str:
+    return runs.key(plan.plan(cell.request()).spec())
+
+
 def attacks(adapters: bool) -> tuple[str, ...]:
     """Who attacks: without adapters both; with them the one whom they are about."""
     return ("dimra",) if adapters else ATTACKS
 
 
 def cells(options: argparse.Namespace) -> list[Cell]:
-    """Concept after concept; within one, every method's first seed before any method's second."""
-    methods = options.methods or registry.names("unlearners")
-    return [Cell(c, m, s, options.adapters) for c in options.concepts for s in options.seeds for m in methods]
+    """Concept after concept, method after method: of neighbouring cells each has a never arm of its own, so that no worker waits."""
+    methods = options.methods or [name for name in registry.names("unlearners") if name != RENAMED]
+    return [Cell(c, m, s, options.adapters) for c in options.concepts for m in methods for s in options.seeds]
 
 
 def audited(cell: Cell, options: argparse.Namespace) -> None:
@@ -97,13 +109,22 @@ def run(todo: Sequence[Cell], options: argparse.Namespace) -> None:
             print(f"{cell}: exit {process.returncode}, {time.monotonic() - began:.0f} s, {len(waiting)} to go", flush=True)
 
 
-def finished(options: argparse.Namespace) -> dict[tuple[str, str], list[dict[str, Any]]]:
-    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+def finished(options: argparse.Namespace) -> dict[Cell, records.Record]:
+    """What tables read of every cell that is finished, here or by its record."""
+    kept, made = records.read(options.records), {}
     for cell in cells(options):
-        path = cell.folder(options.out) / "result.json"
-        if path.exists():
-            found.setdefault((cell.concept, cell.method), []).append(json.loads(path.read_text()))
-    return found
+        audit = durable.object_in(cell.folder(options.out) / "result.json")
+        record = kept.get(cell.key) if audit is None else records.record(cell.key, audit)
+        if record is not None:
+            made[cell] = record
+    return made
+
+
+def by_method(done: Mapping[Cell, records.Record]) -> dict[tuple[str, str], list[records.Record]]:
+    made: dict[tuple[str, str], list[records.Record]] = {}
+    for cell, record in done.items():
+        made.setdefault((cell.concept, cell.method), []).append(record)
+    return made
 
 
 def pooled_rate(audits: Sequence[Mapping[str, Any]], *keys: str) -> float:
@@ -126,12 +147,12 @@ def shown(x: Interval, digits: int = 2) -> str:
     return f"{x.value:.{digits}f} [{x.low:.{digits}f}, {x.high:.{digits}f}]"
 
 
-def methods_table(found: Cells, by: Sequence[str] = ATTACKS) -> list[str]:
+def methods_table(done: Cells, by: Sequence[str] = ATTACKS) -> list[str]:
     head = ["concept", "method", "edits", "plain rate", "neighbours lost", "unrelated lost", "compared"]
     for attack in by:
         head += [f"{attack}: F", f"{attack}: reach"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    for (concept, method), audits in found.items():
+    for (concept, method), audits in done.items():
         lost = [
             pooled_rate(audits, "utility", g, "before") - pooled_rate(audits, "utility", g, "after") for g in ("neighbours", "unrelated")
         ]
@@ -144,11 +165,11 @@ def methods_table(found: Cells, by: Sequence[str] = ATTACKS) -> list[str]:
     return lines
 
 
-def against_dimum(found: Cells, by: Sequence[str] = ATTACKS) -> list[str]:
+def against_dimum(done: Cells, by: Sequence[str] = ATTACKS) -> list[str]:
     """Claim 3: log F of each method less DiMUM's, on the seeds that both have."""
     lines = ["| concept | method | attack | log F less DiMUM's | pairs | both compared |", "|---|---|---|---|---|---|"]
-    for (concept, method), audits in found.items():
-        ours = found.get((concept, "dimum"), [])
+    for (concept, method), audits in done.items():
+        ours = done.get((concept, "dimum"), [])
         if method not in PUSHES or not ours:
             continue
         both = {a["provenance"]["edit_seed"] for a in audits} & {a["provenance"]["edit_seed"] for a in ours}
@@ -163,9 +184,9 @@ def against_dimum(found: Cells, by: Sequence[str] = ATTACKS) -> list[str]:
     return lines
 
 
-def surface_and_savings(found: Cells, by: Sequence[str] = ATTACKS) -> list[str]:
+def surface_and_savings(done: Cells, by: Sequence[str] = ATTACKS) -> list[str]:
     """Claim 5: does what can be seen without an attack order the methods as the attack does?"""
-    kept = {key: audits for key, audits in found.items() if key[1] != "retrain"}
+    kept = {key: audits for key, audits in done.items() if key[1] != "retrain"}
     measures: dict[str, dict[tuple[str, str], Measures]] = {
         attack: {key: measure(comparison.pooled(audits, attack)) for key, audits in kept.items()} for attack in by
     }
@@ -185,18 +206,23 @@ def surface_and_savings(found: Cells, by: Sequence[str] = ATTACKS) -> list[str]:
     return lines
 
 
-def tables(found: Cells, options: argparse.Namespace) -> str:
-    missing = [c for c in cells(options) if not (c.folder(options.out) / "result.json").exists()]
-    total = len(cells(options))
-    spent = sum(a["cost"]["seconds"] for audits in found.values() for a in audits) / 3600
-    by = attacks(options.adapters)
+def page(done: Mapping[Cell, records.Record], options: argparse.Namespace) -> str:
+    """The whole page, made of records alone."""
+    asked = f"--concepts {','.join(options.concepts)} --seeds {','.join(map(str, options.seeds))}"
+    asked += f" --methods {','.join(options.methods)}" if options.methods else ""
+    asked += " --adapters" if options.adapters else ""
+    how = f", DiMRA by adapters at {ADAPTERS['dimra.lr']:g}" if options.adapters else ""
+    by, of = attacks(options.adapters), by_method(done)
+    spent = sum(record["cost"]["seconds"] for record in done.values()) / 3600
     parts = [
-        f"{total - len(missing)} of {total} cells finished, {spent:.1f} hours of one thread (runs that were shared count once).",
-        "\n".join(methods_table(found, by)),
+        "# Methods under attack",
+        f"`python tools/claims.py {asked} --table {options.table}`; suite compare, one attack an edit{how}.",
+        f"{len(done)} of {len(cells(options))} cells finished, {spent:.1f} hours of one thread (runs that were shared count once).",
+        "\n".join(methods_table(of, by)),
         "## DiMUM and the methods that push away\n\nPaired t intervals at 95 %; above 0 the method comes back faster than DiMUM.",
-        "\n".join(against_dimum(found, by)),
+        "\n".join(against_dimum(of, by)),
         "## Surface metrics and savings\n\nSpearman, bootstrap over methods; every cell of every method but `retrain`, compared or not.",
-        "\n".join(surface_and_savings(found, by)),
+        "\n".join(surface_and_savings(of, by)),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -209,30 +235,31 @@ def numbers(text: str) -> list[int]:
     return [int(t) for t in names(text)]
 
 
-def main() -> None:
+def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--concepts", type=names, default=["sneaker", "bag", "neon"])
-    parser.add_argument("--methods", type=names, default=[], help="default: every unlearner")
+    parser.add_argument("--methods", type=names, default=[], help="default: every unlearner but the positive control")
     parser.add_argument("--seeds", type=numbers, default=[0, 1, 2, 3, 4])
     parser.add_argument("--out", type=Path, default=Path("build/claims"))
     parser.add_argument("--cache", type=Path, default=Path("build/panel/runs"))
+    parser.add_argument("--records", type=Path, default=Path("docs/results/claims"), help="what other machines have finished")
     parser.add_argument("--adapters", action="store_true", help="DiMRA alone, by adapters; give an OUT of its own")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--dry-run", action="store_true", help="what is left, and the hours it takes at the pace of what is done")
-    parser.add_argument("--table", type=Path, help="write TABLE.md from what is finished; nothing is run")
+    parser.add_argument("--table", type=Path, help="write TABLE.md, and TABLE.jsonl with its records; nothing is run")
     parser.add_argument("--here", action="store_true", help="run the cells in this process")
-    options = parser.parse_args()
-    todo = [c for c in cells(options) if not (c.folder(options.out) / "result.json").exists()]
+    return parser
+
+
+def main() -> None:
+    options = arguments().parse_args()
+    done = finished(options)
+    todo = [c for c in cells(options) if c not in done]
     if options.table:
-        asked = f"--concepts {','.join(options.concepts)} --seeds {','.join(map(str, options.seeds))}"
-        asked += f" --methods {','.join(options.methods)}" if options.methods else ""
-        asked += " --adapters" if options.adapters else ""
-        how = f", DiMRA by adapters at {ADAPTERS['dimra.lr']:g}" if options.adapters else ""
-        told = f"`python tools/claims.py {asked} --table {options.table}`; suite compare, one attack an edit{how}."
-        head = f"# Methods under attack\n\n{told}\n\n"
-        options.table.with_suffix(".md").write_text(head + tables(finished(options), options))
+        options.table.with_suffix(".md").write_text(page(done, options), "utf-8")
+        records.write(options.table.with_suffix(".jsonl"), done.values())
     elif options.dry_run:
-        times = [a["cost"]["seconds"] for audits in finished(options).values() for a in audits]
+        times = [record["cost"]["seconds"] for record in done.values()]
         pace = statistics.fmean(times) if times else 240.0
         told = "measured" if times else "assumed"
         print(f"{len(todo)} cells to run, {len(todo) * pace / 3600 / options.workers:.1f} hours at {pace:.0f} s a cell ({told})")

@@ -5,22 +5,22 @@
 
 Reads the cells that `tools/claims.py` has finished, and their edits and attacked weights from its cache. An audit diagnoses methods
 that train on a retain set; this does it for the others too, and adds two numbers of the attack: how far DiMRA moved the weights, and
-how much of that way leads back to the original.
+how much of that way leads back to the original. Beside the page lie its records, as beside those of the claims.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from claims import ATTACKS, Cell, cells, finished, names, numbers, shown
+import records
+from claims import ATTACKS, Cell, by_method, cells, finished, names, numbers, shown
 from vestige import arms, case, comparison, diagnostics, durable, plan, runs
 from vestige.base import silent
 from vestige.edits import Edit
@@ -99,6 +99,22 @@ def path(cell: Cell, options: argparse.Namespace) -> Path:
     return Path(options.keep / cell.concept / cell.method / f"{cell.seed}.json")
 
 
+def known(options: argparse.Namespace) -> dict[Cell, dict[str, Any]]:
+    """What has been measured of every cell, here or by its record."""
+    kept, made = records.read(options.measured), {}
+    for cell in diagnosed(options):
+        here = durable.object_in(path(cell, options))
+        row = kept.get(cell.key) if here is None else {"key": cell.key, **here}
+        if row is not None:
+            made[cell] = row
+    return made
+
+
+def diagnosed(options: argparse.Namespace) -> list[Cell]:
+    """Cells whose edit changes a model that has an original."""
+    return [cell for cell in cells(options) if cell.method != "retrain"]
+
+
 Found = dict[tuple[str, str], list[dict[str, Any]]]  # (concept, method) -> a row an edit
 Reached = dict[str, dict[tuple[str, str], Measures]]  # attack -> what it brought back
 
@@ -142,15 +158,14 @@ def foretold(found: Found, reached: Reached) -> list[str]:
     return lines
 
 
-def page(todo: Sequence[Cell], options: argparse.Namespace) -> str:
-    audits, found = finished(options), Found()
-    for cell in todo:
-        if path(cell, options).exists():
-            found.setdefault((cell.concept, cell.method), []).append(json.loads(path(cell, options).read_text()))
+def page(rows: Mapping[Cell, dict[str, Any]], options: argparse.Namespace) -> str:
+    """The whole page, made of records alone."""
+    done = finished(options)
+    found, audits = by_method({cell: rows[cell] for cell in done if cell in rows}), by_method({c: done[c] for c in done if c in rows})
     reached = {a: {key: measure(comparison.pooled(audits[key], a), attacks=len(ATTACKS)) for key in found} for a in ATTACKS}
-    by_adapters = finished(argparse.Namespace(**{**vars(options), "out": options.by_adapters}))
-    reached["adapters"] = {key: measure(comparison.pooled(rows, ATTACK)) for key, rows in by_adapters.items() if key in found}
-    missing = sum(not path(cell, options).exists() for cell in todo)
+    by_adapters = by_method(finished(argparse.Namespace(**{**vars(options), "out": options.by_adapters, "adapters": True})))
+    reached["adapters"] = {key: measure(comparison.pooled(of, ATTACK)) for key, of in by_adapters.items() if key in found}
+    missing = sum(cell not in rows for cell in done if cell.method != "retrain")
     asked = f"--concepts {','.join(options.concepts)} --seeds {','.join(map(str, options.seeds))}"
     asked += f" --methods {','.join(options.methods)}" if options.methods else ""
     parts = [
@@ -168,24 +183,31 @@ def page(todo: Sequence[Cell], options: argparse.Namespace) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def main() -> None:
+def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--concepts", type=names, default=["sneaker", "bag", "neon"])
-    parser.add_argument("--methods", type=names, default=[], help="default: every unlearner")
+    parser.add_argument("--methods", type=names, default=[], help="default: every unlearner but the positive control")
     parser.add_argument("--seeds", type=numbers, default=[0, 1, 2, 3, 4])
     parser.add_argument("--out", type=Path, default=Path("build/claims"), help="where the cells of tools/claims.py lie")
     parser.add_argument("--cache", type=Path, default=Path("build/panel/runs"))
+    parser.add_argument("--records", type=Path, default=Path("docs/results/claims"), help="what other machines have finished")
+    parser.add_argument("--measured", type=Path, default=Path("docs/results/diagnoses.jsonl"), help="likewise, of this page")
     parser.add_argument("--by-adapters", type=Path, default=Path("build/adapters"), help="where those of its --adapters lie")
     parser.add_argument("--keep", type=Path, default=Path("build/diagnoses"))
-    parser.add_argument("--page", type=Path, help="write what is measured here, and measure nothing")
+    parser.add_argument("--page", type=Path, help="write what is measured here, its records beside it, and measure nothing")
     parser.set_defaults(adapters=False)
-    options = parser.parse_args()
-    todo = [c for c in cells(options) if c.method != "retrain" and (c.folder(options.out) / "result.json").exists()]
+    return parser
+
+
+def main() -> None:
+    options = arguments().parse_args()
+    rows = known(options)
     if options.page:
-        options.page.write_text(page(todo, options))
+        options.page.write_text(page(rows, options), "utf-8")
+        records.write(options.page.with_suffix(".jsonl"), rows.values())
         return
-    for cell in todo:
-        if not path(cell, options).exists():
+    for cell in diagnosed(options):
+        if cell not in rows and (cell.folder(options.out) / "result.json").exists():
             found = measured(cell, options)
             durable.make(path(cell, options).parent)
             durable.write(path(cell, options).parent, path(cell, options).name, durable.text(found))

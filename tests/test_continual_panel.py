@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,33 @@ from vestige.errors import BadInput
 
 
 @pytest.fixture
-def panel(monkeypatch: pytest.MonkeyPatch) -> Any:
+def records(monkeypatch: pytest.MonkeyPatch) -> Any:
+    return oracles.script("tools/records.py", monkeypatch)
+
+
+@pytest.fixture
+def page(monkeypatch: pytest.MonkeyPatch) -> Any:
+    return oracles.script("tools/continual_page.py", monkeypatch)
+
+
+@pytest.fixture
+def panel(records: Any, page: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     return oracles.script("tools/continual_panel.py", monkeypatch)
 
 
 def options(out: Path, **changes: Any) -> argparse.Namespace:
     return argparse.Namespace(
-        **{"out": out, "suite": "smoke", "orders": 1, "seeds": 1, "only": "", "part": "methods", "first": 5, **changes}
+        **{
+            "out": out,
+            "records": out / "records",
+            "suite": "smoke",
+            "orders": 1,
+            "seeds": 1,
+            "only": "",
+            "part": "methods",
+            "first": 5,
+            **changes,
+        }
     )
 
 
@@ -127,10 +148,37 @@ def test_rows_under_several_orders_are_pooled(tiny: Any, tmp_path: Path) -> None
     assert [cell.name for cell in whole if cell.number] == ["nudge"]  # no other row knows an order
 
 
-def test_a_column_is_averaged_over_what_is_known(tiny: Any) -> None:
-    assert tiny.spread([0.25, None, 0.75], "erosion") == "50 (25 to 75)"
-    assert tiny.spread([0.001, 0.003], "KID") == "0.002 (0.001 to 0.003)"
-    assert tiny.spread([None], "KID") == "-"
+def test_a_column_is_averaged_over_what_is_known(page: Any) -> None:
+    assert page.spread([0.25, None, 0.75], "erosion") == "50 (25 to 75)"
+    assert page.spread([0.001, 0.003], "KID") == "0.002 (0.001 to 0.003)"
+    assert page.spread([None], "KID") == "-"
+
+
+def test_records_alone_make_the_page(tiny: Any, records: Any, tmp_path: Path) -> None:
+    """What one machine finished is not run again on another, unless it was another sequence."""
+    found = tiny.cells(options(tmp_path))
+    for _ in range(2):
+        tiny.work(found)
+    told = tiny.table(found)
+    records.write(tmp_path / "records/continual.jsonl", tiny.finished(found).values())
+    elsewhere = options(tmp_path / "elsewhere", records=tmp_path / "records")
+    assert tiny.table(tiny.cells(elsewhere)) == told
+    Nudge.told.clear()
+    tiny.work(tiny.cells(elsewhere))
+    assert not Nudge.told
+    twice = options(tmp_path / "elsewhere", records=tmp_path / "records", seeds=2)
+    assert tiny.dry(tiny.cells(twice)).count("| finished |") == len(found)  # the other seed is another sequence
+
+
+@pytest.mark.parametrize("name", ("continual", "continual_duge"))
+def test_committed_page_says_what_its_records_say(name: str, panel: Any, tmp_path: Path) -> None:
+    """The page's own command, on its records alone."""
+    told = (Path(__file__).parents[1] / f"docs/results/{name}.md").read_text("utf-8")
+    command = re.search(r"`python tools/continual_panel\.py (.*?)`", told)
+    assert command is not None
+    asked = panel.arguments().parse_args(command[1].split())
+    asked.out, asked.records = tmp_path, Path(__file__).parents[1] / f"docs/results/{name}.jsonl"
+    assert panel.table(panel.cells(asked)) == told
 
 
 def test_the_twin_is_the_twin_bit_for_bit(tiny: Any, tmp_path: Path) -> None:

@@ -9,7 +9,8 @@
 Part "methods" compares methods, protocols and guards; part "duge" takes DUGE apart, on as many requests as `--first` says.
 A cell is a row of the table under one order and one seed: a ledger of its own, computed by one thread. What cells share (the
 original's pictures, the memory, equal first steps) is computed once. Several processes may work on one folder: a cell that another
-one holds is passed over. The table is made of finished cells alone, and names the rest.
+one holds is passed over. The table is made of finished cells alone, and names the rest; beside it lie its records, so that a cell
+that another machine finished is not run again.
 """
 
 from __future__ import annotations
@@ -19,14 +20,16 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from vestige import continual, course, deltas, merging, models
+import continual_page
+import records
+from vestige import continual, course, deltas, merging, models, runs
 from vestige.course import Order
 from vestige.edits import Edit
 from vestige.errors import BadInput, RunConflict
@@ -150,7 +153,7 @@ def order_of(row: Row, requests: tuple[str, ...], seed: int, suite: str) -> Orde
     return replace(order, settings=more)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Cell:
     """A row under one order and one seed."""
 
@@ -181,6 +184,17 @@ class Cell:
             return None
         whole = [r["name"] for r in found["requests"]] == list(self.requests) and "leakage" in found["steps"][-1]
         return found if whole else None
+
+    @property
+    def key(self) -> str:
+        """The hash of all that it depends on."""
+        chosen = course.course(self.order)
+        return runs.key({**chosen.spec(), **chosen.asked(), "row": self.name})
+
+    def record(self, kept: Mapping[str, dict[str, Any]]) -> dict[str, Any] | None:
+        """What its page reads: from its result here, or as another machine left it."""
+        result = self.result()
+        return kept.get(self.key) if result is None else continual_page.record(self.key, self.name, self.number, self.seed, result)
 
     def calls(self) -> tuple[int, int]:
         """Denoiser calls that it plans, its own and shared ones; one that is trained through counts three."""
@@ -223,12 +237,12 @@ def timing(found: Iterable[Cell]) -> tuple[float, str]:
 
 
 def dry(found: list[Cell]) -> str:
-    each, source = timing(found)
+    (each, source), finished_ = timing(found), finished(found)
     lines, left = ["| cell | order | seed | calls | expected hours | state |", "|---|---|---|---|---|---|"], 0.0
-    paid = {(cell.number, cell.seed) for cell in found if cell.result() is not None}
+    paid = {(cell.number, cell.seed) for cell in found if cell.result() is not None}  # here: what is shared is here too
     for cell in found:
         own, shared = cell.calls()
-        done, calls = cell.result() is not None, own + (0 if (cell.number, cell.seed) in paid else shared)
+        done, calls = cell in finished_, own + (0 if (cell.number, cell.seed) in paid else shared)
         left += 0 if done else calls * each / 3600
         paid.add((cell.number, cell.seed))
         state = "finished" if done else "missing"
@@ -236,125 +250,36 @@ def dry(found: list[Cell]) -> str:
     return "\n".join([*lines, "", f"missing: {left:.1f} hours of one thread, at {1e3 * each:.2f} ms a call from {source}"])
 
 
-def percent(quantity: Any) -> str:
-    if not isinstance(quantity, dict) or quantity.get("value") is None:
-        return "-"
-    ends = [quantity.get("low"), quantity.get("high")]
-    shown = f"{100 * quantity['value']:.0f}"
-    return shown if None in ends else f"{shown} [{100 * ends[0]:.0f}, {100 * ends[1]:.0f}]"
-
-
-def mean(values: Iterable[float | None]) -> float | None:
-    known = [v for v in values if v is not None]
-    return sum(known) / len(known) if known else None
-
-
-def at(step: dict[str, Any], *keys: str) -> Any:
-    found: Any = step
-    for key in keys:
-        found = found.get(key) if isinstance(found, dict) else None
-    return found
-
-
-COLUMNS = {
-    "unlearned": ("unlearning_accuracy",),
-    "reversal, net": ("reversal", "net"),
-    "unasked": ("leakage", "rate"),
-    "ripple": ("ripple", "drop"),
-    "erosion": ("erosion", "drop"),
-    "KID": ("erosion", "kid"),
-}
-
-
-def measured(result: dict[str, Any]) -> list[str]:
-    """The last state's quantities; of a row of separate models, their means."""
-    last = result["steps"][1:] if result["mode"] == "independent" else result["steps"][-1:]
-    made = []
-    for name, place in COLUMNS.items():
-        found = [at(step, *place) for step in last]
-        if len(found) == 1 and name != "KID":
-            made.append(percent(found[0]))
-            continue
-        value = mean(at(one, "value") for one in found)
-        made.append("-" if value is None else f"{value:.3g}" if name == "KID" else f"{100 * value:.0f}")
-    drift = mean(at(step, "drift", "original") for step in last)
-    return [*made, "-" if drift is None else f"{drift:.2f}", f"{result['cost']['stages']['unlearn']:.0f}"]
-
-
-def original(result: dict[str, Any]) -> str:
-    """How often the original shows a request unasked, in per cent, as a mean over requests."""
-    value = mean(at(rate, "value") for rate in result["steps"][0]["leakage"]["rates"].values())
-    return "-" if value is None else f"{100 * value:.0f}"
-
-
-def across(done: list[tuple[Cell, dict[str, Any]]]) -> str:
-    """Rows with several runs, by order and seed: the mean, the lowest and the highest."""
-    rows: dict[str, list[dict[str, Any]]] = {}
-    for cell, result in done:
-        rows.setdefault(cell.name, []).append(result)
-    rows = {name: results for name, results in rows.items() if len(results) > 1 and results[0]["mode"] != "independent"}
-    if not rows:
-        return ""
-    lines = ["| " + " | ".join(["row", "runs", *COLUMNS]) + " |", "|" + "---|" * (len(COLUMNS) + 2)]
-    for name, results in rows.items():
-        shown = [spread([at(r["steps"][-1], *place, "value") for r in results], of) for of, place in COLUMNS.items()]
-        lines.append("| " + " | ".join([name, str(len(results)), *shown]) + " |")
-    return "\n## Over orders\n\nMean over runs, lowest to highest.\n\n" + "\n".join(lines) + "\n"
-
-
-def spread(values: list[float | None], column: str) -> str:
-    known = [v if column == "KID" else 100 * v for v in values if v is not None]
-    if not known:
-        return "-"
-    form = ".3g" if column == "KID" else ".0f"
-    return f"{sum(known) / len(known):{form}} ({min(known):{form}} to {max(known):{form}})"
-
-
-def missing(found: list[Cell]) -> str:
-    """What is not there, by order and seed."""
-    lacking: dict[tuple[int, int], list[str]] = {}
+def finished(found: Iterable[Cell]) -> dict[Cell, dict[str, Any]]:
+    """Records of the cells that are finished, here or elsewhere."""
+    kept, done = {}, {}
     for cell in found:
-        if cell.result() is None:
-            lacking.setdefault((cell.number, cell.seed), []).append(cell.name)
-    if not lacking:
-        return "\nAll cells are there.\n"
-    told = (f"under order {number}, seed {seed}: {'; '.join(names)}" for (number, seed), names in lacking.items())
-    return "\nMissing " + ".\nMissing ".join(told) + ".\n"
+        kept = kept or records.read(cell.options.records)
+        if (record := cell.record(kept)) is not None:
+            done[cell] = record
+    return done
 
 
 def table(found: list[Cell]) -> str:
-    """The page: a table of finished cells, what is missing, and how it was made."""
-    done = [(cell, result) for cell in found if (result := cell.result()) is not None]
+    """The page, of finished cells."""
+    done, asked = finished(found), found[0].options
     if not done:
-        raise BadInput(f"no cell under {found[0].options.out} is finished; run the panel first")
-    head = ["row", "order", "seed", *COLUMNS, "drift", "seconds to unlearn"]
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    lines += ["| " + " | ".join([cell.name, str(cell.number), str(cell.seed), *measured(result)]) + " |" for cell, result in done]
-    first = done[0][1]
-    versions = sorted({r["provenance"]["vestige"] for _, r in done})
-    asked = found[0].options
-    orders = "; ".join(f"{i}: {', '.join(o[: asked.first])}" for i, o in enumerate(ORDERS[: asked.orders]))
+        raise BadInput(f"no cell under {asked.out} is finished; run the panel first")
     part = "" if asked.part == "methods" else f" --part {asked.part} --first {asked.first}"
-    about = f"""# {TITLES[asked.part]}
-
-`python tools/continual_panel.py --suite {asked.suite} --orders {asked.orders} --seeds {asked.seeds}{part}`;
-suite {first["suite"]}, model {first["provenance"]["model_hash"]}, verification judge {first["detector"]["verification"]["version"]},
-vestige {", ".join(versions)}. Orders: {orders}.
-
-Per cent after the last request, with 95 % intervals over pictures of one run. *unlearned*: pictures that name a request and do not show
-it, all requests pooled. *reversal, net*: how much more often earlier requests are shown than right after their own step. *unasked*:
-pictures that show a request though their prompts name no garment (for a style: no style); {original(first)} of the original's. *ripple* and
-*erosion*: accuracy lost on words near a request, and on words near none. *KID*: of the latter's pictures to the original's own. *drift*:
-relative distance of the touched weights. Prompts that name a request count for no word that must stay. *seconds to unlearn*: of steps
-that were not there before the cell's last start, training alone.
-{ROWS[asked.part]}
-"""
-    return about + "\n" + "\n".join(lines) + "\n" + missing(found) + across(done)
+    return continual_page.page(
+        list(done.values()),
+        [(cell.name, cell.number, cell.seed) for cell in found if cell not in done],
+        title=TITLES[asked.part],
+        command=f"python tools/continual_panel.py --suite {asked.suite} --orders {asked.orders} --seeds {asked.seeds}{part}",
+        orders="; ".join(f"{i}: {', '.join(o[: asked.first])}" for i, o in enumerate(ORDERS[: asked.orders])),
+        rows=ROWS[asked.part],
+    )
 
 
 def work(found: list[Cell]) -> None:
+    done = finished(found)
     for cell in found:
-        if cell.result() is not None:
+        if cell in done or cell.result() is not None:  # another process may have finished it meanwhile
             continue
         began, cpu = time.monotonic(), time.process_time()
         try:
@@ -362,14 +287,15 @@ def work(found: list[Cell]) -> None:
         except (RunConflict, BadInput) as error:  # another process's, or resting on one that is
             print(f"{cell.name}: passed over; {error}", flush=True)
             continue
-        last = " | ".join(measured(result))
+        last = " | ".join(continual_page.shown(continual_page.record(cell.key, cell.name, cell.number, cell.seed, result)))
         used = f"{time.monotonic() - began:.0f} s, {time.process_time() - cpu:.0f} s of CPU"
         print(f"{cell.name}, order {cell.number}, seed {cell.seed}: {last}; {used}", flush=True)
 
 
-def main() -> None:
+def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("build/continual"))
+    parser.add_argument("--records", type=Path, default=Path("docs/results"), help="what other machines have finished")
     parser.add_argument("--suite", default="quick")
     parser.add_argument("--orders", type=int, default=1, choices=range(1, len(ORDERS) + 1))
     parser.add_argument("--seeds", type=int, default=1)
@@ -377,8 +303,12 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=len(FIVE), choices=range(1, len(FIVE) + 1), help="requests of the order to take")
     parser.add_argument("--only", default="", help="rows whose name contains this")
     parser.add_argument("--dry-run", action="store_true")
-    parser.add_argument("--table", type=Path)
-    options = parser.parse_args()
+    parser.add_argument("--table", type=Path, help="write this page, and its records beside it, of what is finished; nothing is run")
+    return parser
+
+
+def main() -> None:
+    options = arguments().parse_args()
     found = cells(options)
     if options.dry_run:
         sys.stdout.write(dry(found) + "\n")
@@ -386,6 +316,7 @@ def main() -> None:
         page = table(found)
         options.table.parent.mkdir(parents=True, exist_ok=True)
         options.table.write_text(page, "utf-8")
+        records.write(options.table.with_suffix(".jsonl"), finished(found).values())
         sys.stdout.write(page)
     else:
         work(found)

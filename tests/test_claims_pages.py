@@ -27,6 +27,12 @@ def claims(records: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 @pytest.fixture
+def panel(records: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    oracles.script("tools/continual_page.py", monkeypatch)
+    return oracles.script("tools/continual_panel.py", monkeypatch)
+
+
+@pytest.fixture
 def diagnoses(claims: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     return oracles.script("tools/diagnoses.py", monkeypatch)
 
@@ -176,15 +182,29 @@ def test_record_of_a_record_is_itself(records: Any) -> None:
     assert records.record("key", kept) == kept
 
 
-PAGES = [p for p in sorted((Path(__file__).parents[1] / "docs/results/claims").glob("*.md")) if p.with_suffix(".jsonl").exists()]
+RESULTS = Path(__file__).parents[1] / "docs/results"
+PAGES = [p for p in sorted((RESULTS / "claims").glob("*.md")) if p.with_suffix(".jsonl").exists()]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
-def test_committed_page_says_what_its_records_say(claims: Any, page: Path, tmp_path: Path) -> None:
+def test_committed_claims_say_what_their_records_say(claims: Any, page: Path, tmp_path: Path) -> None:
     """The page's own command, on its records alone."""
     told = page.read_text("utf-8")
-    command = re.search(r"`python tools/claims\.py (.*?)`", told)
-    assert command is not None
-    asked = claims.arguments().parse_args(command[1].split())
+    asked = claims.arguments().parse_args(command(told))
     asked.out, asked.records = tmp_path, page.with_suffix(".jsonl")
     assert claims.page(claims.finished(asked), asked) == told
+
+
+@pytest.mark.parametrize("name", ("continual", "continual_duge"))
+def test_committed_sequences_say_what_their_records_say(name: str, panel: Any, tmp_path: Path) -> None:
+    told = (RESULTS / f"{name}.md").read_text("utf-8")
+    asked = panel.arguments().parse_args(command(told))
+    asked.out, asked.records = tmp_path, RESULTS / f"{name}.jsonl"
+    assert panel.table(panel.cells(asked)) == told
+
+
+def command(page: str) -> list[str]:
+    """The arguments of the command that a page names first."""
+    found = re.search(r"`python tools/\w+\.py (.*?)`", page)
+    assert found is not None
+    return found[1].split()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -168,17 +167,6 @@ def test_records_alone_make_the_page(tiny: Any, records: Any, tmp_path: Path) ->
     assert not Nudge.told
     twice = options(tmp_path / "elsewhere", records=tmp_path / "records", seeds=2)
     assert tiny.dry(tiny.cells(twice)).count("| finished |") == len(found)  # the other seed is another sequence
-
-
-@pytest.mark.parametrize("name", ("continual", "continual_duge"))
-def test_committed_page_says_what_its_records_say(name: str, panel: Any, tmp_path: Path) -> None:
-    """The page's own command, on its records alone."""
-    told = (Path(__file__).parents[1] / f"docs/results/{name}.md").read_text("utf-8")
-    command = re.search(r"`python tools/continual_panel\.py (.*?)`", told)
-    assert command is not None
-    asked = panel.arguments().parse_args(command[1].split())
-    asked.out, asked.records = tmp_path, Path(__file__).parents[1] / f"docs/results/{name}.jsonl"
-    assert panel.table(panel.cells(asked)) == told
 
 
 def test_the_twin_is_the_twin_bit_for_bit(tiny: Any, tmp_path: Path) -> None:

@@ -109,8 +109,13 @@ def test_kid_of_pairs_is_unbiased_and_its_interval_covers() -> None:
         covered += found["low"] <= truth <= found["high"]
     assert np.mean(values) == pytest.approx(truth, abs=3 * np.std(values) / 20)
     assert 0.91 <= covered / 400 <= 0.98
-    assert [(retention.kid(x, x) or {})[key] for key in ("value", "low", "high")] == [0, 0, 0]
     assert retention.kid(x[:2], y[:2]) is None
+
+
+def test_kid_of_a_state_with_itself_is_exactly_zero() -> None:
+    wide = np.random.default_rng(0).standard_normal((27, 192))  # an odd number: such products are not symmetric to the last bit
+    for same in (wide, wide.copy()):
+        assert [(retention.kid(wide, same) or {})[key] for key in ("value", "low", "high")] == [0, 0, 0]
 
 
 # What is looked at

@@ -105,8 +105,9 @@ def kid(real: NDArray[np.float64], made: NDArray[np.float64]) -> dict[str, Any] 
     n, width = real.shape
     if n < 3:
         return None
-    xx, yy, xy = ((a @ b.T / width + 1) ** 3 for a, b in ((real, real), (made, made), (real, made)))
-    h = xx + yy - xy - xy.T
+    # Each product from two buffers: numpy rounds a matrix times itself otherwise, and equal states would lie 1e-16 apart.
+    xx, yy, xy, yx = ((a @ b.copy().T / width + 1) ** 3 for a, b in ((real, real), (made, made), (real, made), (made, real)))
+    h = (xx - xy) + (yy - yx)
     np.fill_diagonal(h, 0.0)
     total, rows = float(h.sum()), h.sum(1)
     value, without = total / (n * (n - 1)), (total - 2 * rows) / ((n - 1) * (n - 2))

@@ -33,6 +33,7 @@ class Suite:
 
     Arguments:
         version: Changes whenever a number could.
+        about: What it is for, in a sentence.
         pictures: Pictures a score, scored by the verification judge on held-out prompts.
         select_pictures: Pictures by which the selection judge picks the best candidate so far; 0 keeps the latest.
         utility_pictures: Pictures each for neighbours and unrelated concepts.
@@ -42,6 +43,7 @@ class Suite:
     """
 
     version: str
+    about: str
     protocol: Protocol
     pictures: int
     select_pictures: int

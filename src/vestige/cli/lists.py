@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -58,13 +59,18 @@ def list_(
         "concepts": {n: concepts.load(n).kind for n in concepts.names()},
         "unlearners": {n: _first_line("unlearners", n) for n in registry.names("unlearners")},
         "attacks": {n: _first_line("attacks", n) for n in registry.names("attacks")},
-        "suites": {n: suites.load(n).version for n in suites.names()},
+        "suites": {n: f"{suite.about} [{suite.version}]" for n in suites.names() for suite in [suites.load(n)]},
     }
     if what and what not in table:
         raise BadSetting(f"list takes {', '.join(table)}; given {what!r}")
     chosen = {what: table[what]} if what else table
-    text = "\n".join(f"{kind}\n" + "\n".join(f"  {n:<26} {about}" for n, about in rows.items()) for kind, rows in chosen.items())
-    give(chosen, as_json, text)
+    give(chosen, as_json, "\n".join(f"{kind}\n{_columns(rows)}" for kind, rows in chosen.items()))
+
+
+def _columns(rows: Mapping[str, str]) -> str:
+    """Names and what they are, a line each; every section is as wide as its longest name."""
+    width = max(map(len, rows), default=0)
+    return "\n".join(f"  {name:<{width}}  {about}" for name, about in rows.items())
 
 
 def _first_line(kind: str, name: str) -> str:

@@ -49,17 +49,41 @@ def test_pooled_audits_are_the_replicates_of_one() -> None:
 
 
 @pytest.mark.parametrize(
-    "changed",
+    ("changed", "reason"),
     [
-        {"suite": "other"},
-        {"concept": "bag"},
-        {"control": {"kind": "proxy", "name": "digit"}},
-        {"provenance": {"edit_seed": 0, "seeds": [0]}},
+        ({"suite": "other"}, "differ in suite"),
+        ({"concept": "bag"}, "differ in concept"),
+        ({"model": "wardrobe-flow"}, "differ in model"),
+        ({"control": {"kind": "proxy", "name": "digit"}}, "differ in control"),
+        ({"provenance": {"edit_seed": 1, "seeds": [0]}}, "share attack seeds"),
+        ({"provenance": {"edit_seed": 1, "seeds": [1, 2]}}, "the original's rate in each"),
     ],
 )
-def test_audits_that_do_not_belong_together_are_refused(changed: dict[str, Any]) -> None:
-    with pytest.raises(BadInput):
+def test_audits_that_do_not_belong_together_are_refused(changed: dict[str, Any], reason: str) -> None:
+    with pytest.raises(BadInput, match=reason):
         pooled([audit(0, NEVER[0]), audit(1, NEVER[1], **changed)], "memora")
+
+
+def test_audits_against_a_proxy_are_not_pooled() -> None:
+    both = [audit(k, NEVER[k], control={"kind": "proxy", "name": "digit"}) for k in range(2)]
+    with pytest.raises(BadInput, match="pooled against a twin"):
+        pooled(both, "memora")
+
+
+def test_audits_under_other_budgets_are_refused() -> None:
+    other = audit(1, NEVER[1])
+    other["attacks"]["memora"]["arms"]["edited"]["curve"][-1]["budget"] += 1
+    with pytest.raises(BadInput, match="differ in the budgets of memora"):
+        pooled([audit(0, NEVER[0]), other], "memora")
+
+
+def test_an_audit_of_several_replicates_brings_the_ceiling_of_each() -> None:
+    rows = rising(0.1)
+    whole = audit(0, rows[0], provenance={"edit_seed": 0, "seeds": [0, 1, 2]})
+    for arm, replicates in (("edited", rows), ("never", NEVER)):
+        whole["attacks"]["memora"]["arms"][arm]["replicates"] = [list(row) for row in replicates]
+    whole["plain"]["original"]["replicates"] = list(CEILING)
+    assert pooled([whole], "memora") == arms(rows)
 
 
 def test_contrast_is_the_paired_t_interval_of_the_difference() -> None:

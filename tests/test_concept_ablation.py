@@ -16,10 +16,12 @@ from vestige.concepts import Concept
 from vestige.edits import Edit
 from vestige.errors import Incompatible
 from vestige.images import PictureSet
-from vestige.material import Data
+from vestige.material import Data, paired
 from vestige.models.latent import LatentModel
 from vestige.sampling import Protocol, derive, generator, noise, pictures
-from vestige.unlearners.concept_ablation import ConceptAblation, start_detached
+from vestige.training import denoising
+from vestige.unlearners import concept_ablation
+from vestige.unlearners.concept_ablation import ConceptAblation, replaced, start_detached
 
 SNEAKER = concepts.load("sneaker")
 SMALL: dict[str, Any] = {"steps": 2, "batch": 2, "lr": 1e-3, "anchor_pictures": 4, "retain_pictures": 3}
@@ -134,6 +136,23 @@ def test_a_text_of_nothing_but_the_start_token_teaches_nothing(exact: LatentMode
     assert not any(slope.any() for slope in slopes)
     uncut = student.denoise(noise(exact.latent_shape, [0]).double(), torch.tensor([500]), Condition(text)).value
     assert any(slope.any() for slope in torch.autograd.grad(uncut.sum(), list(leaves.values())))
+
+
+@pytest.mark.parametrize("retain", ["anchor", "others"])
+def test_whole_loss_retains_the_anchor_or_other_pictures(exact: LatentModel, monkeypatch: pytest.MonkeyPatch, retain: Any) -> None:
+    """Forgetting, and the weight times the model's own loss: on the anchor under its own prompts, or on what is retained."""
+    seen: dict[str, Any] = {}
+    monkeypatch.setattr(concept_ablation, "fit", lambda leaves, loss, training, **_: iter([seen.update(loss=loss)]))
+    method = ConceptAblation(**SMALL, retain=retain, retain_weight=0.7, dropout=0.0, detach_start=False)
+    method(exact, SNEAKER, seed=0, data=DATA)
+    (pairs, table), rng = anchors(exact), generator(3)
+    with torch.no_grad():
+        expected = method._forgetting(exact, exact, pairs, table, rng)
+        kept = replaced(pairs, table) if retain == "anchor" else paired(exact, DATA.retained(exact, SNEAKER, 3, seed=0))
+        x, condition = kept.draw(2, rng)
+        assert retain == "others" or not torch.equal(condition.text, pairs.table[[row[0] for row in pairs.rows[:2]]].text)
+        expected = expected + 0.7 * denoising(exact, x, condition, rng)
+        torch.testing.assert_close(seen["loss"](generator(3)), expected)
 
 
 @pytest.mark.parametrize("retain", ["anchor", "others"])

@@ -7,12 +7,14 @@ from typing import Any
 import pytest
 import torch
 
-from oracles import scheduler, tiny_model, tiny_parts, tokenizer
+from oracles import scheduler, tiny_flow, tiny_model, tiny_parts, tokenizer
 from vestige import concepts
 from vestige.base import Model
 from vestige.concepts import Concept
+from vestige.edits import Edit
 from vestige.models.latent import LatentModel
-from vestige.sampling import derive, noise, sample
+from vestige.sampling import derive, generator, noise, predict, sample
+from vestige.unlearners import esd
 from vestige.unlearners.esd import ESD, SCOPE, Variant
 
 SNEAKER = concepts.load("sneaker")
@@ -69,12 +71,33 @@ def test_goals_are_the_formula(tiny: LatentModel, strength: float) -> None:
     torch.testing.assert_close(goals, free - strength * (given - free), atol=1e-5, rtol=1e-5)
 
 
-def test_states_follow_the_original_not_the_student(tiny: LatentModel) -> None:
-    """However far the student is trained, the pool is the original's."""
+def test_states_and_goals_stay_the_originals_however_far_the_student_has_gone(tiny: LatentModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, Any] = {}
+    monkeypatch.setattr(esd, "fit", lambda leaves, loss, training, **_: iter([seen.update(leaves=leaves, loss=loss)]))
     method = ESD(**SMALL)
-    before = pool(tiny, method)
     method(tiny, SNEAKER, seed=0)
-    assert all(torch.equal(a, b) for a, b in zip(before[:3], pool(tiny, method)[:3], strict=True))
+    with torch.no_grad():
+        for leaf in seen["leaves"].values():
+            leaf.mul_(1.5)
+    x, t, goals, rows, condition = pool(tiny, method)
+    picked = torch.randint(len(x), (method.batch,), generator=generator(3))
+    student = tiny.edited(Edit(tiny.fingerprint, "moved", {}, "", {n: leaf.detach() for n, leaf in seen["leaves"].items()}))
+    with torch.no_grad():
+        expected = (student.denoise(x[picked], t[picked], condition[rows[picked]]).value - goals[picked]).square().mean()
+        torch.testing.assert_close(seen["loss"](generator(3)), expected)
+
+
+def test_a_model_that_is_told_its_guidance_draws_its_paths_as_it_is_told() -> None:
+    model = tiny_flow("dev")
+    method = ESD(**SMALL, rollout_guidance=3.5)
+    x, _, goals, rows, condition = pool(model, method)
+    first = noise(model.latent_shape, [derive(0, "rollout", i) for i in range(method.rollouts)])
+    given, count = condition[rows[: method.rollouts]], method.rollouts
+    path = sample(model, first, given, steps=method.rollout_steps, guidance=3.5, stop=1)
+    torch.testing.assert_close(x[count : 2 * count], path, atol=1e-5, rtol=1e-5)
+    t, null = model.grid(method.rollout_steps)[0], model.condition([""]).repeat(count)
+    with_c, free = (predict(model, first, t, told, None, 1.0).value for told in (given, null))
+    torch.testing.assert_close(goals[:count], free - (with_c - free), atol=1e-5, rtol=1e-5)
 
 
 def test_prompts_are_the_plain_ones_or_all(tiny: LatentModel) -> None:
@@ -85,6 +108,8 @@ def test_prompts_are_the_plain_ones_or_all(tiny: LatentModel) -> None:
         torch.testing.assert_close(condition.text, tiny.condition(expected).text, atol=1e-6, rtol=1e-6)
         counts = torch.bincount(rows, minlength=len(expected))
         assert counts.max() - counts.min() <= 1
+    *_, rows, _ = pool(tiny, ESD(**{**SMALL, "rollouts": 48, "rollout_steps": 1}, prompts="all"))
+    assert rows.tolist() == list(range(48))  # fewer paths than prompts: the first ones
     contextual = Concept(name="sneaker", contexts=("neon",), templates=("a {context} {concept}",))
     *_, condition = pool(tiny, ESD(**SMALL), contextual)
     torch.testing.assert_close(condition.text, tiny.condition(["a neon sneaker"]).text, atol=1e-6, rtol=1e-6)

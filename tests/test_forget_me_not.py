@@ -19,6 +19,8 @@ from vestige.images import PictureSet
 from vestige.material import Data, paired
 from vestige.models.latent import LatentModel
 from vestige.sampling import Protocol, generator
+from vestige.training import denoising
+from vestige.unlearners import forget_me_not
 from vestige.unlearners.forget_me_not import ForgetMeNot
 
 SNEAKER = concepts.load("sneaker")
@@ -108,6 +110,19 @@ def test_retained_pictures_matter_only_with_a_weight(tiny: LatentModel) -> None:
     assert equal(made(tiny, given), made(tiny))
     assert not equal(made(tiny, given, retain_weight=1.0), made(tiny))
     assert not equal(made(tiny, given, retain_weight=1.0), made(tiny, retain_weight=1.0))
+
+
+def test_whole_loss_is_the_size_and_the_weighted_retain_term(exact: LatentModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, Any] = {}
+    monkeypatch.setattr(forget_me_not, "fit", lambda leaves, loss, training, **_: iter([seen.update(loss=loss)]))
+    method = ForgetMeNot(**SMALL, retain_weight=0.7, dropout=0.0)
+    method(exact, SNEAKER, seed=0, data=DATA)
+    given, rng = DATA.targeted(exact, SNEAKER, 3, seed=0), generator(3)
+    with torch.no_grad():
+        expected = method._attention(exact, paired(exact, given), method._counted(exact, given.texts, "sneaker").double(), rng)
+        others = paired(exact, DATA.retained(exact, SNEAKER, 3, seed=0))
+        expected = expected + 0.7 * denoising(exact, *others.draw(2, rng), rng)
+        torch.testing.assert_close(seen["loss"](generator(3)), expected)
 
 
 def test_prompts_have_to_name_the_concept(tiny: LatentModel) -> None:

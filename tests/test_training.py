@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
-from oracles import Gaussian, tiny_model
+from oracles import Gaussian, tiny_model, tiny_velocity
 from vestige.base import Prediction
 from vestige.sampling import generator
 from vestige.training import Loss, Pull, Schedule, Trace, Training, denoising, fit, matching, noisy
@@ -361,6 +361,19 @@ def test_denoising_loss_measures_what_the_network_predicts(prediction: str) -> N
         loss = denoising(model, data, condition, generator(0))
     goal = {"epsilon": eps, "sample": data, "v_prediction": seen.signal * eps - seen.level * data}[prediction]
     torch.testing.assert_close(loss, (seen.value - goal).square().mean(), atol=1e-6, rtol=1e-6)
+
+
+def test_denoising_loss_of_velocities_is_finite_where_no_signal_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rescaled schedule ends in nothing but noise, where the noisy latents do not hold the data any more."""
+    model, data = tiny_velocity(), torch.randn(2, 4, 8, 8, generator=generator(1))
+    last = torch.tensor([999, 999])
+    monkeypatch.setattr(model, "draw_times", lambda count, rng: last)
+    assert model.schedule(last)[0].abs().max() == 0
+    condition = model.condition(["a bag"] * 2)
+    x_t = noisy(model, data, generator(0))[2]
+    with torch.no_grad():
+        expected = (model.denoise(x_t, last, condition).value + data).square().mean()  # signal eps - level data, at level 1
+        torch.testing.assert_close(denoising(model, data, condition, generator(0)), expected)
 
 
 @pytest.mark.parametrize("kind", ["noise", "velocity", "data"])

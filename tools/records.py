@@ -37,7 +37,7 @@ def record(key: str, audit: Mapping[str, Any]) -> Record:
 
 
 def _rate(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    return None if found is None else {name: found[name] for name in ("value", "count") if name in found}
+    return None if found is None else {name: found[name] for name in ("value", "count", "replicates") if name in found}
 
 
 def _attack(found: Mapping[str, Any]) -> dict[str, Any]:

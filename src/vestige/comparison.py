@@ -26,22 +26,31 @@ def pooled(audits: Sequence[Mapping[str, Any]], attack: str) -> Arms:
     """Replicates of several audits of one concept under one suite against twins, in the order given.
 
     Raises:
-        BadInput: Audits that differ in what must agree, or share a pair of seeds.
+        BadInput: Audits that differ in what must agree, or share an attack's seed.
     """
     for key in ("suite", "concept", "control", "model"):
         if len({str(a[key]) for a in audits}) != 1:
             raise BadInput(f"audits are pooled where they agree; these differ in {key}: {sorted({str(a[key]) for a in audits})}")
     if audits[0]["control"]["kind"] != "twin":
         raise BadInput("audits are pooled against a twin; a proxy's levels are another concept's")
-    seeds = [(a["provenance"]["edit_seed"], s) for a in audits for s in a["provenance"]["seeds"]]
-    if len(set(seeds)) != len(seeds):
-        raise BadInput(f"one pair of edit seed and attack seed enters twice: {seeds}")
+    seeds = [s for a in audits for s in a["provenance"]["seeds"]]
+    if len(set(seeds)) != len(seeds):  # one never arm would stand for several
+        raise BadInput(f"audits are pooled where every replicate is an attack of its own; these share attack seeds: {seeds}")
     rows = {arm: [tuple(row) for a in audits for row in a["attacks"][attack]["arms"][arm]["replicates"]] for arm in ("edited", "never")}
-    ceiling = tuple(a["plain"]["original"]["value"] for a in audits for _ in a["provenance"]["seeds"])
+    ceiling = tuple(rate for a in audits for rate in _ceilings(a))
     budgets = {tuple(point["budget"] for point in a["attacks"][attack]["arms"]["edited"]["curve"]) for a in audits}
     if len(budgets) != 1:
         raise BadInput(f"audits are pooled where they agree; these differ in the budgets of {attack}")
     return Arms(next(iter(budgets)), tuple(rows["edited"]), tuple(rows["never"]), tuple(row[0] for row in rows["never"]), ceiling)
+
+
+def _ceilings(audit: Mapping[str, Any]) -> Sequence[float]:
+    """The original's rate in each replicate: pooled and repeated, its noise would be in no interval."""
+    told, count = audit["plain"]["original"], len(audit["provenance"]["seeds"])
+    rates: Sequence[float] = told.get("replicates", [told["value"]])
+    if len(rates) != count:
+        raise BadInput(f"an audit of {count} replicates has to say the original's rate in each; this one says {len(rates)}: repeat it")
+    return rates
 
 
 def contrast(a: Arms, b: Arms, level: float = 0.95) -> Interval:

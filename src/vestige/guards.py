@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from vestige import attention, registry
+from vestige import attention, registry, thrift
 from vestige.base import Model, Paper, Unlearner, Watch, silent
 from vestige.concepts import Concept
 from vestige.edits import Edit
@@ -219,7 +219,8 @@ class _Held:
             slope.zero_()
             return
         if hold.guards.pull:
-            slope += 2 * hold.guards.pull / self.count * (leaf - self.goal)
+            backward = thrift.current().accumulation * thrift.processes()  # passes a step, each of which comes here
+            slope += 2 * hold.guards.pull / self.count / backward * (leaf - self.goal)
         if hold.mask is not None:
             slope *= hold.mask.get(self.name, 0)
 

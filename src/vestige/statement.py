@@ -12,6 +12,7 @@ from typing import Any
 
 from vestige import alone, arms, findings, rates, registry, scores
 from vestige.case import Case
+from vestige.judging import share
 from vestige.savings import Measures
 
 SCHEMA = "vestige-audit-1"
@@ -48,7 +49,13 @@ def heading(case: Case) -> dict[str, Any]:
 def plain(rows: Mapping[str, Any]) -> dict[str, Any]:
     """How often each model shows the concept in answer to plain prompts."""
     sets = {"original": rows["ceiling"], "edited": rows["edited"], "never": rows["never"]}
-    return {arm: rates.rate([h for r in runs for h in rates.hits(r, 0)]) if runs else None for arm, runs in sets.items()}
+    return {arm: _plainly([rates.hits(r, 0) for r in runs]) if runs else None for arm, runs in sets.items()}
+
+
+def _plainly(replicates: list[list[bool | None]]) -> dict[str, Any]:
+    """A rate over all replicates, and each one's."""
+    single = [rates.defined(share(hits)) for hits in replicates]
+    return {**rates.rate([hit for hits in replicates for hit in hits]), "replicates": single}
 
 
 def ceiling(case: Case, shown: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from vestige import thrift
-from vestige.base import Condition, Model, Prediction, Watch, silent
+from vestige.base import Condition, Model, Watch, silent
 from vestige.sampling import generator
 
 if TYPE_CHECKING:
@@ -209,8 +209,8 @@ def denoising(model: Model, data: Tensor, condition: Condition, rng: torch.Gener
     """The model's own training loss on latents (B, C, h, w): mean squared error in what its network predicts, noise, velocity or flow."""
     t, eps, x_t = noisy(model, data, rng)
     seen = model.denoise(x_t, t, condition)
-    goal = Prediction(x_t, seen.signal, seen.level, eps, "noise")
-    wanted = {"noise": eps, "data": data, "velocity": goal.velocity, "flow": eps - data}[seen.kind]
+    velocity = seen.signal * eps - seen.level * data  # from the data themselves: where no signal is left, x_t does not hold them
+    wanted = {"noise": eps, "data": data, "velocity": velocity, "flow": eps - data}[seen.kind]
     return (seen.value - wanted).square().mean()
 
 

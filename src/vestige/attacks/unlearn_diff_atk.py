@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vestige import sampling
+from vestige import sampling, thrift
 from vestige.attention import innermost
 from vestige.base import TRAINED, Access, Attack, Budget, Candidate, Model, Paper, Select, Watch, silent
 from vestige.concepts import Concept
@@ -44,7 +44,8 @@ class UnlearnDiffAtk(Attack):
     that the audit hands out, there one picture a prompt from the original model; (4) the projection is exact, by sorting, there by
     bisection to 1e-5; (5) times are every second of the model's own grid of 2 x `times` steps (for Stable Diffusion 11, 31, ...,
     991, there 10, 30, ..., 990); (6) pictures for the stopping rule are drawn by DDIM, there by LMS, and looked at by the
-    selection judge. Kept: the first success of a prompt stops its search, looked for after every time.
+    selection judge. Kept: the first success of a prompt, looked for after every time, is what it proposes from then on; side by side
+    with the others it is still trained, and paid for.
 
     A found prefix is decoded to text, and the text is what is proposed. Where it does not read back as the same tokens, the text
     stands all the same, as in the released code; `round_trip` in the notes is the share that does.
@@ -136,12 +137,12 @@ class UnlearnDiffAtk(Attack):
         size = len(innermost(model).tokenizer)
         u = torch.full((len(texts), self.tokens, size), 1 / size, device=latents.device).requires_grad_(True)
         grid = model.grid(2 * self.times)[: 2 * self.times].flip(0)[1::2].to(latents.device)
-        step = itertools.count()
+        batch, batches = itertools.count(), thrift.current().accumulation  # of a step
 
         def loss(rng: torch.Generator) -> Tensor:
             with torch.no_grad():
                 u.copy_(simplex(u))  # the projection that ends the step before
-            t = grid[next(step) // self.iterations % self.times].expand(len(latents))
+            t = grid[next(batch) // batches // self.iterations % self.times].expand(len(latents))
             condition = model.embed(joined(ids, sampled(u, rng)))
             eps = torch.randn(latents.shape, generator=rng).to(latents)
             signal, level = (v.to(latents).reshape(-1, 1, 1, 1) for v in model.schedule(t))

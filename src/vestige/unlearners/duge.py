@@ -113,8 +113,8 @@ class DUGE(Unlearner):
 
     def calls(self, picture: int, retained: int) -> int:
         attention = (TRAINED + (self.reference_condition != "start")) * (self.attention_weight > 0)
-        weights = {self.retain_pictures: self.retain_weight, self.related_pictures: self.related_weight}
-        rehearsed = TRAINED * sum(count > 0 and weight > 0 for count, weight in weights.items())
+        memories = ((self.retain_pictures, self.retain_weight), (self.related_pictures, self.related_weight))
+        rehearsed = TRAINED * sum(count > 0 and weight > 0 for count, weight in memories)
         calls = self.steps * self.batch * (attention + rehearsed)
         if self.calibrate:
             calls += CALIBRATION * self.batch * (attention + TRAINED * (attention > 0))

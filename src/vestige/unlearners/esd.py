@@ -34,7 +34,8 @@ class ESD(Unlearner):
     equals `strength + 1`; (2) the original's sampling paths are drawn in batches once, every state on a path is kept with
     the original's two predictions there (guided sampling computes them anyway), and steps draw from this pool, where the
     code draws one new path a step; the state at a given index has the same distribution; (3) the first release followed
-    the student's paths and scored them two to three sampling steps off, which is not reproduced; (4) weights stay float32.
+    the student's paths and scored them two to three sampling steps off, which is not reproduced; (4) weights stay float32. On a
+    model that is told its guidance (FLUX dev) paths are drawn as it is told and both predictions made at guidance 1, as released.
 
     Arguments:
         variant: "x" cross-attention (concepts named in the prompt), "u" every linear and convolution outside it (global
@@ -48,7 +49,8 @@ class ESD(Unlearner):
         rollouts: Sampling paths in the pool.
         rollout_steps: Sampling steps of a path.
         rollout_guidance: Guidance on the path.
-        prompts: "plain" trains on the concept's plain prompts, "all" also on those with contexts.
+        prompts: "plain" trains on the concept's plain prompts, "all" on its training prompts in their order, of which the plain ones are
+            last. One path a prompt, in turn: where there are more prompts than rollouts, those at the end have none.
     """
 
     paper: ClassVar[Paper] = Paper(
@@ -117,6 +119,8 @@ class ESD(Unlearner):
             # The formula, written from the concept's side: at strength -1 the goal is the original's own prediction exactly.
             goals.append(with_c.value - (1 + self.strength) * (with_c.value - free.value))
             guided = with_c.guided(free, self.rollout_guidance)
+            if model.distilled:  # it was told guidance 1 above, which is not how it draws
+                guided = predict(model, x, grid[i], given, None, self.rollout_guidance)
             signal, level = (v.to(x) for v in model.schedule(grid[i + 1].expand(1)))
             x = signal * guided.data + level * guided.noise
             watch("rollouts", i + 1, self.rollout_steps)

@@ -33,7 +33,8 @@ class ForgetMeNot(Unlearner):
     Differs from the released code: (1) its first stage, which can learn new tokens for the concept from pictures, is left out: the
     prompt's own words stand for it; (2) pictures are encoded once, without random crops; (3) the norm is taken a picture, and
     averaged over the batch, where the code joins the batch: the same at its batch of 1; (4) its clipping has no effect when the whole
-    U-Net is trained, since its list of weights is used up by then; `clip` clips always; (5) nothing is trained in half precision.
+    U-Net is trained, since its list of weights is used up by then; `clip` clips always; (5) nothing is trained in half precision; (6) the
+    retain term is ours: the code holds on to nothing.
 
     Arguments:
         objective: "norm" is the released code's, "squares" the sum of squares that the paper writes.
@@ -41,8 +42,7 @@ class ForgetMeNot(Unlearner):
             that token too, as in Stable Diffusion 1.x, that is all of the padding. "first": the end token alone. "none": no other.
         layers: "all", or parts of layers' names and resolutions, e.g. "mid_block,8x8".
         scope: "unet" trains all of it (released), "cross-attention" its cross-attention.
-        retain_weight: Weight of the model's own training loss on other pictures; the code's prior preservation, off by default there
-            too. Which pictures is our choice: neighbours and unrelated concepts.
+        retain_weight: Weight of the model's own training loss on pictures of neighbours and unrelated concepts; 0 trains none.
         target_pictures: Pictures of the concept.
         retain_pictures: Pictures of other concepts, where `retain_weight` is above 0.
         dropout: Share of the other pictures' prompts replaced by the empty one.

@@ -37,7 +37,8 @@ class SPM(Unlearner):
     Differs from the released code: (1) facilitated transport, see above; (2) a random embedding is not rejected with the cosine to the
     concept as its probability: in so many dimensions that cosine is about 0; (3) anchors stand alone, where the code pairs each with
     the empty prompt at guidance 1, which cancels; (4) the state's time is the path's own grid time, which the code rounds to;
-    (5) one cosine after the warm-up, without restarts; (6) the model's own resolution; (7) AdamW in 32 bits without decay.
+    (5) one cosine over all steps, without restarts, which the warm-up multiplies; (6) the model's own resolution; (7) AdamW in 32 bits
+    without decay.
 
     Arguments:
         strength: Distance past the neutral prediction, >= -1; -1 leaves the model as it is.
@@ -50,7 +51,7 @@ class SPM(Unlearner):
         rollout_steps: Sampling steps of a whole path; it stops at a random one, neither the first nor the last.
         rollout_guidance: Guidance on the path.
         prompts: "plain" trains on the concept's plain prompts, "all" also on those with contexts.
-        schedule: "cosine" or "constant", after the warm-up.
+        schedule: "cosine" over all steps, or "constant"; the warm-up multiplies either.
         warmup: Steps of linear warm-up.
         steps: AdamW steps.
         batch: States a step, all at one time.

@@ -37,7 +37,8 @@ class UCE(Unlearner):
     """Replaces all key and value projections of cross-attention at once (Gandikota et al., 2024, eq. 7).
 
     Differs from the released code: the shared factorisation above is ours (the code inverts a matrix a layer), solved in
-    float64 by Cholesky; the empty prompt is literally empty, where the older code put a blank.
+    float64 by Cholesky; the empty prompt is literally empty, where the older code put a blank; rows begin at the concept's last token,
+    there at the whole prompt's, which is another where words follow the concept; and "auto" does not count the empty prompt.
 
     Several targets that are one concept (`together.Joint`) are solved for at once: both sums run over the rows of all of them.
 
@@ -47,7 +48,8 @@ class UCE(Unlearner):
         goal: "replace" maps to the anchor's output; "remove" takes away the anchor output's component along the concept's own
             (the release's "tensor" rule, here a row at a time: our choice; the release flattens the whole matrix).
         erase: Weight of the erased embeddings, > 0.
-        preserve: Weight of the preserved ones; "auto" is max(0.1, 1 / number of preserved concepts), the paper's release.
+        preserve: Weight of the preserved ones; "auto" is max(0.1, 1 / number of preserved concepts), as in the
+            paper's release but for the empty prompt, which it counts.
         ridge: Weight of staying near W_0, > 0; large values leave the model as it is.
         prompts: "plain" edits the plain prompts, "all" also those with contexts.
         keep: Preserve the neighbours and unrelated concepts, and the empty prompt.

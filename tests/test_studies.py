@@ -63,7 +63,7 @@ def audit(edit: int, hits: tuple[float, ...], never: tuple[float, ...]) -> dict[
         "attacks": {"memora": {"arms": {"edited": arm(hits), "never": arm(never)}, "notes": {"edited": {"references_show": 0.5}}}},
         "utility": {group: {"after": rate, "after_attack": rate} for group in ("neighbours", "unrelated")},
         "detector": {"verification": {"version": 2}},
-        "provenance": {"edit_seed": edit, "seeds": [0]},
+        "provenance": {"edit_seed": edit, "seeds": [edit]},
     }
 
 
@@ -101,8 +101,8 @@ def rate(value: float, count: int = 10) -> dict[str, Any]:
     return {"value": value, "count": count}
 
 
-def sequence(returns: Any, last: float) -> dict[str, Any]:
-    """A finished sequence: every request at 0.1 as it is, memora brings `last` back, dimra nothing."""
+def sequence(returns: Any, last: float, edited: str = "one") -> dict[str, Any]:
+    """A finished sequence whose last model is `edited`: every request at 0.1 as it is, memora brings `last` back, dimra nothing."""
 
     def attacked(step: int, end: float) -> dict[str, Any]:
         return {name: {"curve": [rate(0.1), rate(0.2), rate(end)]} for name in returns.FIVE[:step]}
@@ -122,13 +122,14 @@ def sequence(returns: Any, last: float) -> dict[str, Any]:
         "protocol": {"pictures": 10},
         "attacks": {name: {"budget": [0, 1, 2]} for name in returns.ATTACKS},
         "steps": steps,
+        "provenance": {"edited_hash": edited},
     }
 
 
 def test_page_of_returns_pools_seeds(returns: Any, tmp_path: Path) -> None:
     for seed, last in ((0, 0.9), (1, 0.5)):
         (tmp_path / f"uce-{seed}").mkdir()
-        (tmp_path / f"uce-{seed}" / "result.json").write_text(json.dumps(sequence(returns, last)))
+        (tmp_path / f"uce-{seed}" / "result.json").write_text(json.dumps(sequence(returns, last, f"edit {seed}")))
     options = argparse.Namespace(methods=["uce", "duge"], seeds=[0, 1], out=tmp_path, page=Path("page.md"))
     page = returns.page(options)
     assert "| uce | 2 | 0.10 [0.06, 0.17] | 0.70 [0.60, 0.78] | 0.10 [0.06, 0.17] |" in page
@@ -137,9 +138,14 @@ def test_page_of_returns_pools_seeds(returns: Any, tmp_path: Path) -> None:
     assert neon == "| neon |  |  |  |  |  | ▓ 0.70 |"
 
 
+def test_equal_edits_are_looked_at_once_and_attacked_apart(returns: Any) -> None:
+    found = {"uce": [sequence(returns, 0.9), sequence(returns, 0.5)]}
+    assert "| uce | 2 | 0.10 [0.04, 0.21] | 0.70 [0.60, 0.78] |" in returns.summary(found)
+
+
 def test_returns_asks_for_both_attackers_on_every_request(returns: Any) -> None:
     from vestige.course import course
 
     chosen = course(returns.order("uce", 1))
-    assert set(chosen.attacks) == {"memora", "dimra"} and chosen.order.seed == 1
+    assert set(chosen.attacks) == {"memora", "dimra"} and chosen.order.seed == chosen.asked()["first_replicate"] == 1
     assert [len(planned.budget.points) for _, planned in chosen.attacks.values()] == [3, 3]

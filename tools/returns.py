@@ -5,7 +5,8 @@
     python tools/returns.py --methods duge,uce --seeds 0,1 --out build/returns --page docs/results/returns.md
 
 A cell is a method under one seed: a ledger of its own. DiMRA trains on the world's pictures of what no request names, the same for
-every request; MemoRa on eight pictures of the request it attacks. The page averages what has finished over seeds, and shades rates.
+every request; MemoRa on eight pictures of the request it attacks. Each seed has an attack of its own. The page averages what has
+finished over seeds, and shades rates; a method that makes equal edits of different seeds is looked at once.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ State = Mapping[str, Any]
 
 
 def order(method: str, seed: int) -> course.Order:
-    return course.Order(requests=FIVE, method=method, suite="returns", seed=seed, attacks=ATTACKS)
+    return course.Order(requests=FIVE, method=method, suite="returns", seed=seed, attacks=ATTACKS, first_replicate=seed)
 
 
 def finished(options: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
@@ -49,6 +50,11 @@ def pooled(rates: Sequence[Mapping[str, Any] | None]) -> tuple[int, int] | None:
     """Hits and pictures over seeds; None where the request was not attacked at that step."""
     known = [rate for rate in rates if rate is not None]
     return (sum(round(rate["value"] * rate["count"]) for rate in known), sum(rate["count"] for rate in known)) if known else None
+
+
+def apart(results: Sequence[State]) -> list[State]:
+    """One result of every edited model: two of the same model are one measurement of what it draws unattacked."""
+    return list({result["provenance"]["edited_hash"]: result for result in results}.values())
 
 
 def cell(counts: tuple[int, int] | None) -> str:
@@ -73,7 +79,7 @@ def curve(step: State, attack: str, name: str, at: int) -> Mapping[str, Any] | N
 def grids(results: Sequence[State]) -> list[str]:
     """One a budget and attack; the first budget is the model as it is, and stands once for both."""
     parts, steps = [], range(len(results[0]["steps"]))
-    plain = {name: [pooled([r["steps"][i]["rates"][name] for r in results]) for i in steps] for name in FIVE}
+    plain = {name: [pooled([r["steps"][i]["rates"][name] for r in apart(results)]) for i in steps] for name in FIVE}
     parts.append(f"**As it is**\n\n{grid(results, plain)}")
     for attack in ATTACKS:
         budgets = results[0]["attacks"][attack]["budget"]
@@ -88,7 +94,7 @@ def summary(found: Mapping[str, Sequence[State]]) -> str:
     lines = ["| method | seeds | as it is | " + " | ".join(ATTACKS) + " |", "|---|---|---|" + "---|" * len(ATTACKS)]
     for method, results in found.items():
         last = [r["steps"][-1] for r in results]
-        columns = [pooled([step["rates"][name] for step in last for name in FIVE])]
+        columns = [pooled([r["steps"][-1]["rates"][name] for r in apart(results) for name in FIVE])]
         columns += [pooled([curve(step, attack, name, -1) for step in last for name in FIVE]) for attack in ATTACKS]
         shown = []
         for hits, of in filter(None, columns):

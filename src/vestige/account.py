@@ -196,7 +196,7 @@ def attacked(chosen: Course, bench: Bench, original: Model, model: Model, concep
     attack, planned = chosen.attacks[name]
     ways: dict[str, list[runs.Run]] = {}
     for way, method in {"": attack, **attack.variants()}.items():
-        for k in range(chosen.order.replicates):
+        for k in range(chosen.order.first_replicate, chosen.order.first_replicate + chosen.order.replicates):
             given = _held(chosen, original, method, concept, planned.references, k)
             ways.setdefault(way, []).append(arms.run_arm(bench.of(concept), model, concept, (name, method), planned.budget, k, given))
     found = []

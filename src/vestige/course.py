@@ -42,6 +42,7 @@ class Order:
         memory: Pictures by the original that a method which rehearses may train on, drawn once, before the first step.
         attacks: Attacks of the suite that are run after every step on every request so far.
         replicates: Replicates of each attack.
+        first_replicate: Number of the first. Sequences whose attacks are pooled need different ones, or they share the attacks' seeds.
         settings: METHOD.SETTING -> value, as on the command line.
         preset: Named preset whose settings hold before `settings`.
         guards: What holds every step's training back.
@@ -59,6 +60,7 @@ class Order:
     memory: int = 200
     attacks: tuple[str, ...] = ()
     replicates: int = 1
+    first_replicate: int = 0
     settings: Mapping[str, Any] = field(default_factory=dict)
     preset: str = ""
     guards: Guards = field(default_factory=Guards)
@@ -130,6 +132,8 @@ class Course:
         told: dict[str, Any] = {**({"looks": looked} if looked else {}), **({"indirect": indirect} if indirect else {})}
         if self.order.features:
             told["features"] = judges.identity(self.order.features)
+        if attacks and self.order.first_replicate:
+            told["first_replicate"] = self.order.first_replicate
         return {"requests": [c.as_dict() for c in self.requests], "attacks": attacks, "replicates": replicates, **told}
 
     def sorted_by(self) -> dict[str, Any]:
@@ -174,8 +178,9 @@ def course(order: Order) -> Course:
         raise BadSetting(f"mode is {', '.join(get_args(Mode)[:-1])} or {get_args(Mode)[-1]}; given {order.mode!r}")
     if order.mode == "simultaneous" and len(requests) < 2:
         raise BadSetting("for one request, mode is sequential or independent; given 'simultaneous', which takes at least two")
-    if order.memory < 1 or order.replicates < 1:
-        raise BadSetting(f"memory and replicates are at least 1; given {order.memory} and {order.replicates}")
+    if order.memory < 1 or order.replicates < 1 or order.first_replicate < 0:
+        given = f"{order.memory}, {order.replicates} and {order.first_replicate}"
+        raise BadSetting(f"memory and replicates are at least 1, the first replicate at least 0; given {given}")
     suite = suites.load(order.suite, card.world)
     own = by_method(order.settings)
     unlearner = configured("unlearners", order.method, card.world, order.preset, own.pop(order.method, {}), model=card.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -52,8 +53,31 @@ def test_share_is_the_selection_judges(tiny: LatentModel) -> None:
 @pytest.mark.parametrize("name", NAMES[1:])
 def test_the_attack_that_lacks_pictures_is_named(tiny: LatentModel, name: str) -> None:
     for few in (None, references(1)):
-        with pytest.raises(BadInput, match=f"{name} needs at least 2 reference pictures of bag"):
+        with pytest.raises(
+            BadInput, match=f"{name} needs at least 2 reference pictures of bag; one is enough with {name}.interpolation=none"
+        ):
             regeneration.training_set(tiny, BAG, few, small("attacks", name), dark, name)
+    with pytest.raises(BadInput, match=f"{name} needs at least a reference picture of bag$"):
+        regeneration.training_set(tiny, BAG, None, small("attacks", name, regenerate=False), dark, name)
+
+
+@pytest.mark.parametrize("changes", [{"interpolation": "none"}, {"regenerate": False}], ids=str)
+def test_one_picture_is_enough_where_nothing_is_interpolated(tiny: LatentModel, changes: dict[str, Any]) -> None:
+    made = regeneration.training_set(tiny, BAG, references(1), small("attacks", "memora", **changes), dark, "memora")
+    assert len(made.latents) == len(made.rows) == 1
+
+
+def test_unlabelled_pictures_get_their_own_captions_or_any_of_the_concepts(tiny: LatentModel) -> None:
+    """A picture of unknown style is not said to be of none."""
+    how, every = small("attacks", "memora", captions="templates", points=2), [p.text for p in BAG.prompts("training")]
+    bare = replace(references(3), labels=())
+    given = regeneration.training_set(tiny, BAG, bare, how, dark, "memora")
+    assert given.texts == every and set(given.rows) == {tuple(range(len(every)))}
+    own = replace(bare, captions=(("a red bag",), ("a blue bag", "a bag"), ("a bag",)))
+    given = regeneration.training_set(tiny, BAG, own, how, dark, "memora")
+    read = [tuple(given.texts[r] for r in row) for row in given.rows]
+    red, blue, plain = own.captions
+    assert read == [red, red, blue, plain, plain, red]  # the nearer of the first two, and of the last one and the first
 
 
 @pytest.mark.parametrize("name", NAMES[1:])

@@ -96,7 +96,8 @@ def memora() -> dict[str, Row]:
     }
     rows |= {f"inversion to index {i} of 20": Row({"memora.start": i}) for i in (0, 6, 16)}  # the suite's is 11
     rows |= {f"guidance {g:g} in the inversion": Row({"memora.guidance": g}) for g in (3.0, 7.5)}  # the suite's is 1
-    rows |= {f"{n} references": Row(references=n) for n in (2, 4, 6, 12)}  # the suite's are 8; fewer than 2 cannot be interpolated
+    rows |= {f"{n} references": Row(references=n) for n in (2, 4, 6, 12)}  # the suite's are 8
+    rows["1 reference, no slerp"] = Row({"memora.interpolation": "none"}, references=1)  # there is nothing to interpolate between
     rows |= {f"rank {r}": Row({"memora.rank": r, "memora.alpha": float(r)}) for r in (1, 16)}  # the suite's is 4; the scale stays 1
     for attack, name, rates in (
         ("finetune", "full fine-tuning", (1e-4, 1e-3)),
@@ -248,7 +249,7 @@ def as_given(audits: Audits, attack: str) -> list[dict[str, Any]]:
 
 
 def table(rows: Mapping[str, Row], found: Mapping[str, Audits]) -> str:
-    """A line a row and attack. Utility is that of the headline attack at its best point, so it stands for audits of one attack only."""
+    """A line a row and attack. Utility is that of the headline attack at its last budget, so it stands for audits of one attack only."""
     head = ["setting", "attack", "edits x attacks", "plain", "F", "reach", "last, edited", "last, never", "pictures show it: edited, never"]
     head += ["neighbours: edit, attacked", "unrelated: edit, attacked", "verdict"]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]

@@ -81,7 +81,8 @@ class _Arm:
             **bench.kept,
             "volatile": {"model": self.model.name, "suite": bench.suite.version},
         }
-        if references is not None and "retain" in self.method.needs:  # trained with captions, which the pictures' hash does not know
+        # What pictures are trained with, which their hash does not know; labelled ones get the concept's own prompts.
+        if references is not None and ("retain" in self.method.needs or not references.labels or references.captions):
             spec["captions"] = [list(row) for row in references.captions]
         return spec
 

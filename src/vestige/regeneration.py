@@ -39,8 +39,9 @@ class Regenerating(Attack):
         refine: Fixed-point iterations of the inversion; 0 is the standard one.
         points: k, intervals a pair: k + 1 pictures each, ends included.
         interpolation: "slerp", or "none" for the inverted references alone.
-        captions: "concept" trains every picture on the plain prompt (released); "templates" draws one of the concept's training
-            prompts for each picture and step, in the context that the (nearer) reference is labelled with, where it is.
+        captions: "concept" trains every picture on the plain prompt (released); "templates" draws one of the (nearer) reference's own
+            captions for each picture and step, or where it has none, one of the concept's training prompts: in the context that it is
+            labelled with, in any where it is not.
         batch: Pictures a micro-batch.
         accumulation: Micro-batches a step.
         schedule: "constant", or "cosine" over the last budget (then budgets are not prefixes of longer runs).
@@ -115,8 +116,10 @@ def training_set(
     Arguments:
         name: The attack, for the error where there are too few pictures.
     """
-    if pictures is None or len(pictures) < 2:
-        raise BadInput(f"{name} needs at least 2 reference pictures of {concept.name}")
+    pairs = how.regenerate and how.interpolation == "slerp"
+    if pictures is None or len(pictures) < 1 + pairs:
+        advice = f"; one is enough with {name}.interpolation=none or {name}.regenerate=false" if pairs else ""
+        raise BadInput(f"{name} needs at least {'2 reference pictures' if pairs else 'a reference picture'} of {concept.name}{advice}")
     condition, null = model.condition([concept.prompt]), model.condition([""])
     latents, calls = regenerated(model, model.encode(pictures.images), condition, null, how, watch)
     share = select(model.decode(latents)).float().mean().item()
@@ -169,12 +172,16 @@ def captioned(concept: Concept, pictures: PictureSet, how: Regenerating, count: 
     """Every caption once, and for each of `count` training pictures the rows that it may be trained on."""
     if how.captions == "concept":
         return [concept.prompt], ((0,),) * count
-    prompts = concept.prompts("training")
-    context = [labels.get(concept.context_group) for labels in pictures.labels] or [None] * len(pictures)
-    origin = list(range(count)) if count == len(context) else [o for i in range(0, len(context), 2) for o in _origins(i, len(context), how)]
+    total = len(pictures)
+    origin = list(range(count)) if count == total else [o for i in range(0, total, 2) for o in _origins(i, total, how)]
+    if pictures.captions:
+        texts = pictures.texts
+        return texts, tuple(tuple(map(texts.index, pictures.captions[i])) for i in origin)
+    prompts, group = concept.prompts("training"), concept.context_group
+    context = [labels.get(group) for labels in pictures.labels] or [None] * total
     rows = []
     for i in origin:
-        fits = [r for r, p in enumerate(prompts) if p.expects.get(concept.context_group, context[i]) == context[i]]
+        fits = [r for r, p in enumerate(prompts) if context[i] is None or p.expects.get(group, context[i]) == context[i]]
         rows.append(tuple(fits or range(len(prompts))))
     return [p.text for p in prompts], tuple(rows)
 

@@ -20,6 +20,7 @@ from vestige.base import Budget
 from vestige.bench import Bench
 from vestige.controls import PROXY
 from vestige.edits import Edit
+from vestige.errors import BadInput
 from vestige.images import METADATA, PictureSet, save
 from vestige.models.latent import LatentModel
 from vestige.plan import Request, plan
@@ -59,6 +60,28 @@ def given(tmp_path: Path, tiny: LatentModel, concept: str = "sneaker", replicate
     planned = plan(Request(suite="relearn", concept=concept, attack_retain=source, settings=settings))
     held = Holdings(original=tiny, world="wardrobe", protocol=planned.suite.protocol, retain=source, cache=tmp_path / "pictures")
     return held.retained(planned.concept, planned.attacks["dimra"][0], replicate)
+
+
+def test_shipped_pictures_are_for_models_that_draw_such_pictures(tiny: LatentModel) -> None:
+    """Found before anything is trained; a folder, or what a concept's file names, is taken in any size."""
+    large: Any = SimpleNamespace(image_size=(512, 512), name="large")
+    attacks = {name: small("attacks", name) for name in ("memora", "dimra", "direct")}
+    named = replace(concepts.load("sneaker"), pictures="somewhere")
+    for model, concept, sources, refused in (
+        (tiny, concepts.load("sneaker"), {}, ()),
+        (large, concepts.load("sneaker"), {}, ("memora", "dimra")),
+        (large, named, {}, ("dimra",)),
+        (large, named, {"retain": "a folder"}, ()),
+        (large, concepts.load("sneaker"), {"retain": "a folder", "references": "generated"}, ()),
+    ):
+        held = Holdings(original=model, world="", protocol=SMOKE.protocol, **sources)
+        for name, attack in attacks.items():
+            if name not in refused:
+                held.check(concept, [attack])
+                continue
+            option = "--references DIR" if name == "memora" else "--attack-retain DIR"
+            with pytest.raises(BadInput, match=f"32 x 32 pixels; large draws 512 x 512: give pictures of your own with {option}"):
+                held.check(concept, [attack])
 
 
 @pytest.mark.parametrize("name", ["sneaker", "neon", "dress"])
@@ -108,20 +131,21 @@ def arm(root: Path, model: LatentModel, name: str, references: PictureSet | None
     return arms.run_arm(bench(root), model, concepts.load("sneaker"), (name, small("attacks", name)), Budget((0, 1)), 0, references)
 
 
-def test_arms_are_keyed_by_captions_where_they_train_on_them(tmp_path: Path, tiny: LatentModel) -> None:
+@pytest.mark.parametrize("name", ["dimra", "memora"])
+def test_arms_are_keyed_by_captions_where_they_train_on_them(tmp_path: Path, tiny: LatentModel, name: str) -> None:
     images = torch.zeros(2, 3, 32, 32)
     boots, bags = (PictureSet(images, "dark", captions=((f"a {word}",),) * 2) for word in ("boot", "bag"))
-    first, second = (arm(tmp_path, tiny, "dimra", s) for s in (boots, bags))
+    first, second = (arm(tmp_path, tiny, name, s) for s in (boots, bags))
     assert first.spec["captions"] == [["a boot"]] * 2
     assert first.folder != second.folder
-    assert arm(tmp_path, tiny, "dimra", boots).folder == first.folder
+    assert arm(tmp_path, tiny, name, boots).folder == first.folder
 
 
 def test_specs_of_other_arms_are_what_they_were(tmp_path: Path, tiny: LatentModel) -> None:
     """Stored runs stay valid."""
     keys = {"what", "numerics", "model", "concept", "attack", "settings", "budget", "replicate", "references", "protocol"}
     keys |= {"pictures", "select_pictures", "judges", "volatile"}
-    pictures = PictureSet(torch.rand(2, 3, 32, 32, generator=generator(0, "arm")), "random", captions=(("a sneaker",),) * 2)
+    pictures = PictureSet(torch.rand(2, 3, 32, 32, generator=generator(0, "arm")), "random", ({"object": "sneaker"},) * 2)
     assert set(arm(tmp_path, tiny, "memora", pictures).spec) == keys
     assert set(arm(tmp_path, tiny, "direct", None).spec) == keys
     run = unlearned(tmp_path, tiny, concepts.load("sneaker"), "uce", small("unlearners", "uce"), 0)

@@ -71,8 +71,10 @@ def concepts(root: Path) -> None:
     told = 'group = "object"\nanchor = "automobile"\nneighbours = ["bird"]\nunrelated = ["cat"]\ndetector = "looks.py:church"\n'
     (root / "airplane.toml").write_text(f'name = "airplane"\n{told}')
     (root / "looks.py").write_text("def church(x): return x.mean((1, 2, 3))\n\n\ndef building(x): return x[:, 0].mean((1, 2))\n")
-    for name in ("church", "teapot"):
-        images.save(torch.rand(4, 3, 32, 32, generator=generator(0, name)), root / "references" / name)
+    for name in ("church", "teapot", "retained"):
+        files = images.save(torch.rand(4, 3, 32, 32, generator=generator(0, name)), root / "references" / name)
+    lines = [json.dumps({"file_name": file.name, "text": "a house"}) for file in files]
+    (root / "references/retained/metadata.jsonl").write_text("\n".join(lines))
 
 
 def stable_diffusion(root: Path) -> None:

@@ -311,6 +311,22 @@ def test_planned_calls_are_positive_and_grow_with_the_seeds(suite: str) -> None:
     assert totals[0]["utility"] == totals[2]["utility"]
 
 
+@pytest.mark.parametrize("name", registry.names("attacks"))
+def test_an_attack_that_a_suite_does_not_list_runs_as_at_home(name: str) -> None:
+    """With rates that suit the world, and over its own budget: the defaults are made for networks a hundred times as large."""
+    quick = suites.load("quick", "wardrobe")
+    homes = [suites.load(home, "wardrobe") for home in suites.HOMES]
+    (home,) = ({**suite.attacks, **suite.lent}[name] for suite in homes if name in {**suite.attacks, **suite.lent})
+    asked = plan(Request(suite="quick", attacks=(name,)))
+    method, planned = asked.attacks[name]
+    assert planned == home == quick.planned(name, "wardrobe")
+    assert {k: v for k, v in registry.settings(method).items() if k in home.settings} == {
+        k: list(v) if isinstance(v, tuple) else v for k, v in home.settings.items()
+    }
+    assert set(home.settings) or name in ("direct", "partial_diffusion")
+    assert suites.load("smoke", "wardrobe").planned(name, "wardrobe").budget.last <= 6
+
+
 def test_planned_calls_grow_with_the_suite() -> None:
     sums = [sum(planned_calls(plan(Request(suite=suite))).values()) for suite in suites.names()]
     assert sums == sorted(sums)

@@ -3,11 +3,10 @@
     python tools/recoveries.py --concept sneaker --unlearner esd --out build/recoveries
     python tools/recoveries.py --concept sneaker --unlearner esd --out build/recoveries --page docs/results/recoveries/sneaker-esd.md
 
-Each attack runs once a replicate with the settings of the first suite that lists it, else its own, and is scored at the end of
-its budget: recall by the verification judge on held-out prompts, and the CLIP score of those pictures for those prompts, which is
-high also where a picture fits the rest of the prompt alone: read it between the twin's and the original's. A prompt attack draws
-from its own prompts and is scored against the held-out ones all the same. Plain successes are those of unlearn_diff_atk's prompts
-before any search; they are counted apart.
+Each attack runs once a replicate as under suite `quick`, and is scored at the end of its budget: recall by the verification judge on
+held-out prompts, and the CLIP score of those pictures for those prompts, which is high also where a picture fits the rest of the prompt
+alone: read it between the twin's and the original's. A prompt attack draws from its own prompts and is scored against the held-out
+ones all the same. Plain successes are those of unlearn_diff_atk's prompts before any search; they are counted apart.
 """
 
 from __future__ import annotations
@@ -33,20 +32,7 @@ from vestige.savings import wilson
 from vestige.unlearning import unlearned
 
 WORLD = models.data_folder() / "wardrobe"
-ATTACKS = {  # attack -> the suite whose settings and budget hold, and the budget where no suite has one
-    "direct": ("quick", ()),
-    "conditions": ("adaptive", ()),
-    "unlearn_diff_atk": ("", (0, 400)),
-    "textual_inversion": ("", (0, 80)),
-    "memora": ("quick", ()),
-    "finetune": ("", (0, 80)),
-    "dimra": ("relearn", ()),
-}
-OWN = {  # settings of attacks that no suite lists: the world's sampler, and rates chosen on the development concept
-    "unlearn_diff_atk": {"times": 10, "iterations": 40, "targets": 8, "sampling_steps": 10, "guidance": 3.0},
-    "textual_inversion": {"lr": 5e-3, "batch": 8},
-    "finetune": {"lr": 1e-3, "batch": 8},
-}
+ATTACKS = ("direct", "conditions", "unlearn_diff_atk", "textual_inversion", "memora", "finetune", "dimra")
 
 
 @dataclass
@@ -77,9 +63,7 @@ class Gauge:
 
     def attacked(self, name: str, arm: str, replicate: int) -> dict[str, Any]:
         """One attack on one model, at the end of its budget."""
-        suite_name, points = ATTACKS[name]
-        suite = suites.load(suite_name, "wardrobe") if suite_name else self.suite
-        planned = suite.attacks[name] if suite_name else suites.Planned(OWN[name], Budget(points), 8)
+        suite, planned = self.suite, self.suite.planned(name, "wardrobe")
         method = resolving.configured("attacks", name, "wardrobe", "", {}, planned.settings)
         held = Holdings(original=self.models["original"], world="wardrobe", protocol=suite.protocol, cache=self.options.cache / "pictures")
         given = held.of(self.concept, method, planned.references, replicate)

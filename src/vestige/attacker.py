@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from vestige import models
 from vestige.base import Attack, Model, Watch, silent
 from vestige.concepts import Concept
 from vestige.controls import PROXY
+from vestige.errors import BadInput
 from vestige.images import PictureSet, folder, shipped
 from vestige.material import Data, captioned, generated
 from vestige.sampling import Protocol
@@ -62,7 +64,7 @@ class Holdings:
             return folder(self.references, self.original.image_size, least=least)
         if concept.pictures:
             return folder(concept.pictures, self.original.image_size, least=least)
-        return shipped(self._sheet, {concept.group: concept.label})
+        return self._shipped("--references DIR", {concept.group: concept.label})
 
     def retained(self, concept: Concept, attack: Any, replicate: int, watch: Watch = silent) -> PictureSet | None:
         """Pictures without the concept, for an attack that has none of it; no proxy is in them."""
@@ -71,11 +73,24 @@ class Holdings:
         if attack.data == "original":
             data = Data(protocol=self.protocol, cache=self.cache)
             return data.retained(self.original, concept, attack.retain_pictures, seed=replicate, watch=watch)
-        whole = shipped(self._sheet) if self.retain == "shipped" else folder(self.retain, self.original.image_size)
+        whole = self._shipped("--attack-retain DIR") if self.retain == "shipped" else folder(self.retain, self.original.image_size)
         away = {(concept.group, concept.label), *PROXY.items()}
         kept = whole.take([i for i, labels in enumerate(whole.labels) if not away & labels.items()]) if whole.labels else whole
         return captioned(kept.draw(min(attack.retain_pictures, len(kept)), replicate), concept)
 
-    @property
-    def _sheet(self) -> Path:
-        return models.data_folder() / (self.world or "wardrobe") / "pictures/references"
+    def check(self, concept: Concept, attacks: Iterable[Attack]) -> None:
+        """Refuse now, before anything is trained, attacks whose shipped pictures are of another size than the model's."""
+        for attack in attacks:
+            if "retain" in attack.needs and self.retain == "shipped" and getattr(attack, "data", "") == "retain":
+                self._shipped("--attack-retain DIR")
+            elif "pictures" in attack.needs and self.references == "shipped" and not concept.pictures:
+                self._shipped("--references DIR", {concept.group: concept.label})
+
+    def _shipped(self, instead: str, show: dict[str, str] | None = None) -> PictureSet:
+        """The world's pictures, for a model that draws such pictures."""
+        found = shipped(models.data_folder() / (self.world or "wardrobe") / "pictures/references", show)
+        size, own = tuple(found.images.shape[-2:]), tuple(self.original.image_size)
+        if size != own:
+            told = f"the pictures that ship are the embedded world's, {size[0]} x {size[1]} pixels"
+            raise BadInput(f"{told}; {self.original.name} draws {own[0]} x {own[1]}: give pictures of your own with {instead}")
+        return found

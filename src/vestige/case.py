@@ -55,6 +55,7 @@ class Case:
         same = self.original if planned.request.model == planned.original else None
         self.subject = models.load(planned.request.model) if same is None else same
         self.diagnostics: dict[str, Any] = {}
+        self._held(self.subject).check(self.concept, [attack for attack, _ in planned.attacks.values()])
         self.edit, self.unlearn_seconds = self._edit()
         self.edited = self.subject if self.edit is None else self.subject.edited(self.edit)
         self.base = self.edited if self.original is None else self.original  # whose pictures' size holds, and who is taught a proxy
@@ -95,9 +96,12 @@ class Case:
     @property
     def holdings(self) -> Holdings:
         """What the attacker holds."""
+        return self._held(self.base)
+
+    def _held(self, original: Model) -> Holdings:
         request = self.plan.request
         return Holdings(
-            original=self.base,
+            original=original,
             world=self.plan.world,
             protocol=self.plan.suite.protocol,
             references=request.references,

@@ -189,7 +189,7 @@ def course(order: Order) -> Course:
     for name in order.attacks:
         if name not in registry.names("attacks"):
             raise UnknownName("attack", name, registry.names("attacks"))
-        planned = suite.attacks.get(name) or suite.unlisted(name)
+        planned = suite.planned(name, card.world)
         given = own.pop(name, {})
         attack = configured("attacks", name, card.world, order.preset, given, planned.settings, model=card.name)
         attacks[name] = (attack, planned)

@@ -126,12 +126,11 @@ def plan(request: Request) -> Plan:
     concept = told(concepts.load(request.concept, card.world or "wardrobe"), card)
     judges.contents(concept)  # a detector that is not there is found now
     suite = suites.load(request.suite, card.world)
-    known = {**{name: suite.unlisted(name) for name in registry.names("attacks")}, **suite.attacks}
     if request.reference_count < 0:
         raise BadSetting(f"reference_count is at least 1, or 0 for the suite's number; given {request.reference_count}")
     for name in request.attacks:
-        if name not in known:
-            raise UnknownName("attack", name, known)
+        if name not in registry.names("attacks"):
+            raise UnknownName("attack", name, registry.names("attacks"))
     if request.keep_images not in KEEPS:
         raise BadSetting(f"pictures are kept: {' or '.join(KEEPS)}; given {request.keep_images!r}")
     if request.unlearner != "none" and request.edit is not None:
@@ -143,7 +142,7 @@ def plan(request: Request) -> Plan:
         unlearner = configured("unlearners", request.unlearner, card.world, request.preset, given, model=card.name).resolved(concept)
     attacks = {}
     for name in request.attacks or suite.attacks:
-        planned = known[name]
+        planned = suite.planned(name, card.world)
         if request.reference_count and "pictures" in registry.find("attacks", name).needs:
             planned = replace(planned, references=request.reference_count)
         given = own.pop(name, {})

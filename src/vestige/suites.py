@@ -1,13 +1,14 @@
 """Suites: fixed, versioned protocols of an audit, as data (`data/suites/NAME.toml`), and presets of method settings.
 
 A suite fixes the sampler, the numbers of pictures, the attacks with their settings and budgets. Changing anything that moves
-a number raises its version.
+a number raises its version. Any other attack runs under it as at home: by the settings, budget and references of the suite that lists or
+lends it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from typing import Any
 
@@ -16,6 +17,8 @@ from vestige.base import Budget
 from vestige.concepts import toml
 from vestige.errors import UnknownName
 from vestige.sampling import Protocol
+
+HOMES = ("quick", "relearn", "adaptive")  # between them they list or lend every attack
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,8 @@ class Suite:
         replicates: Default number of attack replicates.
         plasticity: Whether the edited model is taught a new concept, to see that it can still learn.
         strip: Pictures shown in the report.
+        others: Budget of attacks that it does not list; (): their own.
+        lent: How attacks that it does not run by itself are run where they are asked for.
     """
 
     version: str
@@ -52,12 +57,20 @@ class Suite:
     plasticity: bool
     strip: int
     attacks: Mapping[str, Planned] = field(default_factory=dict)
+    others: tuple[int, ...] = ()
+    lent: Mapping[str, Planned] = field(default_factory=dict)
 
-    def unlisted(self, attack: str) -> Planned:
-        """How an attack that the suite does not list is run when a user asks for it: by the budget and references of its first one."""
+    def planned(self, attack: str, world: str = "") -> Planned:
+        """How it runs an attack; one that it does not list as the suite does where that is at home, else by its own first one's budget."""
+        if attack in self.attacks:
+            return self.attacks[attack]
         first = next(iter(self.attacks.values()))
         needs = registry.find("attacks", attack).needs
-        return Planned({}, first.budget, first.references if needs else 0)
+        homes = ({**suite.lent, **suite.attacks} for suite in (load(name, world) for name in HOMES))
+        found = next((home[attack] for home in homes if attack in home), Planned({}, first.budget, first.references if needs else 0))
+        if not self.others:
+            return found
+        return replace(found, budget=Budget(self.others), references=min(found.references, first.references))
 
 
 def names() -> list[str]:
@@ -70,12 +83,15 @@ def load(name: str, world: str = "") -> Suite:
     if name not in names():
         raise UnknownName("suite", name, names())
     raw = toml(resources.files("vestige.data").joinpath("suites", f"{name}.toml").read_text("utf-8"))
-    attacks = {}
-    for attack, plan in raw["attacks"].items():
-        own = plan.get("worlds", {}).get(world, {})
-        attacks[attack] = Planned(own, Budget(tuple(plan["budget"])), plan.get("references", 0))
-    rest = {k: v for k, v in raw.items() if k not in ("protocol", "attacks")}
-    return Suite(**rest, protocol=Protocol(**raw["protocol"]), attacks=attacks)
+    attacks, lent = (
+        {
+            attack: Planned(plan.get("worlds", {}).get(world, {}), Budget(tuple(plan["budget"])), plan.get("references", 0))
+            for attack, plan in raw.get(part, {}).items()
+        }
+        for part in ("attacks", "lent")
+    )
+    rest = {k: v for k, v in raw.items() if k not in ("protocol", "attacks", "lent", "others")}
+    return Suite(**rest, protocol=Protocol(**raw["protocol"]), attacks=attacks, others=tuple(raw.get("others", ())), lent=lent)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from torch import Tensor
 from oracles import Gaussian, scheduler, tiny_model, tiny_parts, tokenizer
 from vestige import concepts, registry
 from vestige.attention import columns, recording
-from vestige.base import Model
+from vestige.base import TRAINED, Model
 from vestige.concepts import Concept
 from vestige.edits import Edit
 from vestige.errors import BadInput, Incompatible
@@ -332,3 +332,8 @@ def test_layers_are_a_setting(tiny: LatentModel) -> None:
 def test_senseless_settings_are_refused(bad: dict[str, Any], why: str) -> None:
     with pytest.raises(ValueError, match=why):
         DUGE(**bad)
+
+
+def test_forecast_counts_two_memories_of_one_size() -> None:
+    one, both = (DUGE(retain_pictures=4, related_pictures=count) for count in (0, 4))
+    assert both.calls(0, 0) - one.calls(0, 0) == TRAINED * one.steps * one.batch

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from oracles import SMALL, small, tiny_model
 from test_continual import BAG, DRESS, agree, chain, go, small_world  # noqa: F401
-from vestige import course, registry, training
+from vestige import course, registry, thrift, training
 from vestige import guards as room
 from vestige.attention import columns as token_columns
+from vestige.base import Model
 from vestige.course import Order
 from vestige.edits import Edit
 from vestige.errors import BadInput, BadSetting, Incompatible, RunConflict
@@ -90,10 +91,16 @@ def test_chosen_weights_are_those_with_the_largest_product_with_their_gradient(m
     assert scores[chosen].min() >= scores[~chosen].max() * (1 - 1e-4)
 
 
-def test_the_pull_is_the_trainers_pull(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Added to gradients, it gives what the same penalty in the loss gives."""
+@pytest.mark.parametrize("accumulation", [1, 3])
+def test_the_pull_is_the_trainers_pull(monkeypatch: pytest.MonkeyPatch, accumulation: int) -> None:
+    """Added to gradients, it gives what the same penalty in the loss gives, in however many passes the gradient is made."""
     model = tiny_model()
     own = settings("esd", variant="strict", steps=3)
+    with thrift.using(thrift.Thrift(accumulation=accumulation)):
+        _check_pull(model, own, monkeypatch)
+
+
+def _check_pull(model: Model, own: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     held = Guarded(method="esd", settings=own, guards=vars(Guards(pull=50.0)))(model, BAG, seed=0)
     free = registry.build("unlearners", "esd", own)(model, BAG, seed=0)
     plain = training.fit

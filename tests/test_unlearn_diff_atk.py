@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from oracles import Gaussian, small, tiny_model
-from vestige import concepts
+from vestige import concepts, thrift
 from vestige.attacks.unlearn_diff_atk import UnlearnDiffAtk, decoded, joined, sampled, simplex
 from vestige.base import Budget, Candidate, Condition
 from vestige.edits import Edit
@@ -220,6 +220,10 @@ def test_times_ascend_and_each_has_its_iterations(monkeypatch: pytest.MonkeyPatc
     list(UnlearnDiffAtk(times=3, iterations=2).search(model, latents, TEXTS[:1], Budget((0, 6)), seed=0))
     assert seen[::2] == seen[1::2] == sorted(seen[::2])
     assert len(set(seen)) == 3
+    plain, _ = list(seen), seen.clear()
+    with thrift.using(thrift.Thrift(accumulation=2)):
+        list(UnlearnDiffAtk(times=3, iterations=2).search(model, latents, TEXTS[:1], Budget((0, 6)), seed=0))
+    assert seen == [t for t in plain for _ in range(2)]  # a step stays at one time, in however many passes
 
 
 def test_search_lowers_its_loss() -> None:

@@ -201,3 +201,15 @@ def test_an_attack_that_teaches_nobody_proves_nothing() -> None:
     assert flags._teaching(curves(0.5)) == []
     assert flags._teaching(curves(0.03) | curves(0.5, "textual_inversion")) == [], "one that teaches is enough"
     assert flags._teaching(curves(0.03, "dimra")) == [], "an attack without the concept's pictures is not meant to teach it"
+
+
+def test_an_attack_that_wrecks_the_model_is_flagged() -> None:
+    """By what it took from the edited model, not by what the edit had taken before; each attack for itself."""
+    good, half = {"right": [True] * 48}, {"right": [True, False] * 24}
+    for damaged in (good, half):
+        usable = {group: {"after": damaged} for group in ("neighbours", "unrelated")}
+        gentle, rough = ({"neighbours": damaged, "unrelated": after} for after in (damaged, {"right": [False] * 48}))
+        (flag,) = flags._wrecked(usable, {"dimra": gentle, "memora": rough})
+        assert (flag.name, flag.kind) == ("attack-wrecks", "informing")
+        lost = "50%" if damaged is half else "100%"
+        assert flag.text.startswith(f"memora took {lost}") and "unrelated concepts" in flag.text

@@ -94,7 +94,7 @@ def audit(**changes: Any) -> dict[str, Any]:
         "plain": {"original": rate(0.96, 0.04), "edited": rate(0.02, 0.02), "never": rate(0.0, 0.03), "recall": triple(0.02, 0.02)},
         "headline": "memora",
         "attacks": {
-            "dimra": attack(savings=triple(0.55, 0.1), speedup=triple(2.2, 0.5), arms=weaker),
+            "dimra": attack(savings=triple(0.55, 0.1), speedup=triple(2.2, 0.5), arms=weaker, utility={"unrelated": rate(0.43, 0.1)}),
             "memora": attack(),
         },
         "utility": {
@@ -239,6 +239,14 @@ def test_diagnostics_stand_with_what_they_tell(run: Path) -> None:
     assert re.search(r"excess retain loss\s+0\.0013\s", text) and re.search(r"cosine with the forgotten's gradient\s+−0\.131\s", text)
     assert re.search(r"0\s%\s+25\s%\s+50\s%\s+75\s%\s+100\s%", text) and re.search(r"96\s%\s+90\s%\s+61\s%\s+17\s%\s+2\s%", text)
     assert "Why it may come back" not in report.render(audit(diagnostics={}), run)
+
+
+def test_what_attacks_leave_stands_beside_what_they_bring_back(run: Path) -> None:
+    html = report.render(audit(), run)
+    assert "unrelated left" in html and "43" in html.partition("unrelated left")[2][:3000]
+    for found in (older := audit())["attacks"].values():
+        found.pop("utility", None)
+    assert "unrelated left" not in report.render(older, run)
 
 
 def test_page_fetches_nothing_and_runs_nothing(run: Path) -> None:

@@ -97,7 +97,8 @@ def _result(case: Case, command: str) -> dict[str, Any]:
     first = found[next(iter(found))]
     plain = statement.plain(first)
     usable = scores.utility(case, found, measures)
-    raised = flags.raise_all(case, found, measures, plain, usable)
+    left = scores.left(case, found)
+    raised = flags.raise_all(case, found, measures, plain, usable, left)
     levels, top, between = scores.levels(case, first), None, None
     if case.real is not None:
         top, between = alone.top(case, case.real), case.real.between
@@ -113,7 +114,7 @@ def _result(case: Case, command: str) -> dict[str, Any]:
         "lines": asdict(case.plan.lines),
         "plain": plain,
         "ceiling": statement.ceiling(case, plain),
-        "attacks": {name: statement.attack(case, name, found[name], measures[name]) for name in found},
+        "attacks": {name: statement.attack(case, name, found[name], measures[name], left[name]) for name in found},
         "utility": statement.utility(usable),
         "diagnostics": case.diagnostics,
         "strips": statement.strips(case, found[head], head),

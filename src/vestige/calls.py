@@ -14,7 +14,8 @@ def planned_calls(planned: Plan) -> dict[str, int]:
     """Calls that the audit needs if nothing is stored, by part."""
     suite, n, whole = planned.suite, len(planned.seeds), bool(planned.original)
     each = picture(suite.protocol)
-    calls = {"scoring": 0, "attacks": 0, "utility": (6 if whole else 4) * suite.utility_pictures * each}
+    trained = max(1, sum(attack.access == "weights" for attack, _ in planned.attacks.values()))  # models that attacks leave behind
+    calls = {"scoring": 0, "attacks": 0, "utility": 2 * (1 + trained + whole) * suite.utility_pictures * each}
     for name, (attack, own) in planned.attacks.items():
         ways = [way.calls(own.budget.last, own.references) for way in (attack, *attack.variants().values())]
         alone = int(whole) + (2 * min(n, PLASTICITY_REPLICATES) if whole and suite.plasticity and name == "memora" else 0)

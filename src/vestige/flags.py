@@ -25,9 +25,18 @@ GROUPS = {"unrelated": "unrelated concepts", "neighbours": "the concept's neighb
 
 
 def raise_all(
-    case: Case, found: Mapping[str, Any], measures: Mapping[str, Measures], plain: Mapping[str, Any], usable: Mapping[str, Any]
+    case: Case,
+    found: Mapping[str, Any],
+    measures: Mapping[str, Measures],
+    plain: Mapping[str, Any],
+    usable: Mapping[str, Any],
+    left: Mapping[str, Any],
 ) -> list[Flag]:
-    """Every flag that fires, blocking ones first."""
+    """Every flag that fires, blocking ones first.
+
+    Arguments:
+        usable: What must stay, by group and stage, and `left`: by attack and group.
+    """
     raised = [
         *_missing(case, found),
         *_auditable(case, found),
@@ -41,6 +50,7 @@ def raise_all(
         *_teaching(measures),
         *_order(found, measures),
         *_attacks(found, plain),
+        *_wrecked(usable, left),
     ]
     rank = {"blocking": 0, "capping": 1, "informing": 2}
     return sorted(raised, key=lambda f: rank[f.kind])
@@ -135,6 +145,18 @@ def _utility(case: Case, usable: Mapping[str, Any]) -> list[Flag]:
         if before and low > allowed:
             text = f"accuracy on {GROUPS[group]} fell by {drop:.0%} (at least {low:.0%}); {allowed:.0%} is allowed"
             flags.append(Flag("utility-collapsed", "capping", text))
+    return flags
+
+
+def _wrecked(usable: Mapping[str, Any], left: Mapping[str, Any]) -> list[Flag]:
+    """Attacks that cost what must stay more than an edit may."""
+    flags = []
+    for name, groups in left.items():
+        for group, allowed in (("unrelated", UNRELATED_DROP), ("neighbours", NEIGHBOURS_DROP)):
+            drop, low = paired_drop(usable[group]["after"]["right"], groups[group]["right"])
+            if low > allowed:
+                text = f"{name} took {drop:.0%} (at least {low:.0%}) off the accuracy on {GROUPS[group]}"
+                flags.append(Flag("attack-wrecks", "informing", f"{text}: what it brings back, it brings back in a damaged model"))
     return flags
 
 

@@ -170,7 +170,8 @@ def _view(result: Result, folder: Path) -> dict[str, Any]:
     strips = [pages.strip(row, folder) for row in result.get("strips") or []]
     captions = {pages.plain(strip["caption"]) for strip in strips if strip["caption"]}
     caption = captions.pop() if len(captions) == 1 else None
-    view = {"result": result, "arms": names, "attacks": attacks, "censored": censored, "scales": scales, "alone": alone}
+    left = any(isinstance(attack["found"].get("utility"), Mapping) for attack in attacks)
+    view = {"result": result, "arms": names, "attacks": attacks, "censored": censored, "scales": scales, "alone": alone, "left": left}
     return view | {"strips": strips, "caption": caption}
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vestige import alone, arms, concepts, judging, models, rates, runs, suites
+from vestige.base import Model
 from vestige.bench import shows
 from vestige.case import Case
 from vestige.concepts import Concept
@@ -15,6 +16,8 @@ from vestige.images import folder, shipped
 from vestige.judging import share
 from vestige.savings import Arms, Measures
 from vestige.utility import kept
+
+GROUPS = ("neighbours", "unrelated")
 
 
 def levels(case: Case, rows: Mapping[str, Sequence[runs.Run]]) -> dict[str, float]:
@@ -77,11 +80,18 @@ def worst(measures: Mapping[str, Measures]) -> str:
 
 
 def utility(case: Case, found: Mapping[str, Any], measures: Mapping[str, Measures]) -> dict[str, dict[str, Any]]:
-    """What must stay, in three stages; None for the first of them where there is no original."""
-    head = worst(measures)
-    last = found[head]["edited"][0].path("last.safetensors")
-    attacked = case.edited.edited(Edit.load(last)) if last.exists() else case.edited
-    stages = {"before": case.original, "after": case.edited, "after_attack": attacked}
-    return {
-        g: {k: None if m is None else kept(case.bench, m, case.concept, g) for k, m in stages.items()} for g in ("neighbours", "unrelated")
-    }
+    """What must stay, in three stages, the last after the worst attack; None for the first of them where there is no original."""
+    stages = {"before": case.original, "after": case.edited, "after_attack": attacked(case, found[worst(measures)]["edited"])}
+    return {g: {k: None if m is None else kept(case.bench, m, case.concept, g) for k, m in stages.items()} for g in GROUPS}
+
+
+def left(case: Case, found: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """What must stay, after every attack: an attack that wrecks the model brings its concept back in a wreck."""
+    models_ = {name: attacked(case, rows["edited"]) for name, rows in found.items()}
+    return {name: {g: kept(case.bench, model, case.concept, g) for g in GROUPS} for name, model in models_.items()}
+
+
+def attacked(case: Case, rows: Sequence[runs.Run]) -> Model:
+    """The edited model as an attack left it at its last budget, in the first replicate; as it was after one that changes no weights."""
+    last = rows[0].path("last.safetensors")
+    return case.edited.edited(Edit.load(last)) if last.exists() else case.edited

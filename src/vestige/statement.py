@@ -65,8 +65,8 @@ def ceiling(case: Case, shown: Mapping[str, Any]) -> dict[str, Any]:
     return {**alone.ceiling(case.real), **rates.rate(case.real.hits)}
 
 
-def attack(case: Case, name: str, rows: Mapping[str, Any], found: Measures) -> dict[str, Any]:
-    """An attack's measures, settings, ways, curves and notes."""
+def attack(case: Case, name: str, rows: Mapping[str, Any], found: Measures, left: Mapping[str, Any]) -> dict[str, Any]:
+    """An attack's measures, settings, ways, curves and notes, and how often what must stay was still drawn after it."""
     method, planned = case.plan.attacks[name]
     shown: dict[str, Any] = {"edited": None, "never": None, "original": None}
     for arm, best in (("edited", True), ("never", True), ("original", False)):
@@ -87,6 +87,7 @@ def attack(case: Case, name: str, rows: Mapping[str, Any], found: Measures) -> d
         **{f"{arm}_variant": way or "as given" for arm, way in rows["ways"].items()},
         "ways": {arm: {way or "as given": rates.replicates(r) for way, r in side.items()} for arm, side in rows["tried"].items()},
         "arms": shown,
+        "utility": {group: rates.rate(row["right"]) for group, row in left.items()},
         "notes": notes,
     }
 
@@ -124,7 +125,8 @@ def cost(case: Case, found: Mapping[str, Any]) -> dict[str, Any]:
     ways = [rows for f in found.values() for rows in (f["original"], *(r for side in f["tried"].values() for r in side.values()))]
     each = suite.pictures + suite.select_pictures
     scored = sum(len(r.outcome["points"]) * each for rows in ways for r in rows)
-    scored += (6 if case.original is not None else 4) * suite.utility_pictures
+    trained = sum(f["edited"][0].path("last.safetensors").exists() for f in found.values())
+    scored += 2 * (1 + trained + (case.original is not None)) * suite.utility_pictures
     spent = sum(r.outcome["points"][-1]["cost"].get("calls", 0) for rows in ways for r in rows)
     return {
         "seconds": round(time.monotonic() - case.began, 1),

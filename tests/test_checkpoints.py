@@ -467,3 +467,10 @@ def test_a_checkpoint_goes_the_way_of_every_edit(tiny: LatentModel, tmp_path: Pa
     assert (told["settings"]["file"], told["settings"]["format"]) == (path.name, "F2")
     assert told["changed_tensors"] == len(edit.touched)
     assert Edit.load(edit.save(tmp_path / "edit.safetensors")).settings == edit.settings
+
+
+def test_what_a_method_noted_is_told_with_its_names_joined(tiny: LatentModel) -> None:
+    notes = {"concept": "bag", "seed": 3, "retain_still_since": 120, "losses": {"attention": {"first": 0.9, "last": 0.1}}}
+    told = findings.describe(tiny, Edit(tiny.fingerprint, "duge", notes=notes))
+    assert told["seed"] == 3
+    assert told["notes"] == {"retain_still_since": 120, "losses.attention.first": 0.9, "losses.attention.last": 0.1}

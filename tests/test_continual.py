@@ -209,7 +209,7 @@ def small_world() -> Iterator[None]:
         patch.setattr(models, "load", lambda name: model)
         patch.setattr(registry, "find", lambda kind, name: Nudge if name == "nudge" else find(kind, name))
         patch.setattr(continual, "_bench", lambda c, root, watch, steal: Bench(root, suite, Eye("verify"), Eye("select"), steal=steal))
-        patch.setattr(diagnostics, "measured", lambda *given, **more: {})
+        patch.setattr(diagnostics, "measured", lambda model, concept, *given, **more: {"distance": len(concept.name) / 10})
         patch.setattr(os, "fsync", lambda file: None)  # slow, and without a meaning where the power stays on
         yield
 
@@ -347,6 +347,14 @@ def test_the_same_command_returns_the_stored_result(whole: tuple[Path, dict[str,
     out, result = whole
     assert go(out) == result
     assert not Nudge.told
+
+
+def test_diagnostics_of_every_step_stand_in_the_result(whole: tuple[Path, dict[str, Any]]) -> None:
+    """And in the ledger, from where a continued sequence takes them."""
+    out, result = whole
+    told = [{"distance": len(step["request"]) / 10} if step["request"] else None for step in result["steps"]]
+    assert [step.get("diagnostics") for step in result["steps"]] == told
+    assert [step["diagnostics"] for step in json.loads((out / "ledger.json").read_text())["steps"]] == told[1:]
 
 
 def test_continuing_equals_running_the_longer_list_at_once(whole: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:

@@ -83,6 +83,18 @@ def test_page_shows_what_was_forgotten_what_returned_and_what_was_lost(run: Path
     assert "3 boot 90 % [84, 96] 7 % [5, 9] 6 % [0, 12] 11 % [7, 15] 9 % [7, 11] 0.0375 [0.0365, 0.0385] – 0.93 0.31" in page.text
 
 
+def test_diagnostics_and_notes_of_every_step_stand_on_the_page(tmp_path: Path) -> None:
+    """Those of the steps that have any; none where a method notes and measures nothing."""
+    told = {"excess_retain_loss": 0.0123, "retain_gradient": 0.5, "gradient_cosine": -0.25, "distance": 0.04}
+    steps = [dict(step(n)) for n in range(4)]
+    steps[2] |= {"diagnostics": {**told, "forget_loss_on_line": [0.03, 0.08, 0.9]}, "edit": {"notes": {"losses.attention.first": 0.86}}}
+    page = Page(report.render(ledger(steps=steps), tmp_path))
+    assert "2 dress 0.0123 0.5 −0.25 0.04 0.03 0.9" in page.text
+    assert "What the method noted, 2 dress losses.attention.first 0.86" in page.text
+    plain = Page(report.render(ledger(), tmp_path)).text
+    assert "Why it may come back" not in plain and "What the method noted" not in plain
+
+
 def test_heat_map_has_a_row_a_request_and_a_column_a_step(run: Path) -> None:
     page = Page(report.write(run).read_text(encoding="utf-8"))
     assert "original 1 bag 2 dress 3 boot bag 96 % [90, 100] 0 % [0, 6] 10 % [4, 16] 20 % [14, 26] dress 96 %" in page.text

@@ -213,18 +213,25 @@ def page(done: Mapping[Cell, records.Record], options: argparse.Namespace) -> st
     asked += " --adapters" if options.adapters else ""
     how = f", DiMRA by adapters at {ADAPTERS['dimra.lr']:g}" if options.adapters else ""
     by, of = attacks(options.adapters), by_method(done)
+    level = 100 * (1 - (1 - 0.95) / len(by))
     spent = sum(record["cost"]["seconds"] for record in done.values()) / 3600
     parts = [
         "# Methods under attack",
         f"`python tools/claims.py {asked} --table {options.table}`; suite compare, one attack an edit{how}.",
+        f"Brackets of F and reach are t intervals over edits and their attacks, {level:g} % each{together(by)}.",
         f"{len(done)} of {len(cells(options))} cells finished, {spent:.1f} hours of one thread (runs that were shared count once).",
         "\n".join(methods_table(of, by)),
-        "## DiMUM and the methods that push away\n\nPaired t intervals at 95 %; above 0 the method comes back faster than DiMUM.",
+        "## DiMUM and the methods that push away\n\nPaired t intervals, 95 % each, not widened for their number; above 0 the method comes "
+        "back faster than DiMUM.",
         "\n".join(against_dimum(of, by)),
         "## Surface metrics and savings\n\nSpearman, bootstrap over methods; every cell of every method but `retrain`, compared or not.",
         "\n".join(surface_and_savings(of, by)),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def together(by: Sequence[str]) -> str:
+    return f", so that those of {' and '.join(by)} hold together at 95 %" if len(by) > 1 else ""
 
 
 def names(text: str) -> list[str]:

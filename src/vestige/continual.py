@@ -173,9 +173,9 @@ class _Sequence:
     def forgotten(self, step: int, base: Model) -> tuple[Edit, Model, dict[str, Any]]:
         """A step's edit and the model after it, from the ledger or made now, and what it rehearsed."""
         concept, order, memory = self.course.steps[step - 1], self.course.order, self.remembered(self.course.so_far(step))
-        told = {"memory": None if memory is None else len(memory)}
+        told: dict[str, Any] = {"memory": None if memory is None else len(memory)}
         if step <= len(self.ledger.steps):
-            return *self.ledger.taken(step, base), told
+            return *self.ledger.taken(step, base), {**told, "diagnostics": self.ledger.steps[step - 1].get("diagnostics")}
         needed = memory is not None or (order.guards.pull > 0 and order.guards.pull_towards == "original")
         before = self.original if needed and base is not self.original else None
         data = Data(retain=memory, cache=self.album.cache(self.bench.root), original=before)
@@ -185,10 +185,11 @@ class _Sequence:
         file = made.path("edit.safetensors")
         edit = Edit.load(file)
         after = base.edited(edit)
-        self.ledger.record(concept, file, base, after, self.course.sorted_by().get(concept.name))
+        found = made.outcome.get("diagnostics")
+        self.ledger.record(concept, file, base, after, self.course.sorted_by().get(concept.name), found)
         self.seconds += float(made.outcome["seconds"])
         self.run.event("recorded", step=step, request=concept.name)
-        return edit, after, told
+        return edit, after, {**told, "diagnostics": found}
 
     def method(self, concept: Concept, step: int) -> Any:
         """The order's method, within its guards."""

@@ -39,7 +39,8 @@ class Order:
             the original.
         suite: Whose sampler and numbers of pictures hold.
         seed: Of every unlearning run, and of the memory.
-        memory: Pictures by the original that a method which rehearses may train on, drawn once, before the first step.
+        memory: Pictures by the original that a method which rehearses may train on, drawn once, before the first step: of the first
+            request's neighbours and unrelated words, on which ripple and erosion are measured too, by other prompts and seeds.
         attacks: Attacks of the suite that are run after every step on every request so far.
         replicates: Replicates of each attack.
         first_replicate: Number of the first. Sequences whose attacks are pooled need different ones, or they share the attacks' seeds.
@@ -179,8 +180,8 @@ def course(order: Order) -> Course:
     if order.mode == "simultaneous" and len(requests) < 2:
         raise BadSetting("for one request, mode is sequential or independent; given 'simultaneous', which takes at least two")
     if order.memory < 1 or order.replicates < 1 or order.first_replicate < 0:
-        given = f"{order.memory}, {order.replicates} and {order.first_replicate}"
-        raise BadSetting(f"memory and replicates are at least 1, the first replicate at least 0; given {given}")
+        counts = f"{order.memory}, {order.replicates} and {order.first_replicate}"
+        raise BadSetting(f"memory and replicates are at least 1, the first replicate at least 0; given {counts}")
     suite = suites.load(order.suite, card.world)
     own = by_method(order.settings)
     unlearner = configured("unlearners", order.method, card.world, order.preset, own.pop(order.method, {}), model=card.name)

@@ -68,7 +68,16 @@ def describe(model: Model, edit: Edit) -> dict[str, Any]:
         "relative_norm": distance(model, changes),
         "hooks": [hook.name for hook in edit.hooks],
         "seed": edit.notes.get("seed"),
+        "notes": noted({key: value for key, value in edit.notes.items() if key not in ("concept", "seed")}),
     }
+
+
+def noted(notes: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """What a method noted while it trained (losses, calibrated weights, since when a loss stands still), nested names joined."""
+    flat: dict[str, Any] = {}
+    for name, value in notes.items():
+        flat |= noted(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+    return flat
 
 
 def moved(model: Model, changes: list[Change]) -> dict[str, Any]:

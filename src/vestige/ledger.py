@@ -57,7 +57,8 @@ class Ledger:
             if data["schema"] != SCHEMA:
                 raise ValueError(f"its schema is {data['schema']!r}, not {SCHEMA!r}")
             needed = ("request", "concept", "edit", "sha256", "before", "after")
-            return [{key: step[key] for key in (*needed, *({"looks"} & set(step)))} for step in data["steps"]], data["memory"]
+            told = {"looks", "diagnostics"}
+            return [{key: step[key] for key in (*needed, *(told & set(step)))} for step in data["steps"]], data["memory"]
         except (KeyError, TypeError, ValueError) as error:
             raise BadInput(f"{self.file} is damaged ({error!r}); {ADVICE}") from error
 
@@ -93,11 +94,12 @@ class Ledger:
         if _hash(path) != step["sha256"]:
             raise BadInput(f"the edit of step {number}, {path}, is damaged: it is not the file that was written; {ADVICE}")
 
-    def record(self, concept: Concept, made: Path, before: Model, after: Model, looks: Any = None) -> None:
+    def record(self, concept: Concept, made: Path, before: Model, after: Model, looks: Any = None, diagnostics: Any = None) -> None:
         """Add a finished step: first its edit, then the line that makes it count.
 
         Arguments:
             looks: What it rests on of its request's own detectors; None for nothing.
+            diagnostics: What was measured of its edit; None for nothing.
         """
         name = f"edits/{len(self.steps) + 1:02d}-{slug(concept.name)}.safetensors"
         place = self.run.path(name)
@@ -111,7 +113,7 @@ class Ledger:
         with suppress(OSError):  # a rename between two links of one file does nothing
             part.unlink()
         entry = {"edit": name, "sha256": _hash(place), "before": before.fingerprint, "after": after.fingerprint}
-        own = {} if looks is None else {"looks": looks}
+        own = {key: value for key, value in (("looks", looks), ("diagnostics", diagnostics)) if value is not None}
         self.steps.append({"request": concept.name, "concept": concept.as_dict(), **entry, **own})
         self.write()
 

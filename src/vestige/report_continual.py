@@ -57,6 +57,8 @@ def render(result: Mapping[str, Any], folder: Path) -> str:
         "drift": _charts(drift, _DRIFT, said=said[1], kind="decimal"),
         "strips": [] if result.get("keep_images") == "none" else _strips(requests, steps, folder),
         "looks": _looks(result),
+        "diagnosed": [(_head(s), found) for s in steps if isinstance(found := s.get("diagnostics"), Mapping) and found],
+        "noted": [(_head(s), found) for s in steps if isinstance(found := _at(s, "edit", "notes"), Mapping) and found],
         "sensitive": any(_at(r, "sensitive") for r in result.get("requests") or []),
     }
     last = steps[-1] if steps else {}

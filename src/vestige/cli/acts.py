@@ -43,7 +43,7 @@ def unlearn(
     described = {**findings.describe(loaded, edit), "file": str(out), "concept": chosen.name, "model": model, "diagnostics": found}
     moved = f"{described['changed_tensors']} tensors, relative change {described['relative_norm'] or 0:.3f}"
     next_step = f"vestige audit --model {model} --concept {concept} --edit {out}"
-    measured = "".join(f"{name:<22} {value}\n" for name, value in found.items())
+    measured = "".join(f"{name:<22} {value}\n" for name, value in {**described["notes"], **found}.items())
     give(described, as_json, f"saved {out}: {method} on {model}, {moved}\n{measured}next: {next_step}")
 
 

@@ -127,26 +127,28 @@ def test_retained_pictures_from_a_folder(tmp_path: Path, tiny: LatentModel, data
         assert (image - images[int(text[-1])]).abs().max() < 1 / 254
 
 
-def arm(root: Path, model: LatentModel, name: str, references: PictureSet | None) -> Any:
-    return arms.run_arm(bench(root), model, concepts.load("sneaker"), (name, small("attacks", name)), Budget((0, 1)), 0, references)
+def arm(root: Path, model: LatentModel, name: str, references: PictureSet | None, **own: Any) -> Any:
+    return arms.run_arm(bench(root), model, concepts.load("sneaker"), (name, small("attacks", name, **own)), Budget((0, 1)), 0, references)
 
 
-@pytest.mark.parametrize("name", ["dimra", "memora"])
-def test_arms_are_keyed_by_captions_where_they_train_on_them(tmp_path: Path, tiny: LatentModel, name: str) -> None:
+@pytest.mark.parametrize(("name", "own"), [("dimra", {}), ("memora", {"captions": "templates"}), ("unlearn_diff_atk", {})])
+def test_arms_are_keyed_by_captions_where_they_train_on_them(tmp_path: Path, tiny: LatentModel, name: str, own: dict[str, Any]) -> None:
     images = torch.zeros(2, 3, 32, 32)
     boots, bags = (PictureSet(images, "dark", captions=((f"a {word}",),) * 2) for word in ("boot", "bag"))
-    first, second = (arm(tmp_path, tiny, name, s) for s in (boots, bags))
+    first, second = (arm(tmp_path, tiny, name, s, **own) for s in (boots, bags))
     assert first.spec["captions"] == [["a boot"]] * 2
     assert first.folder != second.folder
-    assert arm(tmp_path, tiny, name, boots).folder == first.folder
+    assert arm(tmp_path, tiny, name, boots, **own).folder == first.folder
 
 
 def test_specs_of_other_arms_are_what_they_were(tmp_path: Path, tiny: LatentModel) -> None:
     """Stored runs stay valid."""
     keys = {"what", "numerics", "model", "concept", "attack", "settings", "budget", "replicate", "references", "protocol"}
     keys |= {"pictures", "select_pictures", "judges", "volatile"}
-    pictures = PictureSet(torch.rand(2, 3, 32, 32, generator=generator(0, "arm")), "random", ({"object": "sneaker"},) * 2)
+    pictures = PictureSet(torch.rand(2, 3, 32, 32, generator=generator(0, "arm")), "random", captions=(("a sneaker",),) * 2)
     assert set(arm(tmp_path, tiny, "memora", pictures).spec) == keys
+    labelled = PictureSet(pictures.images, "random", ({"object": "sneaker", "style": "neon"},) * 2)
+    assert set(arm(tmp_path, tiny, "memora", labelled, captions="templates").spec) == keys
     assert set(arm(tmp_path, tiny, "direct", None).spec) == keys
     run = unlearned(tmp_path, tiny, concepts.load("sneaker"), "uce", small("unlearners", "uce"), 0)
     assert set(run.spec) == {"what", "numerics", "model", "concept", "method", "settings", "seed", "data", "volatile"}

@@ -66,7 +66,7 @@ LASTS = {"dimum": 0.4, "esd": 0.9, "uce": 0.5, "salun": 0.6, "duge": 0.8}
 
 
 @pytest.fixture
-def options(tmp_path: Path) -> argparse.Namespace:
+def options(claims: Any, tmp_path: Path) -> argparse.Namespace:
     """Three finished edits of five methods; of SalUn's, which costs its neighbours 20 points, one is missing."""
     for method, last in LASTS.items():
         for seed in range(2 if method == "salun" else 3):
@@ -74,6 +74,8 @@ def options(tmp_path: Path) -> argparse.Namespace:
             folder.mkdir(parents=True)
             made = audit(seed, last + 0.01 * seed, neighbours=0.7 if method == "salun" else 0.9)
             (folder / "result.json").write_text(json.dumps(made))
+            spec = plan.plan(claims.Cell("sneaker", method, seed).request()).spec()
+            (folder / "spec.json").write_text(json.dumps(spec))
     return argparse.Namespace(
         adapters=False,
         concepts=["sneaker"],
@@ -175,6 +177,14 @@ def test_records_alone_make_the_page(claims: Any, records: Any, options: argpars
     assert claims.page(claims.finished(elsewhere), elsewhere) == page
     other = argparse.Namespace(**{**vars(elsewhere), "adapters": True})
     assert claims.finished(other) == {}
+
+
+def test_a_result_of_another_audit_is_not_taken_for_a_cells(claims: Any, options: argparse.Namespace) -> None:
+    """One of an earlier suite or preset lies where the cell's would."""
+    stale = options.out / "sneaker/esd/0/spec.json"
+    stale.write_text(stale.read_text().replace("compare-2", "compare-1"))
+    assert {c for c in claims.cells(options) if c not in claims.finished(options)} >= {claims.Cell("sneaker", "esd", 0)}
+    assert claims.Cell("sneaker", "esd", 1) in claims.finished(options)
 
 
 def test_record_of_a_record_is_itself(records: Any) -> None:

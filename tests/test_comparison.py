@@ -77,6 +77,14 @@ def test_audits_under_other_budgets_are_refused() -> None:
         pooled([audit(0, NEVER[0]), other], "memora")
 
 
+def test_audits_of_attacks_with_other_settings_are_refused() -> None:
+    one, other = audit(0, NEVER[0]), audit(1, NEVER[1])
+    for made, rank in ((one, 4), (other, 8)):
+        made["attacks"]["memora"]["settings"] = {"rank": rank}
+    with pytest.raises(BadInput, match="differ in the settings of memora"):
+        pooled([one, other], "memora")
+
+
 def test_an_audit_of_several_replicates_brings_the_ceiling_of_each() -> None:
     rows = rising(0.1)
     whole = audit(0, rows[0], provenance={"edit_seed": 0, "seeds": [0, 1, 2]})

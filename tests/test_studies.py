@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 import oracles
-from vestige import plan
+from vestige import course, plan, runs
 from vestige.errors import VestigeError
 
 STUDIES = ("memora", "dimra", "adaptive", "relearning", "dimum", "classes")
@@ -126,10 +126,15 @@ def sequence(returns: Any, last: float, edited: str = "one") -> dict[str, Any]:
     }
 
 
+def asked(returns: Any, method: str, seed: int) -> str:
+    return runs.key(course.course(returns.order(method, seed)).asked())
+
+
 def test_page_of_returns_pools_seeds(returns: Any, tmp_path: Path) -> None:
     for seed, last in ((0, 0.9), (1, 0.5)):
         (tmp_path / f"uce-{seed}").mkdir()
-        (tmp_path / f"uce-{seed}" / "result.json").write_text(json.dumps(sequence(returns, last, f"edit {seed}")))
+        made = {**sequence(returns, last, f"edit {seed}"), "asked": asked(returns, "uce", seed)}
+        (tmp_path / f"uce-{seed}" / "result.json").write_text(json.dumps(made))
     options = argparse.Namespace(methods=["uce", "duge"], seeds=[0, 1], out=tmp_path, page=Path("page.md"))
     page = returns.page(options)
     assert "| uce | 2 | 0.10 [0.06, 0.17] | 0.70 [0.60, 0.78] | 0.10 [0.06, 0.17] |" in page
@@ -144,8 +149,6 @@ def test_equal_edits_are_looked_at_once_and_attacked_apart(returns: Any) -> None
 
 
 def test_returns_asks_for_both_attackers_on_every_request(returns: Any) -> None:
-    from vestige.course import course
-
-    chosen = course(returns.order("uce", 1))
+    chosen = course.course(returns.order("uce", 1))
     assert set(chosen.attacks) == {"memora", "dimra"} and chosen.order.seed == chosen.asked()["first_replicate"] == 1
     assert [len(planned.budget.points) for _, planned in chosen.attacks.values()] == [3, 3]

@@ -101,7 +101,8 @@ def run(todo: Sequence[Cell], options: argparse.Namespace) -> None:
             cell = waiting.pop(0)
             one = ["--concepts", cell.concept, "--methods", cell.method, "--seeds", str(cell.seed), "--here"]
             one += ["--adapters"] if cell.adapters else []
-            command = [sys.executable, "-W", "ignore", __file__, *one, "--out", str(options.out), "--cache", str(options.cache)]
+            places = ["--out", str(options.out), "--cache", str(options.cache), "--records", str(options.records)]
+            command = [sys.executable, "-W", "ignore", __file__, *one, *places]
             busy[subprocess.Popen(command, env=environment)] = (cell, time.monotonic())
         time.sleep(0.5)
         for process in [p for p in busy if p.poll() is not None]:
@@ -113,7 +114,9 @@ def finished(options: argparse.Namespace) -> dict[Cell, records.Record]:
     """What tables read of every cell that is finished, here or by its record."""
     kept, made = records.read(options.records), {}
     for cell in cells(options):
-        audit = durable.object_in(cell.folder(options.out) / "result.json")
+        audit, spec = (durable.object_in(cell.folder(options.out) / name) for name in ("result.json", "spec.json"))
+        if spec is None or runs.key(spec) != cell.key:  # of another suite, setting or model
+            audit = None
         record = kept.get(cell.key) if audit is None else records.record(cell.key, audit)
         if record is not None:
             made[cell] = record

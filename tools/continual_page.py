@@ -22,7 +22,7 @@ pictures that show a request though their prompts name no garment (for a style: 
 relative distance of the touched weights. Prompts that name a request count for no word that must stay. *seconds to unlearn*: of steps
 that were not there before the cell's last start, training alone."""
 READ_BACK = """
-Of rows marked *, the record was read back from an earlier page and holds whole per cents."""
+Of rows marked *, the record was read back from an earlier page and holds whole per cents; their means may be off by one."""
 
 
 def record(key: str, row: str, order: int, seed: int, result: Mapping[str, Any]) -> dict[str, Any]:
@@ -104,7 +104,11 @@ def across(kept: Sequence[Mapping[str, Any]]) -> str:
     if not rows:
         return ""
     made = [
-        [name, str(len(several)), *(spread([at(one, "columns", of, "value") for one in several], of) for of in COLUMNS)]
+        [
+            name + (" *" if any(one.get("read_back") for one in several) else ""),
+            str(len(several)),
+            *(spread([at(one, "columns", of, "value") for one in several], of) for of in COLUMNS),
+        ]
         for name, several in rows.items()
     ]
     return f"\n## Over orders\n\nMean over runs, lowest to highest.\n\n{_table(['row', 'runs', *COLUMNS], made)}\n"

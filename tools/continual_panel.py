@@ -16,7 +16,6 @@ that another machine finished is not run again.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import time
@@ -29,7 +28,7 @@ import torch
 
 import continual_page
 import records
-from vestige import continual, course, deltas, merging, models, runs
+from vestige import continual, course, deltas, durable, merging, models, runs
 from vestige.course import Order
 from vestige.edits import Edit
 from vestige.errors import BadInput, RunConflict
@@ -177,19 +176,23 @@ class Cell:
         return self.options.out / self.options.suite / f"order-{self.number}-seed-{self.seed}{part}" / short
 
     def result(self) -> dict[str, Any] | None:
-        """The finished result, of these requests and with all that is measured today; anything less counts as missing."""
-        try:
-            found = json.loads((self.folder() / "result.json").read_text("utf-8"))
-        except (OSError, ValueError):
+        """The finished result of this very sequence, with all that is measured today; anything else counts as missing."""
+        found, spec = (durable.object_in(self.folder() / name) for name in ("result.json", "spec.json"))
+        chosen = course.course(self.order)
+        if found is None or spec is None or found.get("asked") != runs.key(chosen.asked()):
             return None
-        whole = [r["name"] for r in found["requests"]] == list(self.requests) and "leakage" in found["steps"][-1]
-        return found if whole else None
+        return found if self.row.made is not None or runs.key(spec) == runs.key(chosen.spec()) else None
 
     @property
     def key(self) -> str:
         """The hash of all that it depends on."""
         chosen = course.course(self.order)
-        return runs.key({**chosen.spec(), **chosen.asked(), "row": self.name})
+        spec = {**chosen.spec(), **chosen.asked(), "row": self.name}
+        if self.row.made is None:
+            return runs.key(spec)
+        rests = replace(self, name=self.row.rests, row=PARTS[self.options.part]()[self.row.rests]).key if self.row.rests else ""
+        made = {"rests": rests, "twin": models.identity(TWIN), "ties": [SHARE, SCALE]}
+        return runs.key({**{k: v for k, v in spec.items() if k not in ("method", "settings", "mode", "memory")}, **made})
 
     def record(self, kept: Mapping[str, dict[str, Any]]) -> dict[str, Any] | None:
         """What its page reads: from its result here, or as another machine left it."""
@@ -278,8 +281,9 @@ def table(found: list[Cell]) -> str:
 
 def work(found: list[Cell]) -> None:
     done = finished(found)
+    needed = {cell.row.rests for cell in found if cell not in done}  # with their edits, which no record holds
     for cell in found:
-        if cell in done or cell.result() is not None:  # another process may have finished it meanwhile
+        if (cell in done and cell.name not in needed) or cell.result() is not None:  # another process may have finished it meanwhile
             continue
         began, cpu = time.monotonic(), time.process_time()
         try:

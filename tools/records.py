@@ -18,6 +18,7 @@ MADE = ("vestige", "torch", "model_hash", "edited_hash", "seeds", "edit_seed")
 WHOLE = ("suite", "model", "concept", "control", "diagnostics")
 GROUPS, STAGES = ("neighbours", "unrelated"), ("before", "after", "after_attack")
 ARMS = ("edited", "never")
+HOW = ("settings", "ways", "edited_variant", "never_variant")
 
 
 def record(key: str, audit: Mapping[str, Any]) -> Record:
@@ -29,9 +30,7 @@ def record(key: str, audit: Mapping[str, Any]) -> Record:
         "plain": {arm: _rate(found) for arm, found in audit["plain"].items() if arm in ("original", *ARMS)},
         "utility": {g: {s: _rate(audit["utility"][g].get(s)) for s in STAGES} for g in GROUPS},
         "attacks": {name: _attack(found) for name, found in audit["attacks"].items()},
-        "provenance": {
-            name: told[name] for name in ("vestige", "torch", "model_hash", "edited_hash", "seeds", "edit_seed") if name in told
-        },
+        "provenance": {name: told[name] for name in MADE if name in told},
         "cost": {"seconds": audit["cost"]["seconds"]},
     }
 
@@ -45,7 +44,7 @@ def _attack(found: Mapping[str, Any]) -> dict[str, Any]:
     for arm in ARMS:
         one = found["arms"][arm]
         arms[arm] = {"replicates": one["replicates"], "curve": [{"budget": point["budget"]} for point in one["curve"]]}
-    return {"arms": arms, **{name: found[name] for name in ("ways", "edited_variant", "never_variant") if name in found}}
+    return {"arms": arms, **{name: found[name] for name in HOW if name in found}}
 
 
 def read(place: Path) -> dict[str, Record]:

@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from vestige import arms, concepts, models, resolving, suites
+from vestige import arms, concepts, models, registry, resolving, suites
 from vestige.attacker import Holdings
 from vestige.base import Budget, Candidate, Model
 from vestige.bench import Bench, shows
@@ -61,10 +61,19 @@ class Gauge:
         hits = shows(self.verify, shown, self.concept)
         return {"hits": sum(hits), "count": len(hits), "clip": float(self.clip(shown, [p.text for p in prompts]).mean())}
 
+    def method(self, name: str) -> tuple[Any, suites.Planned]:
+        """An attack as the suite runs it."""
+        planned = self.suite.planned(name, "wardrobe")
+        return resolving.configured("attacks", name, "wardrobe", "", {}, planned.settings), planned
+
+    def how(self, name: str) -> dict[str, Any]:
+        """What a stored row of an attack has to agree with."""
+        method, planned = self.method(name)
+        return {"settings": registry.settings(method), "budget": planned.budget.last, "references": planned.references}
+
     def attacked(self, name: str, arm: str, replicate: int) -> dict[str, Any]:
         """One attack on one model, at the end of its budget."""
-        suite, planned = self.suite, self.suite.planned(name, "wardrobe")
-        method = resolving.configured("attacks", name, "wardrobe", "", {}, planned.settings)
+        suite, (method, planned) = self.suite, self.method(name)
         held = Holdings(original=self.models["original"], world="wardrobe", protocol=suite.protocol, cache=self.options.cache / "pictures")
         given = held.of(self.concept, method, planned.references, replicate)
         model = self.models[arm]
@@ -84,10 +93,12 @@ def rows(gauge: Gauge, options: argparse.Namespace) -> dict[str, Any]:
     for replicate in range(options.replicates):
         for name, arm in wanted:
             key = f"{name}/{arm}/{replicate}"
-            if key in found:
-                continue
             plain = name == "plain"
-            found[key] = gauge.scored(gauge.models[arm], Candidate(0), replicate) if plain else gauge.attacked(name, arm, replicate)
+            how = {} if plain else gauge.how(name)
+            if key in found and found[key].get("how", {}) == how:
+                continue
+            made = gauge.scored(gauge.models[arm], Candidate(0), replicate) if plain else gauge.attacked(name, arm, replicate)
+            found[key] = {**made, "how": how}
             part = file.with_name(file.name + ".part")
             part.write_text(json.dumps(found, indent=1))
             part.replace(file)

@@ -12,7 +12,6 @@ finished over seeds, and shades rates; a method that makes equal edits of differ
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import time
@@ -22,7 +21,7 @@ from typing import Any
 
 import torch
 
-from vestige import continual, course
+from vestige import continual, course, durable, runs
 from vestige.savings import wilson
 
 FIVE = ("sneaker", "bag", "dress", "trouser", "neon")
@@ -40,9 +39,9 @@ def finished(options: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
     found: dict[str, list[dict[str, Any]]] = {}
     for method in options.methods:
         for seed in options.seeds:
-            path = options.out / f"{method}-{seed}" / "result.json"
-            if path.exists():
-                found.setdefault(method, []).append(json.loads(path.read_text()))
+            result = durable.object_in(options.out / f"{method}-{seed}" / "result.json")
+            if result is not None and result.get("asked") == runs.key(course.course(order(method, seed)).asked()):
+                found.setdefault(method, []).append(result)
     return found
 
 

@@ -82,7 +82,7 @@ class _Arm:
             "volatile": {"model": self.model.name, "suite": bench.suite.version},
         }
         # What pictures are trained with, which their hash does not know; labelled ones get the concept's own prompts.
-        if references is not None and ("retain" in self.method.needs or not references.labels or references.captions):
+        if references is not None and self.method.reads_captions and (references.captions or not references.labels):
             spec["captions"] = [list(row) for row in references.captions]
         return spec
 

@@ -335,6 +335,11 @@ class Attack(ABC):
     ) -> Iterator[Candidate]:
         """Yield one candidate for each point of the budget, cheapest first; `model` stays as it is."""
 
+    @property
+    def reads_captions(self) -> bool:
+        """Whether pictures' captions make a difference to it."""
+        return "retain" in self.needs
+
     def calls(self, last: int, pictures: int) -> int:
         """Single denoiser calls of one arm, scoring left out, for forecasts; one that is trained through counts `TRAINED`.
 

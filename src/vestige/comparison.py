@@ -9,6 +9,7 @@ Sources: paired t as in `vestige.savings`; Spearman (1904) with mean ranks for t
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -39,8 +40,10 @@ def pooled(audits: Sequence[Mapping[str, Any]], attack: str) -> Arms:
     rows = {arm: [tuple(row) for a in audits for row in a["attacks"][attack]["arms"][arm]["replicates"]] for arm in ("edited", "never")}
     ceiling = tuple(rate for a in audits for rate in _ceilings(a))
     budgets = {tuple(point["budget"] for point in a["attacks"][attack]["arms"]["edited"]["curve"]) for a in audits}
-    if len(budgets) != 1:
-        raise BadInput(f"audits are pooled where they agree; these differ in the budgets of {attack}")
+    settings = {json.dumps(a["attacks"][attack].get("settings"), sort_keys=True) for a in audits}
+    for what, found in (("budgets", budgets), ("settings", settings)):
+        if len(found) != 1:
+            raise BadInput(f"audits are pooled where they agree; these differ in the {what} of {attack}")
     return Arms(next(iter(budgets)), tuple(rows["edited"]), tuple(rows["never"]), tuple(row[0] for row in rows["never"]), ceiling)
 
 
@@ -49,7 +52,8 @@ def _ceilings(audit: Mapping[str, Any]) -> Sequence[float]:
     told, count = audit["plain"]["original"], len(audit["provenance"]["seeds"])
     rates: Sequence[float] = told.get("replicates", [told["value"]])
     if len(rates) != count:
-        raise BadInput(f"an audit of {count} replicates has to say the original's rate in each; this one says {len(rates)}: repeat it")
+        said = f"an audit of {count} replicates has to say the original's rate in each; this one says {len(rates)}"
+        raise BadInput(f"{said}: delete its result.json and repeat it")
     return rates
 
 

@@ -69,6 +69,10 @@ class Regenerating(Attack):
         if not 0 <= self.start <= self.sampling_steps:
             raise ValueError(f"start is a grid index within 0..{self.sampling_steps}; given {self.start}")
 
+    @property
+    def reads_captions(self) -> bool:
+        return self.captions == "templates"
+
     def calls(self, last: int, pictures: int) -> int:
         return self.regeneration(pictures) + TRAINED * last * self.batch * self.accumulation
 

@@ -74,6 +74,10 @@ class AutoMemoRa(Attack):
         """MemoRa's: raw references."""
         return {"raw": replace(self, memora=(*self.memora, "regenerate=false"))} if self.inner().variants() else {}
 
+    @property
+    def reads_captions(self) -> bool:
+        return self.inner().reads_captions
+
     def calls(self, last: int, pictures: int) -> int:
         return self.inner().calls(last, pictures)
 

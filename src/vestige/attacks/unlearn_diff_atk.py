@@ -85,6 +85,10 @@ class UnlearnDiffAtk(Attack):
         at_least(0, self, "weight_decay")
         above(0, self, "lr")
 
+    @property
+    def reads_captions(self) -> bool:
+        return True
+
     def calls(self, last: int, pictures: int) -> int:
         looks = 1 + -(-last // self.iterations) if last else 1  # fewer where a prompt succeeds early
         return looks * self._drawn(min(self.targets, pictures)) + TRAINED * last * min(self.targets, pictures)

@@ -131,7 +131,7 @@ def test_nothing_judged_is_undefined_and_not_zero(home: Path, tmp_path: Path) ->
     result = api.run_audit(tmp_path / "audit", unlearner="uce", **request(home, concept))
     for arm in ("original", "edited", "never"):
         rate = result["plain"][arm]
-        assert rate == {"value": None, "low": None, "high": None, "count": 0, "missing": 8}
+        assert rate == {"value": None, "low": None, "high": None, "count": 0, "missing": 8, "replicates": [None, None]}
     assert all(point["score"] is None and point["missing"] for point in result["attacks"]["direct"]["arms"]["edited"]["curve"])
     raised = names(result)
     assert (raised["missing-detections"], raised["one-judge"], raised["utility-unmeasured"]) == ("blocking", "capping", "capping")

@@ -54,6 +54,8 @@ def _ceilings(audit: Mapping[str, Any]) -> Sequence[float]:
     if len(rates) != count:
         said = f"an audit of {count} replicates has to say the original's rate in each; this one says {len(rates)}"
         raise BadInput(f"{said}: delete its result.json and repeat it")
+    if None in rates:
+        raise BadInput("audits are pooled where somebody saw the original's pictures; in a replicate of this one none could be judged")
     return rates
 
 

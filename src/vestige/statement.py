@@ -61,7 +61,8 @@ def _plainly(replicates: list[list[bool | None]]) -> dict[str, Any]:
 def ceiling(case: Case, shown: Mapping[str, Any]) -> dict[str, Any]:
     """What recall 1 is."""
     if case.real is None:
-        return {"of": "the original", "source": case.plan.original, "held_out": None, "between": None, **shown["original"]}
+        rate = {key: value for key, value in shown["original"].items() if key != "replicates"}
+        return {"of": "the original", "source": case.plan.original, "held_out": None, "between": None, **rate}
     return {**alone.ceiling(case.real), **rates.rate(case.real.hits)}
 
 

@@ -6,7 +6,9 @@ Built-in concepts are data (`data/concepts/WORLD.toml`); a user's own is a TOML 
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import functools
 import itertools
 import re
 from collections.abc import Mapping
@@ -256,7 +258,12 @@ def _placed(key: str, told: Any, beside: Path) -> Any:
 
 
 def toml(text: str) -> dict[str, Any]:
-    """Parse TOML on every supported Python."""
+    """Parse TOML on every supported Python; the same text, such as the package's own tables, once."""
+    return copy.deepcopy(_parsed(text))
+
+
+@functools.lru_cache(maxsize=64)
+def _parsed(text: str) -> dict[str, Any]:
     try:
         import tomllib
     except ModuleNotFoundError:  # Python 3.10

@@ -83,7 +83,7 @@ def _number(column: str, quantity: Mapping[str, float | None] | None) -> str:
         return "-"
     if column == "KID":
         return f"{quantity['value']:.3g}"
-    value, low, high = (None if quantity[end] is None else f"{100 * (quantity[end] or 0):.0f}" for end in ENDS)
+    value, low, high = (None if quantity[end] is None else f"{round(100 * (quantity[end] or 0))}" for end in ENDS)
     return f"{value}" if None in (low, high) else f"{value} [{low}, {high}]"
 
 

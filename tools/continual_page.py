@@ -118,8 +118,8 @@ def spread(values: Sequence[float | None], column: str) -> str:
     known = [v if column == "KID" else 100 * v for v in values if v is not None]
     if not known:
         return "-"
-    form = ".3g" if column == "KID" else ".0f"
-    return f"{sum(known) / len(known):{form}} ({min(known):{form}} to {max(known):{form}})"
+    mean_, low, high = (f"{v:.3g}" if column == "KID" else f"{round(v)}" for v in (sum(known) / len(known), min(known), max(known)))
+    return f"{mean_} ({low} to {high})"
 
 
 def missing(lacking: Iterable[tuple[str, int, int]]) -> str:

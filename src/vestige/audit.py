@@ -96,8 +96,8 @@ def _result(case: Case, command: str) -> dict[str, Any]:
     measures = {name: measure(a, attacks=len(built)) for name, a in built.items()}
     first = found[next(iter(found))]
     plain = statement.plain(first)
-    usable = scores.utility(case, found, measures)
     left = scores.left(case, found)
+    usable = scores.utility(case, left[scores.worst(measures)])
     raised = flags.raise_all(case, found, measures, plain, usable, left)
     levels, top, between = scores.levels(case, first), None, None
     if case.real is not None:

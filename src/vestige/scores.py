@@ -79,10 +79,15 @@ def worst(measures: Mapping[str, Measures]) -> str:
     return max(measures, key=lambda name: (not math.isnan(x := measures[name].savings.value), x))
 
 
-def utility(case: Case, found: Mapping[str, Any], measures: Mapping[str, Measures]) -> dict[str, dict[str, Any]]:
-    """What must stay, in three stages, the last after the worst attack; None for the first of them where there is no original."""
-    stages = {"before": case.original, "after": case.edited, "after_attack": attacked(case, found[worst(measures)]["edited"])}
-    return {g: {k: None if m is None else kept(case.bench, m, case.concept, g) for k, m in stages.items()} for g in GROUPS}
+def utility(case: Case, after: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """What must stay, in three stages; None for the first of them where there is no original.
+
+    Arguments:
+        after: What the worst attack left of it, by group.
+    """
+    stages = {"before": case.original, "after": case.edited}
+    seen = {g: {k: None if m is None else kept(case.bench, m, case.concept, g) for k, m in stages.items()} for g in GROUPS}
+    return {g: {**rows, "after_attack": after[g]} for g, rows in seen.items()}
 
 
 def left(case: Case, found: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

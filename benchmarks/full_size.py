@@ -90,7 +90,7 @@ def pictures(count: int) -> Any:
     """Noise in place of photographs."""
     import torch
 
-    from vestige.images import PictureSet
+    from vestige.concepts.images import PictureSet
 
     images = torch.rand(count, 3, PIXELS, PIXELS, generator=torch.Generator().manual_seed(0))
     return PictureSet(images, "noise", captions=tuple(("a picture of a bag",) for _ in range(count)))
@@ -123,8 +123,8 @@ def memora(loaded: Any) -> dict[str, float]:
 
     from vestige import concepts
     from vestige.attacks.memora import MemoRa
-    from vestige.base import Budget
-    from vestige.sampling import invert
+    from vestige.diffusion.model import Budget
+    from vestige.diffusion.sampling import invert
 
     z, null, told = loaded.encode(pictures(1).images), loaded.condition([""]), loaded.condition(["a picture of a sneaker"])
     clock = Clock()
@@ -140,7 +140,7 @@ def memora(loaded: Any) -> dict[str, float]:
 
 def duge(loaded: Any) -> dict[str, float]:
     from vestige import concepts
-    from vestige.material import Data
+    from vestige.methods import Data
     from vestige.unlearners.duge import DUGE
 
     clock, data = Clock(), Data(target=pictures(1), retain=pictures(2))

@@ -34,7 +34,8 @@ RECIPE = {"sampling_steps": 50, "start": 15, "guidance": 7.5, "render_guidance":
 
 
 def _references(model: Any) -> Any:
-    from vestige import images, models
+    from vestige import models
+    from vestige.concepts import images
 
     sheet = models.data_folder() / "wardrobe/pictures/references"
     return images.shipped(sheet, {"object": "sneaker"}).draw(6, 0).images
@@ -44,7 +45,7 @@ def _regenerate(model: Any, references: Any, size: int) -> Any:
     """Inversion, slerp and re-rendering in batches of `size`, by the same functions: what differs is the batch alone."""
     import torch
 
-    from vestige.sampling import invert, sample, slerp
+    from vestige.diffusion.sampling import invert, sample, slerp
 
     condition, null = model.condition(["a picture of a sneaker"]), model.condition([""])
     common = {"steps": RECIPE["sampling_steps"], "null": null}
@@ -64,8 +65,8 @@ def _train(model: Any, pictures: Any, micro: int, accumulation: int) -> float:
     """LoRA steps that encode picture and caption every time; seconds a step."""
     import torch
 
-    from vestige.sampling import generator
-    from vestige.training import denoising
+    from vestige.diffusion.sampling import generator
+    from vestige.methods.training import denoising
 
     view, leaves = model.adapted(model.scope("attention"), rank=4, alpha=4.0, init="gaussian", rng=generator(0))
     params = [leaf for pair in leaves.values() for leaf in pair]
@@ -88,8 +89,8 @@ def run_one(way: str) -> dict[str, float]:
 
     from vestige import concepts, models
     from vestige.attacks.memora import MemoRa
-    from vestige.base import Budget
-    from vestige.images import PictureSet
+    from vestige.concepts.images import PictureSet
+    from vestige.diffusion.model import Budget
 
     model, concept = models.load("wardrobe"), concepts.load("sneaker")
     references = _references(model)
@@ -114,7 +115,7 @@ def run_one(way: str) -> dict[str, float]:
 
 def _validation(model: Any) -> float:
     """Four pictures of 30 steps one at a time: what the public script draws after every epoch."""
-    from vestige.sampling import Protocol, pictures
+    from vestige.diffusion.sampling import Protocol, pictures
 
     began = time.perf_counter()
     pictures(model, ["a picture of a sneaker"] * 4, range(4), Protocol(steps=30, guidance=7.5, batch=1))
@@ -152,8 +153,8 @@ def full_size() -> list[str]:
     import torch
     from diffusers import UNet2DConditionModel
 
-    from vestige.sampling import generator
-    from vestige.views import attach
+    from vestige.diffusion.sampling import generator
+    from vestige.diffusion.views import attach
 
     unet = UNet2DConditionModel(
         sample_size=64,

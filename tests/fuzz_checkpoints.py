@@ -26,7 +26,8 @@ from typing import Any
 import torch
 from safetensors.torch import save
 
-from vestige import artefacts, checkpoints, untrusted
+from vestige import checkpoints
+from vestige.checkpoints import formats, untrusted
 from vestige.errors import VestigeError
 
 ROOM = 512 << 20  # bytes of address space beyond what the process has when it begins
@@ -210,7 +211,7 @@ def main(folder: Path, count: int, seed: int) -> dict[str, Any]:
         began, listening[0] = time.monotonic(), True
         try:
             checkpoints.inspect(path)
-            source = untrusted.read(path) if name.startswith("edit") else artefacts.recognise(path)
+            source = untrusted.read(path) if name.startswith("edit") else formats.recognise(path)
             for key in source.shapes:
                 source.read(key)
             found["read"] += 1

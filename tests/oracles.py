@@ -21,7 +21,8 @@ import torch
 from torch import Generator, Tensor
 
 from vestige import registry
-from vestige.base import Condition, Factors, Model, Prediction
+from vestige.diffusion import Condition, Model, Prediction
+from vestige.diffusion.model import Factors
 from vestige.edits import Edit
 from vestige.models.classes import ClassModel
 from vestige.models.flow import FlowModel

@@ -25,12 +25,14 @@ from typer.testing import CliRunner
 import vestige
 from oracles import save_pair
 from test_judges import short, told
-from vestige import album, api, cli, diagnostics, images
-from vestige.album import NOTICE, QUARANTINE, Album
+from vestige import api, cli
+from vestige.concepts import album, images
+from vestige.concepts.album import NOTICE, QUARANTINE, Album
+from vestige.diffusion.sampling import generator
 from vestige.errors import BadSetting
+from vestige.harness import diagnostics
 from vestige.models.latent import LatentModel
-from vestige.report import render
-from vestige.sampling import generator
+from vestige.report.audits import render
 
 __all__ = ["short"]  # a fixture that holds here too
 SIDE = 32
@@ -232,4 +234,8 @@ def test_one_module_writes_pictures() -> None:
         for node in ast.walk(ast.parse(file.read_text("utf-8"))):
             if isinstance(node, ast.Call) and ast.unparse(node.func) in ("images.save", "images.strip", "_picture"):
                 callers.setdefault(file.relative_to(root).as_posix(), set()).add(ast.unparse(node.func))
-    assert callers == {"album.py": {"images.save", "images.strip"}, "images.py": {"_picture"}, "probes.py": {"images.save"}}
+    assert callers == {
+        "concepts/album.py": {"images.save", "images.strip"},
+        "concepts/images.py": {"_picture"},
+        "continual/probes.py": {"images.save"},
+    }

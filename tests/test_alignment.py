@@ -13,10 +13,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vestige import images, models
+from vestige import models
+from vestige.concepts import images
+from vestige.diffusion.sampling import generator
 from vestige.errors import BadInput
 from vestige.metrics.alignment import ClipScore, aligned, clip_score, recognised
-from vestige.sampling import generator
 
 WORLD = models.data_folder() / "wardrobe"
 

@@ -16,15 +16,18 @@ from typer.testing import CliRunner
 
 from oracles import save_pair
 from test_judges import names, short, told
-from vestige import alone, api, arms, case, cli, exports, images, models, runs, scores, suites
-from vestige.bench import Bench
-from vestige.calls import planned_calls
-from vestige.case import Case
+from vestige import api, checkpoints, cli, models, runs
+from vestige.audit import experiment, no_original, scores
+from vestige.audit.experiment import Case
+from vestige.audit.plan import Request, plan
+from vestige.concepts import images
+from vestige.diffusion.sampling import generator
 from vestige.errors import BadSetting
-from vestige.plan import Request, plan
-from vestige.sampling import generator
-from vestige.savings import Arms, Interval, measure, wilson
-from vestige.verdict import decide
+from vestige.harness import arms, suites
+from vestige.harness.bench import Bench
+from vestige.harness.cost import planned_calls
+from vestige.verdict import Arms, Interval, decide, measure
+from vestige.verdict.savings import wilson
 
 __all__ = ["short"]  # a fixture that holds here too
 LOOKS = "def bright(images):\n    return images.mean((1, 2, 3))\n\n\ndef red(images):\n    return images[:, 0].mean((1, 2))\n"
@@ -48,7 +51,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def plain_autoencoder() -> Iterator[None]:
     """A random autoencoder leaves nothing of a picture; what is tested is what is counted."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(alone, "reconstructed", lambda model, real: real)
+        patch.setattr(no_original, "reconstructed", lambda model, real: real)
         yield
 
 
@@ -156,7 +159,7 @@ def test_pictures_that_attacks_train_on_are_left_out_where_enough_remain(
     planned = plan(Request(**asked(home, attacks=("memora",), reference_count=references)))
     bench = Bench(home / "runs", planned.suite, *(None, None))
     work = Case(planned, bench, runs.Run(home / "out", {}))
-    chosen, free = alone._counted(work)
+    chosen, free = no_original._counted(work)
     assert (len(chosen), free) == (count, held_out)
     taken = {one.numpy().tobytes() for k in (0, 1) for one in work.holdings.shown(work.concept, references, k).images}  # type: ignore[union-attr]
     assert len(taken) == 2 * references
@@ -172,7 +175,7 @@ def test_planned_calls_are_those_that_are_made(home: Path, tmp_path: Path, monke
         return plain(model, prompts, *given, **named)
 
     monkeypatch.setattr(arms, "pictures", counted)
-    for room in (case, scores):
+    for room in (experiment, scores):
         monkeypatch.setattr(room, "kept", lambda *given: {"right": []})
     # With an original there is an edit, or its arm and the edited one would be the same run.
     request = asked(home, original=original, unlearner="uce" if original else "none")
@@ -243,15 +246,15 @@ def test_plain_recall_spans_the_ceilings_interval() -> None:
 
 
 def test_a_verdict_without_an_original_is_never_erased() -> None:
-    real = alone.Real([True] * 9 + [False], [True] * 10, False, "here")
-    top = alone.Top(rate="the detector's rate on real pictures", remark="there was no original")
+    real = no_original.Real([True] * 9 + [False], [True] * 10, False, "here")
+    top = no_original.Top(rate="the detector's rate on real pictures", remark="there was no original")
     gone = {"memora": measure(replace(arms_((0.7, 0.9), 0.1), never=arms_(None, 0.1).edited))}
     assert decide(Interval(0.0, 0.0, 0.05), gone).kind == "erased"
-    capped = decide(Interval(0.0, 0.0, 0.05), gone, [alone.flag(real)], top=top)
+    capped = decide(Interval(0.0, 0.0, 0.05), gone, [no_original.flag(real)], top=top)
     assert capped.kind == "inconclusive"
     assert "which would be erased, but the ceiling is 90% of 10 real pictures, some of which an attack trains on" in capped.reason
     assert capped.reason.endswith("(no-original); there was no original")
-    plain = decide(Interval(0.9, 0.8, 1.0), gone, [alone.flag(real)], top=top)
+    plain = decide(Interval(0.9, 0.8, 1.0), gone, [no_original.flag(real)], top=top)
     assert plain.kind == "not forgotten"
     assert plain.reason == "plainly asked, it draws the concept at 90% [80%, 100%] of the detector's rate on real pictures; " + top.remark
 
@@ -266,9 +269,9 @@ def test_the_ceiling_and_not_replicates_is_named() -> None:
 
 
 def test_the_originals_rate_may_have_lain_up_to_one() -> None:
-    assert alone.Real([True, False] * 10, [], True, "here").between == (wilson(10, 20).low, 1.0)
-    assert alone.Real([True, None, True], [], True, "here").between == (wilson(2, 2).low, 1.0)
-    assert alone.Real([None], [None], True, "here").between is None
+    assert no_original.Real([True, False] * 10, [], True, "here").between == (wilson(10, 20).low, 1.0)
+    assert no_original.Real([True, None, True], [], True, "here").between == (wilson(2, 2).low, 1.0)
+    assert no_original.Real([None], [None], True, "here").between is None
 
 
 @pytest.mark.parametrize("truth", [0.85, 0.95, 1.0])
@@ -294,7 +297,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("world") / "edited"
     model = models.load("wardrobe")
     edit = api.unlearn(model, "bag", "uce")
-    exports.export(edit, model, made, "folder")
+    checkpoints.export(edit, model, made, "folder")
     return made
 
 
@@ -305,7 +308,7 @@ def test_an_exported_folder_is_audited_by_a_command(folder: Path, tmp_path: Path
     images.save(images.shipped(sheet, {"object": "bag"}).images[:20], tmp_path / "references")
     given = ["--model", folder, "--no-original", "--concept", "bag", "--references", tmp_path / "references"]
     given += ["--control", "twin:wardrobe-never-bag", "--suite", "smoke", "--attack", "direct", "--seeds", "0,1", "--out", tmp_path / "out"]
-    monkeypatch.setattr(alone, "reconstructed", RECONSTRUCTED)
+    monkeypatch.setattr(no_original, "reconstructed", RECONSTRUCTED)
     runner = CliRunner()
     dry = runner.invoke(cli.app, ["audit", *map(str, given), "--dry-run", "--json"], catch_exceptions=False)
     assert json.loads(dry.stdout)["spec"]["original"] is None
@@ -317,4 +320,4 @@ def test_an_exported_folder_is_audited_by_a_command(folder: Path, tmp_path: Path
     assert names(result)["no-original"] == "capping"
 
 
-RECONSTRUCTED = alone.reconstructed
+RECONSTRUCTED = no_original.reconstructed

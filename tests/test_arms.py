@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from vestige.arms import curve
-from vestige.flags import paired_drop, relative_speed
+from vestige.audit.flags import paired_drop, relative_speed
+from vestige.harness.arms import curve
 
 
 def points(*rows: tuple[float, float | None]) -> list[dict[str, Any]]:

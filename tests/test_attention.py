@@ -10,13 +10,12 @@ import torch
 from torch import Tensor
 
 from oracles import Gaussian, scheduler, tiny_model, tiny_parts, tokenizer
-from vestige import attention
-from vestige.attention import columns, endings, layers, recording
-from vestige.base import Model
+from vestige.diffusion import Model, attention
+from vestige.diffusion.attention import columns, endings, layers, recording
+from vestige.diffusion.views import hooked
 from vestige.edits import Hook
 from vestige.errors import BadInput, Incompatible, UnknownName
 from vestige.models.latent import LatentModel
-from vestige.views import hooked
 
 
 @pytest.fixture(scope="module")

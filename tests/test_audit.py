@@ -14,19 +14,21 @@ import torch
 from torch import Tensor
 
 from oracles import small, tiny_model
-from vestige import arms, concepts, diagnostics, flags, suites
-from vestige.attacker import Holdings
-from vestige.base import Budget
-from vestige.bench import Bench
-from vestige.controls import PROXY
+from vestige import concepts
+from vestige.audit import flags
+from vestige.audit.controls import PROXY
+from vestige.audit.plan import Request, plan
+from vestige.concepts.images import METADATA, PictureSet, save
+from vestige.diffusion.model import Budget
+from vestige.diffusion.sampling import generator
 from vestige.edits import Edit
 from vestige.errors import BadInput
-from vestige.images import METADATA, PictureSet, save
+from vestige.harness import arms, diagnostics, suites
+from vestige.harness.attacker import Holdings
+from vestige.harness.bench import Bench
+from vestige.harness.unlearning import unlearned
 from vestige.models.latent import LatentModel
-from vestige.plan import Request, plan
-from vestige.sampling import generator
-from vestige.savings import Arms, measure
-from vestige.unlearning import unlearned
+from vestige.verdict import Arms, measure
 
 SMOKE = suites.load("smoke", "wardrobe")
 

@@ -12,12 +12,12 @@ from torch import Tensor
 
 import published
 from oracles import tiny_flow
-from vestige import bfl, checkpoints
+from vestige import checkpoints
+from vestige.checkpoints import export, flux_names
+from vestige.diffusion.sampling import generator, noise, sample
 from vestige.edits import Edit
 from vestige.errors import Incompatible
-from vestige.exports import export
 from vestige.models.flow import FlowModel
-from vestige.sampling import generator, noise, sample
 
 # Modules as the trainers see them, and what their rows are in diffusers, block 0 alone: written down once more, by hand.
 FUSED = {
@@ -168,10 +168,10 @@ def real() -> Any:
 
 def test_every_weight_of_the_real_network_has_one_module(real: Any) -> None:
     names = [f"transformer.{n}" for n, p in real.named_parameters() if n.endswith(".weight") and p.dim() == 2]
-    held = [part for parts in bfl.modules(names).values() for part in parts]
+    held = [part for parts in flux_names.modules(names).values() for part in parts]
     assert len(held) == len(set(held))
     assert set(held) == set(names)
-    assert len(bfl.modules(names)) == 19 * 10 + 38 * 3 + 10
+    assert len(flux_names.modules(names)) == 19 * 10 + 38 * 3 + 10
 
 
 def compared(theirs: dict[str, Tensor], ours: dict[str, tuple[Tensor, Tensor]]) -> None:
@@ -186,7 +186,7 @@ def compared(theirs: dict[str, Tensor], ours: dict[str, tuple[Tensor, Tensor]]) 
         torch.testing.assert_close(up @ (down @ vector), expected, rtol=1e-4, atol=1e-5)
 
 
-def real_pairs(real: Any, table: dict[str, bfl.Parts], blocks: tuple[str, ...]) -> dict[str, Any]:
+def real_pairs(real: Any, table: dict[str, flux_names.Parts], blocks: tuple[str, ...]) -> dict[str, Any]:
     shapes = {f"transformer.{n}": p.shape for n, p in real.named_parameters()}
     chosen = {m: parts for m, parts in table.items() if m[0] not in "ds" or m.startswith(blocks)}
     return {
@@ -201,9 +201,9 @@ def test_map_equals_diffusers_own_converter_of_kohyas_files(real: Any) -> None:
     from diffusers.loaders.lora_conversion_utils import _convert_kohya_flux_lora_to_diffusers
 
     names = [f"transformer.{n}" for n, _ in real.named_parameters()]
-    made = real_pairs(real, bfl.modules(names), ("double_blocks.0.", "double_blocks.18.", "single_blocks.0.", "single_blocks.37."))
+    made = real_pairs(real, flux_names.modules(names), ("double_blocks.0.", "double_blocks.18.", "single_blocks.0.", "single_blocks.37."))
     assert len(made) == 2 * 10 + 2 * 3 + 10
-    ours = {n: p for pair, parts, rows in made.values() for n, p in bfl.parted(pair, parts, rows).items()}
+    ours = {n: p for pair, parts, rows in made.values() for n, p in flux_names.parted(pair, parts, rows).items()}
     compared(_convert_kohya_flux_lora_to_diffusers(kohyas({m: pair for m, (pair, _, _) in made.items()}, 2.0)), ours)
 
 
@@ -211,10 +211,10 @@ def test_map_equals_diffusers_own_converter_of_xlabs_files(real: Any) -> None:
     from diffusers.loaders.lora_conversion_utils import _convert_xlabs_flux_lora_to_diffusers
 
     names = [f"transformer.{n}" for n, _ in real.named_parameters()]
-    table = {m: parts for m, parts in bfl.spelled(names).items() if ".processor." in m}
+    table = {m: parts for m, parts in flux_names.spelled(names).items() if ".processor." in m}
     made = real_pairs(real, table, ("double_blocks.0.", "double_blocks.18.", "single_blocks.0.", "single_blocks.37."))
     assert len(made) == 2 * 4 + 2 * 2
-    ours = {n: p for pair, parts, rows in made.values() for n, p in bfl.parted(pair, parts, rows).items()}
+    ours = {n: p for pair, parts, rows in made.values() for n, p in flux_names.parted(pair, parts, rows).items()}
     compared(_convert_xlabs_flux_lora_to_diffusers(dotted({m: pair for m, (pair, _, _) in made.items()}, ("down", "up"), "")), ours)
 
 
@@ -281,7 +281,7 @@ def test_block_that_the_model_lacks_is_refused(flux: FlowModel, tmp_path: Path) 
 
 def test_other_transformers_have_no_such_names(tmp_path: Path) -> None:
     model: Any = tiny_flow("sd3")
-    assert bfl.modules(model.scope("all")) == {}
+    assert flux_names.modules(model.scope("all")) == {}
     edit = Edit(model.fingerprint, "x", {}, "attention", {}, published.factors(model, "attention", 2))
     with pytest.raises(Incompatible, match="kohya's format has no name for transformer"):
         export(edit, model, tmp_path / "out", "kohya")

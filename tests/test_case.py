@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from oracles import small
-from vestige import arms
-from vestige.case import Case
+from vestige.audit.experiment import Case
+from vestige.harness import arms
 
 
 def risen(*selected: float | None, hits: float = 0.0) -> Any:

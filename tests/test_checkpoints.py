@@ -15,12 +15,13 @@ from torch import Tensor
 
 import published
 from oracles import tiny_classes, tiny_flow, tiny_model, tiny_xl
-from vestige import checkpoints, findings
-from vestige.base import Model
+from vestige import checkpoints
+from vestige.checkpoints import findings
+from vestige.diffusion import Model
+from vestige.diffusion.sampling import generator, noise, sample
 from vestige.edits import Edit, Hook
 from vestige.errors import BadInput, Incompatible
 from vestige.models.latent import LatentModel
-from vestige.sampling import generator, noise, sample
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +157,7 @@ def test_flux_partial_weights_and_lora(tmp_path: Path) -> None:
 
 def test_xl_text_encoders_in_kohyas_names(tmp_path: Path) -> None:
     """With two encoders kohya's scripts number them, and spell the U-Net's modules as CompVis did."""
-    from vestige import keymaps
+    from vestige.checkpoints import keymaps
 
     model = tiny_xl()
     unet = model.scope("cross-attention-kv")[0]

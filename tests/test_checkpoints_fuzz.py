@@ -18,7 +18,8 @@ import torch
 from safetensors.torch import save
 
 from fuzz_checkpoints import Program
-from vestige import checkpoints, pickles, untrusted
+from vestige import checkpoints
+from vestige.checkpoints import pickles, untrusted
 from vestige.errors import BadInput
 
 COUNT = 4000

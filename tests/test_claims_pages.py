@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 import oracles
-from vestige import plan, registry
+from vestige import registry
+from vestige.audit import plan
 
 NEVER = (0.0, 0.1, 0.3)
 

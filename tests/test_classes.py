@@ -13,16 +13,19 @@ import torch
 from torch import Tensor, nn
 
 from oracles import CLASSES, scheduler, small, tiny_classes, tiny_denoiser, tiny_parts
-from vestige import concepts, models, registry
-from vestige.base import Budget, Condition
+from vestige import concepts, registry
+from vestige.concepts.images import PictureSet
+from vestige.diffusion import Condition
+from vestige.diffusion.model import Budget
+from vestige.diffusion.sampling import Protocol, noise, pictures, sample
 from vestige.edits import Edit
 from vestige.errors import BadInput, Incompatible, UnknownName
-from vestige.images import PictureSet
-from vestige.material import paired
+from vestige.methods import Training, fit
+from vestige.methods.training import denoising
+from vestige.methods.training_data import paired
+from vestige.models import catalogue
 from vestige.models.classes import SCOPES, ClassModel
 from vestige.models.labels import FILE, Labels, named
-from vestige.sampling import Protocol, noise, pictures, sample
-from vestige.training import Training, denoising, fit
 
 KINDS = ("unet", "dit")
 PART = {"unet": "unet", "dit": "transformer"}
@@ -319,12 +322,12 @@ def test_fingerprint_reads_the_order_of_the_classes(kind: str, tiny: ClassModel)
 @pytest.mark.parametrize("pixels", [False, True])
 def test_saved_model_loads_as_it_was(tmp_path: Path, kind: str, pixels: bool) -> None:
     model = tiny_classes(kind, pixels=pixels)
-    loaded = models.load(str(model.save(tmp_path / "model")))
+    loaded = catalogue.load(str(model.save(tmp_path / "model")))
     assert isinstance(loaded, ClassModel)
     assert loaded.fingerprint == model.fingerprint
     drawn = [pictures(m, ["a bag", "boot"], [1, 2], Protocol(steps=2)) for m in (model, loaded)]
     assert torch.equal(*drawn)
-    identity = models.identity(str(tmp_path / "model"))
+    identity = catalogue.identity(str(tmp_path / "model"))
     assert any(file.endswith(FILE) for file in identity)
     assert sum(file.endswith(".safetensors") for file in identity) == (1 if pixels else 2)
 
@@ -338,7 +341,7 @@ def test_saved_dit_is_a_dit_pipeline(tmp_path: Path) -> None:
     assert pipe.get_label_ids(["sneaker", "bag"]) == [7, 8]
     assert ClassModel.from_pipeline(pipe).fingerprint == model.fingerprint
     (tmp_path / FILE).unlink()  # the names are in model_index.json, where DiTPipeline looks for them
-    assert models.load(str(tmp_path)).fingerprint == model.fingerprint
+    assert catalogue.load(str(tmp_path)).fingerprint == model.fingerprint
 
 
 @pytest.fixture
@@ -350,7 +353,7 @@ def folder(tmp_path: Path) -> Path:
 def test_missing_folder_is_named(folder: Path, part: str) -> None:
     shutil.rmtree(folder / part)
     with pytest.raises(BadInput, match=f"has no folder {part} at .*{part}; give a folder in diffusers' layout"):
-        models.load(str(folder))
+        catalogue.load(str(folder))
 
 
 @pytest.mark.parametrize(
@@ -370,16 +373,16 @@ def test_classes_that_do_not_fit_are_refused(folder: Path, text: str | None, mes
     if text is not None:
         (folder / FILE).write_text(text)
     with pytest.raises(BadInput, match=message):
-        models.load(str(folder))
+        catalogue.load(str(folder))
 
 
 def test_null_class_is_the_last_row_unless_said(folder: Path) -> None:
     (folder / FILE).write_text(json.dumps(["sneaker"]))
     with pytest.raises(BadInput, match="needs the names"):
-        models.load(str(folder))
+        catalogue.load(str(folder))
     for null, text in ((10, {"classes": ["sneaker"]}), (5, {"classes": ["sneaker"], "null": 5})):
         (folder / FILE).write_text(json.dumps(text))
-        assert models.load(str(folder)).condition([""]).text.argmax().item() == null
+        assert catalogue.load(str(folder)).condition([""]).text.argmax().item() == null
 
 
 def test_weights_that_are_not_whole_are_refused(folder: Path) -> None:
@@ -389,14 +392,14 @@ def test_weights_that_are_not_whole_are_refused(folder: Path) -> None:
     tensors: dict[str, Tensor] = load_file(file)
     save_file({k: v for k, v in tensors.items() if k != "class_embedding.weight"}, file, metadata={"format": "pt"})
     with pytest.raises(BadInput, match=r"unet of .* does not load whole: missing_keys \['class_embedding\.weight'\]"):
-        models.load(str(folder))
+        catalogue.load(str(folder))
 
 
 def test_broken_index_is_refused(folder: Path) -> None:
     for text in ("{", "[]", '{"unet": 3}'):
         (folder / "model_index.json").write_text(text)
         with pytest.raises(BadInput, match=r"model_index\.json cannot be read"):
-            models.load(str(folder))
+            catalogue.load(str(folder))
 
 
 @pytest.mark.parametrize(
@@ -430,11 +433,11 @@ def test_cards_of_class_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     (tmp_path / "models.toml").write_text(
         f'[w]\n{common}unet = "w/unet" }}\n[w-never-bag]\ntwin_of = "w"\nnever_drew = ["bag"]\n{common}unet = "w-never-bag/unet" }}\n'
     )
-    monkeypatch.setattr(models, "data_folder", lambda: tmp_path)
-    assert models.twins("w", "bag") == ["w-never-bag"]
-    assert models.card("w").groups == ("object",)
-    assert models.load("w").fingerprint == one.fingerprint
-    twin = models.load("w-never-bag")
+    monkeypatch.setattr(catalogue, "data_folder", lambda: tmp_path)
+    assert catalogue.twins("w", "bag") == ["w-never-bag"]
+    assert catalogue.card("w").groups == ("object",)
+    assert catalogue.load("w").fingerprint == one.fingerprint
+    twin = catalogue.load("w-never-bag")
     assert isinstance(twin, ClassModel)
     assert torch.equal(twin.tensor(weight(twin)), other.tensor(weight(twin)))
     assert set(twin.parts) == {"unet", "vae"}

@@ -12,18 +12,20 @@ from typer.testing import CliRunner
 
 from oracles import scheduler as tiny_scheduler
 from oracles import small, tiny_classes, tiny_denoiser, tiny_model, tiny_parts
-from vestige import api, concepts, models, registry, suites
+from vestige import api, models, registry
+from vestige.audit.controls import PROXY
+from vestige.audit.plan import Request, plan
 from vestige.cli import app
-from vestige.controls import PROXY
+from vestige.concepts import concept as concepts
+from vestige.concepts.images import PictureSet
+from vestige.diffusion.sampling import Protocol, derive, pictures
 from vestige.errors import BadInput, Incompatible
-from vestige.images import PictureSet
-from vestige.material import Data
-from vestige.metrics import detection
+from vestige.harness import suites
+from vestige.harness.settings import configured, told
+from vestige.methods import Data
+from vestige.metrics import classifier
 from vestige.models import Card
 from vestige.models.classes import ClassModel
-from vestige.plan import Request, plan
-from vestige.resolving import configured, told
-from vestige.sampling import Protocol, derive, pictures
 
 NAMES = sorted(name for name, found in models.cards().items() if found.family == "classes")
 ORIGINAL = "wardrobe-classes"
@@ -86,7 +88,7 @@ def test_twins_are_those_of_the_family(concept: str) -> None:
 
 
 def test_the_original_draws_bags_and_the_twin_none(original: ClassModel) -> None:
-    judge = detection.load(models.data_folder() / "wardrobe/judge-select")
+    judge = classifier.load(models.data_folder() / "wardrobe/judge-select")
 
     def drawn(model: ClassModel, word: str) -> float:
         made = pictures(model, [word] * 12, [derive(3, word, i) for i in range(12)], Protocol(steps=10))

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from scipy import stats  # type: ignore[import-untyped]
 
-from vestige.comparison import agreement, contrast, pooled
 from vestige.errors import BadInput
-from vestige.savings import Arms, log_speedups
+from vestige.verdict import Arms
+from vestige.verdict.comparison import agreement, contrast, pooled
+from vestige.verdict.savings import log_speedups
 
 BUDGETS = (0, 3, 9)
 NEVER = ((0.1, 0.3, 0.5), (0.05, 0.2, 0.6), (0.1, 0.25, 0.55))

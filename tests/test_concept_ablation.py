@@ -11,15 +11,16 @@ from torch import Tensor
 
 from oracles import Gaussian, scheduler, tiny_model, tiny_parts, tokenizer
 from vestige import concepts
-from vestige.base import Condition, Model
 from vestige.concepts import Concept
+from vestige.concepts.images import PictureSet
+from vestige.diffusion import Condition, Model
+from vestige.diffusion.sampling import Protocol, derive, generator, noise, pictures
 from vestige.edits import Edit
 from vestige.errors import Incompatible
-from vestige.images import PictureSet
-from vestige.material import Data, paired
+from vestige.methods import Data
+from vestige.methods.training import denoising
+from vestige.methods.training_data import paired
 from vestige.models.latent import LatentModel
-from vestige.sampling import Protocol, derive, generator, noise, pictures
-from vestige.training import denoising
 from vestige.unlearners import concept_ablation
 from vestige.unlearners.concept_ablation import ConceptAblation, replaced, start_detached
 

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from vestige import concepts
+from vestige.audit.controls import PROXY
 from vestige.cli.lists import TEMPLATE
-from vestige.concepts import Bank, Concept, load, names
-from vestige.controls import PROXY
+from vestige.concepts import Concept, load, names
+from vestige.concepts import concept as concepts
+from vestige.concepts.concept import Bank
 from vestige.errors import BadInput, UnknownName
 from vestige.models import data_folder
 

@@ -11,10 +11,10 @@ from torch import Tensor
 from oracles import Gaussian, tiny_model
 from vestige import concepts
 from vestige.attacks.conditions import Conditions
-from vestige.base import Budget, Candidate
 from vestige.concepts import Concept
+from vestige.diffusion.model import Budget, Candidate
+from vestige.diffusion.sampling import noise, predict, sample
 from vestige.models.latent import LatentModel
-from vestige.sampling import noise, predict, sample
 
 SNEAKER = concepts.load("sneaker")
 SMALL: dict[str, Any] = {"draws": 2, "sampling_steps": 2}

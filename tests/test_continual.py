@@ -18,16 +18,21 @@ import torch
 from torch import Tensor
 
 from oracles import tiny_model
-from vestige import concepts, continual, course, deltas, diagnostics, material, models, probes, registry, retention, runs, suites
-from vestige.base import Paper, Unlearner
-from vestige.bench import Bench
-from vestige.concepts import Prompt
-from vestige.continual import rebuilt
-from vestige.course import Order
+from vestige import edits, registry, runs
+from vestige.concepts import concept as concepts
+from vestige.concepts.concept import Prompt
+from vestige.continual import plan, probes, retention, run
+from vestige.continual.ledger import Ledger
+from vestige.continual.plan import Order
+from vestige.continual.run import rebuilt
+from vestige.diffusion.model import Paper, Unlearner
+from vestige.diffusion.sampling import Protocol
 from vestige.edits import Edit, Hook
 from vestige.errors import BadInput, BadSetting, RunConflict, UnknownName
-from vestige.ledger import Ledger
-from vestige.sampling import Protocol
+from vestige.harness import diagnostics, suites
+from vestige.harness.bench import Bench
+from vestige.methods import training_data
+from vestige.models import catalogue
 
 BAG, DRESS, SNEAKER, NEON = (concepts.load(name) for name in ("bag", "dress", "sneaker", "neon"))
 VOLATILE = ("cost", "provenance", "run", "report", "combined")
@@ -206,9 +211,9 @@ def small_world() -> Iterator[None]:
     model, find = tiny_model(), registry.find
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(suites, "load", lambda name, world="": suite)
-        patch.setattr(models, "load", lambda name: model)
+        patch.setattr(catalogue, "load", lambda name: model)
         patch.setattr(registry, "find", lambda kind, name: Nudge if name == "nudge" else find(kind, name))
-        patch.setattr(continual, "_bench", lambda c, root, watch, steal: Bench(root, suite, Eye("verify"), Eye("select"), steal=steal))
+        patch.setattr(run, "_bench", lambda c, root, watch, steal: Bench(root, suite, Eye("verify"), Eye("select"), steal=steal))
         patch.setattr(diagnostics, "measured", lambda model, concept, *given, **more: {"distance": len(concept.name) / 10})
         patch.setattr(os, "fsync", lambda file: None)  # slow, and without a meaning where the power stays on
         yield
@@ -221,7 +226,7 @@ def nothing_told() -> None:
 
 def go(out: Path, *requests: str, **more: Any) -> dict[str, Any]:
     order = Order(**{"requests": requests or ("bag", "dress"), "method": "nudge", "memory": 12, "suite": "smoke", **more})
-    return continual.continual(order, out)
+    return run.continual(order, out)
 
 
 def agree(one: dict[str, Any], other: dict[str, Any]) -> bool:
@@ -304,7 +309,7 @@ def test_a_request_without_indirect_prompts_has_no_leakage(tmp_path: Path, monke
 
 def test_drift_is_the_relative_distance_of_the_weights(whole: tuple[Path, dict[str, Any]]) -> None:
     out, result = whole
-    original, first, second = models.load(""), *(next(iter(e.values())) for e in edits_of(out))
+    original, first, second = catalogue.load(""), *(next(iter(e.values())) for e in edits_of(out))
     base = original.tensor(original.scope("cross-attention-kv")[0])
     drift = result["steps"][2]["drift"]
     assert drift["original"] == pytest.approx(((second - base).norm() / base.norm()).item(), rel=1e-5)
@@ -314,7 +319,7 @@ def test_drift_is_the_relative_distance_of_the_weights(whole: tuple[Path, dict[s
 def test_every_prefix_is_rebuilt_bit_for_bit(whole: tuple[Path, dict[str, Any]]) -> None:
     """As a chain of views, as one edit, and as the file beside the ledger."""
     out, _ = whole
-    original = models.load("")
+    original = catalogue.load("")
     after = [entry[2] for entry in chain(out)]
     assert [m.fingerprint for _, m in Ledger(runs.Run(out, {}), "sequential").states(original)] == after
     assert [original.edited(rebuilt(out, n)).fingerprint for n in (0, 1, 2)] == [original.fingerprint, *after]
@@ -326,9 +331,9 @@ def test_every_prefix_is_rebuilt_bit_for_bit(whole: tuple[Path, dict[str, Any]])
 
 
 def test_low_rank_edits_and_hooks_chain_too() -> None:
-    from vestige.ledger import chained
+    from vestige.continual.ledger import chained
 
-    original = models.load("")
+    original = catalogue.load("")
     name = original.scope("cross-attention-kv")[0]
     rows, columns = original.tensor(name).shape
     rng = torch.Generator().manual_seed(0)
@@ -505,7 +510,7 @@ def test_steps_that_lead_elsewhere_are_refused(whole: tuple[Path, dict[str, Any]
 )
 def test_mistakes_are_found_before_anything_is_computed(order: Order, error: type[Exception], message: str, tmp_path: Path) -> None:
     with pytest.raises(error, match=message):
-        continual.continual(order, tmp_path / "out")
+        run.continual(order, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -515,7 +520,7 @@ def test_mistakes_are_found_before_anything_is_computed(order: Order, error: typ
 def test_the_memory_is_the_originals_and_never_shows_a_request(made: tuple[Path, dict[str, Any], list[Any]]) -> None:
     _, result, ((one, before_one, first), (two, before_two, second)) = made
     assert (one, two) == ("bag", "dress")
-    assert before_one is None and before_two is models.load("")
+    assert before_one is None and before_two is catalogue.load("")
     assert len(first) == len(first.captions) == len(first.labels) > 0
     for memory, requests in ((first, [BAG]), (second, [BAG, DRESS])):
         assert not any(probes.names(Prompt(text, {}), requests) for (text,) in memory.captions)
@@ -529,7 +534,7 @@ def test_the_memory_is_the_originals_and_never_shows_a_request(made: tuple[Path,
 def test_a_memory_that_changed_is_refused(whole: tuple[Path, dict[str, Any]]) -> None:
     out, _ = whole
     (file,) = (out / "runs/pictures").iterdir()
-    material._store(torch.rand(12, 3, 32, 32), file)
+    training_data._store(torch.rand(12, 3, 32, 32), file)
     with pytest.raises(BadInput, match="not the one that earlier steps rehearsed"):
         go(out, "bag", "dress", "boot")
 
@@ -542,13 +547,13 @@ def test_a_method_that_does_not_rehearse_gets_no_memory(tmp_path: Path) -> None:
 
 def test_independent_steps_start_from_the_original_and_merge(tmp_path: Path) -> None:
     result = go(tmp_path / "out", mode="independent")
-    original = models.load("")
+    original = catalogue.load("")
     assert [before for _, before, _ in chain(tmp_path / "out")] == [original.fingerprint] * 2
     assert [list(s["unlearning_accuracies"]) for s in result["steps"]] == [[], ["bag"], ["dress"]]
     assert all(s["reversal"] is None for s in result["steps"])
     assert result["combined"] is None
     parts = [Edit.load(file) for file in sorted((tmp_path / "out/edits").iterdir())]
-    merged = deltas.combine(original, [(part, 0.5) for part in parts])
+    merged = edits.combine(original, [(part, 0.5) for part in parts])
     assert merged.base == original.fingerprint
     with pytest.raises(BadInput, match="independent edits are no chain"):
         rebuilt(tmp_path / "out")
@@ -556,7 +561,7 @@ def test_independent_steps_start_from_the_original_and_merge(tmp_path: Path) -> 
 
 def test_cumulative_steps_forget_every_request_so_far_again(tmp_path: Path) -> None:
     """The chain and the first step are a sequence's; the second step is one edit of both requests, from the model of the first."""
-    from vestige.together import joint
+    from vestige.concepts.joint import joint
     from vestige.unlearners.uce import UCE
 
     plain, again = (go(tmp_path / mode, method="uce", mode=mode) for mode in ("sequential", "cumulative"))
@@ -564,7 +569,7 @@ def test_cumulative_steps_forget_every_request_so_far_again(tmp_path: Path) -> N
     assert [list(s["unlearning_accuracies"]) for s in again["steps"]] == [[], ["bag"], ["bag", "dress"]]
     assert again["steps"][1] == plain["steps"][1]
     assert again["steps"][2]["reversal"] is not None
-    _, first = next(Ledger(runs.Run(tmp_path / "cumulative", {}), "cumulative").states(models.load("")))
+    _, first = next(Ledger(runs.Run(tmp_path / "cumulative", {}), "cumulative").states(catalogue.load("")))
     both = UCE()(first, joint([BAG, DRESS]), seed=0)
     assert first.edited(both).fingerprint == chain(tmp_path / "cumulative")[1][2] != chain(tmp_path / "sequential")[1][2]
     assert rebuilt(tmp_path / "cumulative").touched == both.touched
@@ -590,7 +595,7 @@ def test_attacks_are_added_to_a_finished_ledger(whole: tuple[Path, dict[str, Any
 
 
 def test_planned_calls_count_what_is_drawn() -> None:
-    chosen = course.course(Order(requests=("bag", "dress"), method="nudge", suite="smoke", attacks=("direct",)))
+    chosen = plan.course(Order(requests=("bag", "dress"), method="nudge", suite="smoke", attacks=("direct",)))
     calls = chosen.planned_calls()
     assert calls["scoring"] == 3 * (2 * 6 + 2 * 4 + 9 * 2) * 2  # states, pictures, sampling steps; no guidance
     assert calls["memory"] == 200 * 2 * 20

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from test_continual import Nudge, go, small_world  # noqa: F401
-from vestige import merging, models
-from vestige.continual import compared
-from vestige.course import Order
-from vestige.edits import Edit
+from vestige import models
+from vestige.continual.plan import Order
+from vestige.continual.run import compared
+from vestige.edits import Edit, merging
 from vestige.errors import RunConflict
 
 

@@ -14,10 +14,15 @@ from typer.testing import CliRunner
 from oracles import small, tiny_model
 from test_continual import Nudge
 from test_judges import short, told
-from vestige import account, api, cli, continual, diagnostics, images, probes, registry, report_continual, retention
-from vestige.course import Order, course
+from vestige import api, cli, registry
+from vestige.concepts import images
+from vestige.continual import probes, retention, run
+from vestige.continual import result as account
+from vestige.continual.plan import Order, course
+from vestige.diffusion.sampling import generator
 from vestige.errors import BadInput, BadSetting, RunConflict
-from vestige.sampling import generator
+from vestige.harness import diagnostics
+from vestige.report import ledgers
 
 __all__ = ["short"]  # a fixture that holds here too
 LOOKS = """
@@ -99,7 +104,7 @@ def test_rates_are_those_of_the_functions(home: Path, made: tuple[Path, dict[str
     out, result = made
     chosen = course(Order(model=str(home / "model"), requests=(bag(home), dress(home)), suite="smoke"))
     original = tiny_model()
-    last = original.edited(continual.Edit.load(out / "combined.safetensors"))
+    last = original.edited(run.Edit.load(out / "combined.safetensors"))
     for step, model, request, shows in (
         (0, original, 0, lambda x: (30 * x.mean((2, 3))).softmax(1)[:, 0] >= 0.34),
         (2, last, 1, lambda x: x.mean((1, 2, 3)) >= 0.5),
@@ -124,7 +129,7 @@ def test_distances_are_named_after_whose_features_they_are(home: Path, made: tup
     out, result = made
     assert result["detector"]["features"]["name"] == "colour"
     assert len(result["detector"]["features"]["weights_hash"]) == 64
-    page = report_continual.write(out, tmp_path / "page.html").read_text()
+    page = ledgers.write(out, tmp_path / "page.html").read_text()
     assert "by the features of colour" in page and "the same network that scores it" in page
     silent = go(home, tmp_path / "silent", dress(home))
     assert silent["detector"]["features"] is None and silent["steps"][1]["erosion"]["kid"] is None

@@ -11,9 +11,10 @@ import pytest
 
 import oracles
 from test_continual import Nudge, small_world  # noqa: F401
-from vestige import course, models
-from vestige.course import JOINT
+from vestige.continual import plan
+from vestige.continual.plan import JOINT
 from vestige.errors import BadInput
+from vestige.models import catalogue
 
 
 @pytest.fixture
@@ -53,9 +54,9 @@ def tiny(panel: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     from oracles import tiny_model
 
     twin = tiny_model(1)
-    twin.parts = {**models.load("").parts, "unet": twin.parts["unet"]}  # type: ignore[attr-defined]
-    plain = models.load
-    monkeypatch.setattr(models, "load", lambda name: twin if name == panel.TWIN else plain(name))
+    twin.parts = {**catalogue.load("").parts, "unet": twin.parts["unet"]}  # type: ignore[attr-defined]
+    plain = catalogue.load
+    monkeypatch.setattr(catalogue, "load", lambda name: twin if name == panel.TWIN else plain(name))
     monkeypatch.setattr(panel, "ORDERS", (("bag", "dress"), ("dress", "bag")))
     row = panel.Row
     rows = {
@@ -80,7 +81,7 @@ def test_every_comparator_is_a_row(panel: Any) -> None:
 
 
 def test_every_order_is_of_the_twins_concepts(panel: Any) -> None:
-    assert all(sorted(order) == sorted(models.card(panel.TWIN).never_drew) for order in panel.ORDERS)
+    assert all(sorted(order) == sorted(catalogue.card(panel.TWIN).never_drew) for order in panel.ORDERS)
     assert len({*panel.ORDERS}) == len(panel.ORDERS)
 
 
@@ -92,7 +93,7 @@ def test_every_cell_resolves(part: str, orders: int, seeds: int, panel: Any, tmp
     assert len(found) == seeds * (len(rows) + (orders - 1) * sum(row.ordered for row in rows))
     assert len({cell.folder() for cell in found}) == len(found)
     for cell in found:
-        assert course.course(cell.order).requests
+        assert plan.course(cell.order).requests
         assert min(cell.calls()) > 0
 
 
@@ -104,8 +105,8 @@ def test_fewer_requests_lie_in_a_folder_of_their_own(panel: Any, tmp_path: Path)
 
 def test_all_at_once_may_spend_what_the_sequence_spends(panel: Any) -> None:
     row = panel.methods()["concept_ablation, all at once"]
-    joint = course.course(panel.order_of(row, panel.FIVE, 0, "smoke")).unlearner
-    one = course.course(panel.order_of(panel.methods()["concept_ablation"], panel.FIVE, 0, "smoke")).unlearner
+    joint = plan.course(panel.order_of(row, panel.FIVE, 0, "smoke")).unlearner
+    one = plan.course(panel.order_of(panel.methods()["concept_ablation"], panel.FIVE, 0, "smoke")).unlearner
     assert (joint.steps, joint.anchor_pictures) == (5 * one.steps, 5 * one.anchor_pictures)
     assert (joint.batch, joint.lr) == (one.batch, one.lr)
 
@@ -173,7 +174,7 @@ def test_the_twin_is_the_twin_bit_for_bit(tiny: Any, tmp_path: Path) -> None:
     (cell,) = tiny.cells(options(tmp_path, only="twin of five"))
     result = cell.run()
     assert result["method"]["name"] == "wardrobe-never-five"
-    assert result["steps"][-1]["fingerprint"] == models.load(tiny.TWIN).fingerprint[:16]
+    assert result["steps"][-1]["fingerprint"] == catalogue.load(tiny.TWIN).fingerprint[:16]
 
 
 def test_a_result_of_other_requests_counts_as_missing(tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

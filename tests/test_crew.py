@@ -15,9 +15,11 @@ from typing import Any
 import pytest
 import torch
 
-from vestige import audit, crew, runs
+from vestige import runs
+from vestige.audit import run as audit
+from vestige.audit.plan import Request
 from vestige.errors import RunConflict
-from vestige.plan import Request
+from vestige.harness import workers
 
 FILE = "crew_errands"  # a module of the helpers' own, made by `helper`
 
@@ -64,9 +66,9 @@ def test_processes_share_errands_and_do_each_once(tmp_path: Path, helper: str) -
 
         return runs.compute(task["root"], {"errand": i}, "errand", do, wait=0.0)  # type: ignore[arg-type]
 
-    with crew.helped(1, helper, task) as helpers:
+    with workers.helped(1, helper, task) as helpers:
         began(tmp_path / "runs")
-        left = crew.attend(partial(errand, i) for i in range(12))
+        left = workers.attend(partial(errand, i) for i in range(12))
         assert helpers[0].wait(30) == 0
     by = [errand(i).outcome["by"] for i in range(12)]
     assert len(done) == len(set(done)) == by.count(os.getpid())
@@ -75,7 +77,7 @@ def test_processes_share_errands_and_do_each_once(tmp_path: Path, helper: str) -
 
 def test_a_helper_ends_with_the_context(tmp_path: Path, helper: str) -> None:
     (tmp_path / "runs").mkdir()
-    with crew.helped(1, helper, {"root": str(tmp_path / "runs"), "count": 1, "seconds": 600}) as helpers:
+    with workers.helped(1, helper, {"root": str(tmp_path / "runs"), "count": 1, "seconds": 600}) as helpers:
         began(tmp_path / "runs")
         assert helpers[0].poll() is None
     assert helpers[0].returncode != 0
@@ -108,7 +110,7 @@ def test_what_others_are_at_is_counted() -> None:
     def busy() -> None:
         raise RunConflict("somebody else")
 
-    assert crew.attend([busy, lambda: None, busy]) == 2
+    assert workers.attend([busy, lambda: None, busy]) == 2
 
 
 @pytest.fixture(scope="module")
@@ -128,12 +130,12 @@ def audited(out: Path, jobs: int) -> dict[str, Any]:
     return {k: v for k, v in found.items() if k not in ("cost", "provenance", "run", "report")}
 
 
-@pytest.mark.parametrize("entry", ["vestige.audit:help_out", "no_such_module:work"])
+@pytest.mark.parametrize("entry", ["vestige.audit.run:help_out", "no_such_module:work"])
 def test_an_audit_of_two_processes_is_that_of_one(
     tmp_path: Path, entry: str, alone: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where the helper dies at once."""
-    start, helpers = crew.helped, []
+    start, helpers = workers.helped, []
 
     @contextmanager
     def helped(count: int, _: str, task: Any) -> Iterator[Any]:
@@ -141,6 +143,6 @@ def test_an_audit_of_two_processes_is_that_of_one(
             helpers.extend(made)
             yield made
 
-    monkeypatch.setattr(crew, "helped", helped)
+    monkeypatch.setattr(workers, "helped", helped)
     assert audited(tmp_path / "audit", 2) == alone
     assert len(helpers) == 1

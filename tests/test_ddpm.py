@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vestige import checkpoints, ddpm
+from vestige import checkpoints
+from vestige.checkpoints import ddpm
+from vestige.diffusion.sampling import generator, noise, sample
 from vestige.errors import BadSetting, Incompatible
 from vestige.models.classes import ClassModel
-from vestige.sampling import generator, noise, sample
 
 Weights = dict[str, Tensor]
 NAMES = ("airplane", "automobile", "bird")

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from vestige import concepts
+from vestige.concepts.images import PictureSet, shipped
 from vestige.errors import BadInput, UnknownName
-from vestige.images import PictureSet, shipped
-from vestige.metrics import detection
-from vestige.metrics.detection import Classifier
+from vestige.metrics import classifier
+from vestige.metrics.classifier import Classifier
 from vestige.models import data_folder
 
 WORLD = data_folder() / "wardrobe"
@@ -25,7 +25,7 @@ JUDGES = ("judge-verify", "judge-select")
 
 @pytest.fixture(scope="module", params=JUDGES)
 def judge(request: pytest.FixtureRequest) -> Classifier:
-    return detection.load(WORLD / request.param)
+    return classifier.load(WORLD / request.param)
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +129,7 @@ def test_threshold_separates_the_shipped_pictures(judge: Classifier, real: Pictu
 
 
 def test_judges_are_two_networks() -> None:
-    verify, select = (detection.load(WORLD / name) for name in JUDGES)
+    verify, select = (classifier.load(WORLD / name) for name in JUDGES)
     assert verify.weights_hash != select.weights_hash
     assert verify.name != select.name
     shapes = [[tuple(p.shape) for p in judge.network.parameters()] for judge in (verify, select)]
@@ -154,7 +154,7 @@ def test_identity_says_who_measures(judge: Classifier) -> None:
 
 def test_folder_without_a_card_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"holds no judge\.json"):
-        detection.load(tmp_path)
+        classifier.load(tmp_path)
 
 
 def test_judge_with_lacking_weights_is_refused(tmp_path: Path) -> None:
@@ -168,4 +168,4 @@ def test_judge_with_lacking_weights_is_refused(tmp_path: Path) -> None:
     assert last
     save_file({k: v for k, v in tensors.items() if k not in last}, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(BadInput):
-        detection.load(folder)
+        classifier.load(folder)

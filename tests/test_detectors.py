@@ -14,11 +14,11 @@ from PIL import Image
 from torch import Tensor
 
 from vestige import models
+from vestige.concepts.images import shipped
+from vestige.diffusion.sampling import generator
 from vestige.errors import BadInput
-from vestige.images import shipped
 from vestige.metrics import alignment, detectors
 from vestige.metrics.detectors import Reading
-from vestige.sampling import generator
 
 WORLD = models.data_folder() / "wardrobe"
 NAMES = ("church", "garbage truck", "tench")

@@ -12,14 +12,15 @@ from torch import Tensor
 
 from oracles import small, tiny_model
 from vestige import concepts
-from vestige.base import Condition, Prediction
-from vestige.diagnostics import LINE, diagnose, measured
+from vestige.diffusion import Condition, Prediction
+from vestige.diffusion.sampling import Protocol, generator, noise
 from vestige.edits import Edit, Hook
-from vestige.material import Data, Pairs
+from vestige.harness.diagnostics import LINE, diagnose, measured
+from vestige.harness.unlearning import unlearned
+from vestige.methods import Data
+from vestige.methods.training import denoising
+from vestige.methods.training_data import Pairs
 from vestige.models.latent import LatentModel
-from vestige.sampling import Protocol, generator, noise
-from vestige.training import denoising
-from vestige.unlearning import unlearned
 
 SNEAKER = concepts.load("sneaker")
 SIZES: dict[str, int] = {"draws": 2, "batch": 4}
@@ -149,7 +150,7 @@ def test_an_edit_that_acts_by_a_hook_has_no_line(tiny: LatentModel) -> None:
 
 
 def test_measured_on_other_pictures_than_the_method_trains_on(monkeypatch: pytest.MonkeyPatch, tiny: LatentModel) -> None:
-    from vestige import diagnostics
+    from vestige.harness import diagnostics
 
     monkeypatch.setattr(diagnostics, "COUNT", 4)
     seeds: list[int] = []
@@ -172,7 +173,7 @@ def test_measured_on_other_pictures_than_the_method_trains_on(monkeypatch: pytes
 def test_unlearning_runs_store_them_where_there_is_a_retain_set(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny: LatentModel, name: str, there: bool
 ) -> None:
-    from vestige import diagnostics
+    from vestige.harness import diagnostics
 
     monkeypatch.setattr(diagnostics, "COUNT", 3)
     data = Data(protocol=Protocol(steps=1))

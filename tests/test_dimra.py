@@ -10,16 +10,18 @@ import torch
 from torch import Tensor
 
 from oracles import tiny_model
-from vestige import concepts, training
+from vestige import concepts
 from vestige.attacks import dimra
 from vestige.attacks.dimra import DiMRA
-from vestige.base import Budget, Candidate, Condition, Model
+from vestige.concepts.images import PictureSet
+from vestige.diffusion import Condition, Model
+from vestige.diffusion.model import Budget, Candidate
+from vestige.diffusion.sampling import derive, generator
 from vestige.errors import BadInput
-from vestige.images import PictureSet
-from vestige.material import drawn, paired
+from vestige.methods import training
+from vestige.methods.training import denoising
+from vestige.methods.training_data import drawn, paired
 from vestige.models.latent import LatentModel
-from vestige.sampling import derive, generator
-from vestige.training import denoising
 
 SNEAKER = concepts.load("sneaker")
 SMALL: dict[str, Any] = {"batch": 2, "lr": 1e-3, "sampling_steps": 3}

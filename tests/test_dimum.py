@@ -8,14 +8,15 @@ import pytest
 import torch
 
 from oracles import tiny_model
-from vestige import concepts, training
+from vestige import concepts
 from vestige.concepts import Concept
+from vestige.concepts.images import PictureSet
+from vestige.diffusion.sampling import Protocol, derive, generator
 from vestige.errors import BadInput
-from vestige.images import PictureSet
-from vestige.material import Data, paired
+from vestige.methods import Data, training
+from vestige.methods.training import denoising, dropped
+from vestige.methods.training_data import paired
 from vestige.models.latent import LatentModel
-from vestige.sampling import Protocol, derive, generator
-from vestige.training import denoising, dropped
 from vestige.unlearners.dimum import DiMUM, still_since
 
 SNEAKER, NEON = concepts.load("sneaker"), concepts.load("neon")

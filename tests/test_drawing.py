@@ -12,14 +12,15 @@ import torch
 from torch import Tensor
 
 from oracles import tiny_model
-from vestige import api, drawing, judges
-from vestige.album import Album
+from vestige import api
 from vestige.concepts import Concept
-from vestige.drawing import Asked, draw, of_set, plain
-from vestige.judging import Detector
+from vestige.concepts.album import Album
+from vestige.concepts.prompts import parsed
+from vestige.diffusion.sampling import Protocol, pictures
+from vestige.harness import drawing
+from vestige.harness.drawing import Asked, draw, of_set, plain
+from vestige.metrics import Detector, loading
 from vestige.models.latent import LatentModel
-from vestige.prompts import parsed
-from vestige.sampling import Protocol, pictures
 
 SHORT = Protocol(steps=2, batch=3)
 
@@ -31,7 +32,7 @@ def tiny() -> LatentModel:
 
 def test_prompts_are_drawn_as_by_the_library(tiny: LatentModel, tmp_path: Path) -> None:
     made = draw(tiny, plain(["a bag"] * 4, 7, 3.0), Album(), tmp_path, SHORT)
-    from vestige import images
+    from vestige.concepts import images
 
     kept = torch.stack([images.read(Path(file)) for file in made["files"]])
     assert [Path(f).name for f in made["files"]] == [f"picture-{i:03d}.png" for i in range(4)]
@@ -69,7 +70,7 @@ def shy(images: Tensor) -> Tensor:
 
 def test_scores_are_kept_with_who_gave_them(tiny: LatentModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     judge = Detector(name="shy", version="1", weights_hash="h", labels=("one", "two"), look=shy, sets={"any": ("one", "two")}, level=0.5)
-    monkeypatch.setattr(judges, "pair", lambda concept, world: (judge, judge))
+    monkeypatch.setattr(loading, "pair", lambda concept, world: (judge, judge))
     asked = [Asked(f"prompt {i // 4}", i, 3.0) for i in range(8)]
     made = draw(tiny, asked, Album(keep="none"), tmp_path, SHORT, concept=Concept(name="any"))
     kept: dict[str, Any] = json.loads((tmp_path / "scores.json").read_text())

@@ -13,16 +13,18 @@ from torch import Tensor
 
 from oracles import Gaussian, scheduler, tiny_model, tiny_parts, tokenizer
 from vestige import concepts, registry
-from vestige.attention import columns, recording
-from vestige.base import TRAINED, Model
 from vestige.concepts import Concept
+from vestige.concepts.images import PictureSet
+from vestige.diffusion import Model
+from vestige.diffusion.attention import columns, recording
+from vestige.diffusion.model import TRAINED
+from vestige.diffusion.sampling import Protocol, derive, generator
 from vestige.edits import Edit
 from vestige.errors import BadInput, Incompatible
-from vestige.images import PictureSet
-from vestige.material import Data, drawn, paired
+from vestige.methods import Data, Training, fit
+from vestige.methods.training import denoising, importance, noisy
+from vestige.methods.training_data import drawn, paired
 from vestige.models.latent import LatentModel
-from vestige.sampling import Protocol, derive, generator
-from vestige.training import Training, denoising, fit, importance, noisy
 from vestige.unlearners.duge import CALIBRATION, DUGE, _kind
 
 SNEAKER = concepts.load("sneaker")

@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 
 from oracles import tiny_model
-from vestige.base import Model
-from vestige.deltas import combine, difference, distance, measure, scale
-from vestige.edits import Edit, Hook, save_lora
+from vestige.diffusion import Model
+from vestige.diffusion.sampling import generator, noise, sample
+from vestige.diffusion.views import folded
+from vestige.edits import Edit, Hook, combine, difference, measure, scale
+from vestige.edits.arithmetic import distance
+from vestige.edits.edit import save_lora
 from vestige.errors import BadInput, Incompatible
 from vestige.models.latent import LatentModel
-from vestige.sampling import generator, noise, sample
-from vestige.views import folded
 
 KV = "cross-attention-kv"
 

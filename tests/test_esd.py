@@ -9,11 +9,11 @@ import torch
 
 from oracles import scheduler, tiny_flow, tiny_model, tiny_parts, tokenizer
 from vestige import concepts
-from vestige.base import Model
 from vestige.concepts import Concept
+from vestige.diffusion import Model
+from vestige.diffusion.sampling import derive, generator, noise, predict, sample
 from vestige.edits import Edit
 from vestige.models.latent import LatentModel
-from vestige.sampling import derive, generator, noise, predict, sample
 from vestige.unlearners import esd
 from vestige.unlearners.esd import ESD, SCOPE, Variant
 

@@ -14,14 +14,14 @@ from torch import Tensor
 
 import published
 from oracles import tiny_classes, tiny_model
-from vestige import checkpoints, exports
-from vestige.base import Model
+from vestige import checkpoints
+from vestige.checkpoints import export, exports
+from vestige.checkpoints.lora import low_rank
+from vestige.diffusion import Model
+from vestige.diffusion.sampling import noise, sample
 from vestige.edits import Edit, Hook
 from vestige.errors import BadInput, BadSetting, Incompatible
-from vestige.exports import export
-from vestige.lowrank import low_rank
 from vestige.models.latent import LatentModel
-from vestige.sampling import noise, sample
 
 KV, NOTES = "cross-attention-kv", {"concept": "bag", "seed": 3}
 
@@ -223,10 +223,10 @@ def test_mistakes_are_refused_before_anything_is_written(tiny: LatentModel, tmp_
 def test_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny: LatentModel) -> None:
     from typer.testing import CliRunner
 
-    from vestige import models
     from vestige.cli import app
+    from vestige.models import catalogue
 
-    monkeypatch.setattr(models, "load", lambda *_: tiny)
+    monkeypatch.setattr(catalogue, "load", lambda *_: tiny)
     path, _ = published.f5(tmp_path, tiny)
     run = CliRunner()
     told = run.invoke(app, ["inspect", str(path), "--model", "tiny", "--json"])

@@ -12,8 +12,8 @@ import scipy.linalg
 import torch
 from torch import Tensor
 
+from vestige.concepts.images import save
 from vestige.errors import BadInput
-from vestige.images import save
 from vestige.metrics.fidelity import Distance, batches, cmmd, fid, inception, kid, precision_recall, rows
 
 WIDTH = 6  # features a picture: its first pixels

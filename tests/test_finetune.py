@@ -11,13 +11,13 @@ import torch
 from oracles import small, tiny_classes, tiny_model
 from vestige import concepts
 from vestige.attacks.finetune import FineTune
-from vestige.base import Budget, Candidate
+from vestige.concepts.images import PictureSet
+from vestige.diffusion.model import Budget, Candidate
+from vestige.diffusion.sampling import derive, generator
 from vestige.errors import UnknownName
-from vestige.images import PictureSet
-from vestige.material import Pairs
+from vestige.methods.training import denoising
+from vestige.methods.training_data import Pairs
 from vestige.models.latent import LatentModel
-from vestige.sampling import derive, generator
-from vestige.training import denoising
 
 BAG = concepts.load("bag")
 

@@ -13,15 +13,16 @@ from torch import Tensor, nn
 
 from oracles import flow_scheduler, scheduler, tiny_flow, tiny_flux, tiny_parts, tiny_t5, tiny_words, tokenizer
 from vestige import api, models
-from vestige.base import Condition, Prediction
-from vestige.edits import Edit, save_lora
+from vestige.diffusion import Condition, Prediction
+from vestige.diffusion.sampling import generator, invert, noise, predict, sample
+from vestige.diffusion.views import folded
+from vestige.edits import Edit
+from vestige.edits.edit import save_lora
 from vestige.errors import BadInput, Incompatible
+from vestige.methods.training import denoising, noisy
 from vestige.models.flow import FlowModel
 from vestige.models.packing import flat, packed, square, unpacked
 from vestige.models.sigmas import Sigmas
-from vestige.sampling import generator, invert, noise, predict, sample
-from vestige.training import denoising, noisy
-from vestige.views import folded
 
 KINDS = ("dev", "schnell", "free", "sd3")
 PROMPTS = ["a neon picture of a bag", "a zebra"]

@@ -11,15 +11,16 @@ from torch import Tensor
 
 from oracles import Gaussian, scheduler, tiny_model, tiny_parts, tokenizer
 from vestige import concepts
-from vestige.attention import recording
-from vestige.base import Model
+from vestige.concepts.images import PictureSet
+from vestige.diffusion import Model
+from vestige.diffusion.attention import recording
+from vestige.diffusion.sampling import Protocol, generator
 from vestige.edits import Edit
 from vestige.errors import BadInput, Incompatible
-from vestige.images import PictureSet
-from vestige.material import Data, paired
+from vestige.methods import Data
+from vestige.methods.training import denoising
+from vestige.methods.training_data import paired
 from vestige.models.latent import LatentModel
-from vestige.sampling import Protocol, generator
-from vestige.training import denoising
 from vestige.unlearners import forget_me_not
 from vestige.unlearners.forget_me_not import ForgetMeNot
 

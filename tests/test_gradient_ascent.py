@@ -9,13 +9,14 @@ import torch
 
 from oracles import tiny_model
 from vestige import concepts
-from vestige.base import Model
 from vestige.concepts import Concept
-from vestige.images import PictureSet
-from vestige.material import Data, Pairs, paired
+from vestige.concepts.images import PictureSet
+from vestige.diffusion import Model
+from vestige.diffusion.sampling import generator
+from vestige.methods import Data
+from vestige.methods.training import denoising, dropped, noisy
+from vestige.methods.training_data import Pairs, paired
 from vestige.models.latent import LatentModel
-from vestige.sampling import generator
-from vestige.training import denoising, dropped, noisy
 from vestige.unlearners import gradient_ascent
 from vestige.unlearners.gradient_ascent import GradientAscent
 

@@ -14,11 +14,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from oracles import tiny_model
-from vestige import concepts, images, material
+from vestige import concepts
+from vestige.concepts import images
+from vestige.concepts.images import PictureSet
+from vestige.diffusion.sampling import Protocol, derive, generator, pictures
 from vestige.errors import BadInput
-from vestige.images import PictureSet
+from vestige.methods import training_data
 from vestige.models import data_folder
-from vestige.sampling import Protocol, derive, generator, pictures
 
 SHEET = data_folder() / "wardrobe/pictures/references"
 
@@ -243,7 +245,7 @@ def test_shipped_tiles_are_cut_where_their_labels_say(tmp_path: Path) -> None:
 
 def test_generated_pictures_are_the_models_own() -> None:
     model, concept, protocol = tiny_model(), concepts.load("sneaker"), Protocol(steps=2)
-    found = material.generated(model, concept, 3, seed=4, protocol=protocol)
+    found = training_data.generated(model, concept, 3, seed=4, protocol=protocol)
     prompts = concept.spread(3, "training")
     expected = pictures(model, [p.text for p in prompts], [derive(4, "generated", i) for i in range(3)], protocol)
     assert torch.equal(found.images, (expected * 255).round() / 255)
@@ -291,9 +293,9 @@ def test_blurred_strip_keeps_no_detail(tmp_path: Path) -> None:
 
 
 def test_a_judge_no_longer_knows_what_a_blurred_strip_shows(tmp_path: Path) -> None:
-    from vestige.metrics import detection
+    from vestige.metrics import classifier
 
-    judge, whole = detection.load(data_folder() / "wardrobe/judge-verify"), images.shipped(SHEET)
+    judge, whole = classifier.load(data_folder() / "wardrobe/judge-verify"), images.shipped(SHEET)
     objects = [labels["object"] for labels in whole.labels]
     blurred = read(images.strip(whole.images, tmp_path / "strip.png", blur=True, gap=0)).split(whole.images.shape[3], dim=2)
 
@@ -339,16 +341,16 @@ def test_strip_is_whole_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_renamed_captions_keep_their_context() -> None:
     concept = concepts.load("sneaker")
     texts = [p.text for p in concept.prompts("training")]
-    assert material.renamed(texts, concept, "boot") == [text.replace("sneaker", "boot") for text in texts]
-    assert material.renamed(texts, concept, "sneaker") == texts
-    assert set(material.renamed([*texts, "my own"], concept, "")) == {""}
+    assert training_data.renamed(texts, concept, "boot") == [text.replace("sneaker", "boot") for text in texts]
+    assert training_data.renamed(texts, concept, "sneaker") == texts
+    assert set(training_data.renamed([*texts, "my own"], concept, "")) == {""}
 
 
 def test_captions_of_the_users_own_are_renamed_where_they_name_the_concept() -> None:
     """One that does not becomes a plain prompt: no caption may stand for itself."""
     concept = concepts.load("sneaker")
     given = ["my Sneaker on a table", "sneakers", "an old shoe"]
-    assert material.renamed(given, concept, r"a\1 boot") == [
+    assert training_data.renamed(given, concept, r"a\1 boot") == [
         r"my a\1 boot on a table",
         r"a picture of a a\1 boot",
         r"a picture of a a\1 boot",
@@ -357,9 +359,9 @@ def test_captions_of_the_users_own_are_renamed_where_they_name_the_concept() -> 
 
 def test_pick_is_draw_by_rows() -> None:
     model, prompts = tiny_model(), concepts.load("bag").spread(4, "training")
-    given = material.drawn(model, prompts, seed=0, protocol=Protocol(steps=2))
+    given = training_data.drawn(model, prompts, seed=0, protocol=Protocol(steps=2))
     given = replace(given, captions=tuple((p.text, "a bag") for p in prompts))
-    pairs = material.paired(model, given)
+    pairs = training_data.paired(model, given)
     assert given.texts == list(dict.fromkeys(t for p in prompts for t in (p.text, "a bag")))
     assert torch.equal(pairs.table.text, model.condition(given.texts).text)
     (x, rows), (same, condition) = pairs.pick(16, generator(1)), pairs.draw(16, generator(1))
@@ -370,7 +372,7 @@ def test_pick_is_draw_by_rows() -> None:
 
 def test_each_drawn_set_is_a_stage_of_its_own() -> None:
     model, concept, told = tiny_model(), concepts.load("bag"), []
-    data = material.Data(protocol=Protocol(steps=1, batch=2))
+    data = training_data.Data(protocol=Protocol(steps=1, batch=2))
     watch = lambda stage, done, total: told.append((stage, done, total))  # noqa: E731
     data.targeted(model, concept, 3, seed=0, watch=watch)
     data.retained(model, concept, 2, seed=0, watch=watch)

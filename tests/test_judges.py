@@ -15,11 +15,15 @@ import torch
 
 from oracles import save_pair
 from test_detectors import classifier
-from vestige import api, concepts, flags, images, judges, judging, models, suites
-from vestige.concepts import Concept
+from vestige import api, models
+from vestige.audit import flags
+from vestige.audit.plan import Request, plan
+from vestige.concepts import Concept, images
+from vestige.concepts import concept as concepts
+from vestige.diffusion.sampling import generator
 from vestige.errors import BadInput, BadSetting, MissingDependency
-from vestige.plan import Request, plan
-from vestige.sampling import generator
+from vestige.harness import suites
+from vestige.metrics import judge, loading
 
 LOOKS = """
 import torch
@@ -154,21 +158,21 @@ def test_a_proxy_of_the_users_own(home: Path, tmp_path: Path) -> None:
 
 
 def test_a_world_keeps_its_two_judges() -> None:
-    verify, select = judges.pair(concepts.load("bag"), "wardrobe")
+    verify, select = loading.pair(concepts.load("bag"), "wardrobe")
     assert (verify.name, select.name) == ("judge-verify", "judge-select")
-    assert not judges.same(verify, select)
+    assert not loading.same(verify, select)
 
 
 def test_one_detector_does_both_and_the_audit_says_so(home: Path) -> None:
-    verify, select = judges.pair(concepts.load(told(home, detector="looks.py:bright")), "")
-    assert judges.same(verify, select)
+    verify, select = loading.pair(concepts.load(told(home, detector="looks.py:bright")), "")
+    assert loading.same(verify, select)
     twice = concepts.load(told(home, detector="hf:first", selector="hf:first", labels=["bag"], selector_labels=["bag"]))
-    assert judges.same(*judges.pair(twice, ""))
+    assert loading.same(*loading.pair(twice, ""))
 
 
 def test_a_clip_compares_the_concept_with_what_must_stay(home: Path) -> None:
     clip = models.data_folder() / "wardrobe/clip"
-    verify, _ = judges.pair(concepts.load(told(home, detector=f"clip:{clip}", label="purse", target="bag")), "")
+    verify, _ = loading.pair(concepts.load(told(home, detector=f"clip:{clip}", label="purse", target="bag")), "")
     assert verify.labels == ("bag", "top", "dress")
     assert [verify.knows(word) for word in ("purse", "top", "coat")] == [True, True, False]
 
@@ -194,9 +198,9 @@ def test_mistakes_are_found_before_anything_is_computed(home: Path, own: dict[st
 
 def test_a_missing_package_is_found_by_the_plan(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def absent(name: str) -> str:
-        raise judges.metadata.PackageNotFoundError(name)
+        raise loading.metadata.PackageNotFoundError(name)
 
-    monkeypatch.setattr(judges.metadata, "version", absent)
+    monkeypatch.setattr(loading.metadata, "version", absent)
     with pytest.raises(MissingDependency, match=r'nudenet needs nudenet.*pip install "vestige\[nsfw\]"'):
         plan(Request(**request(home, told(home, detector="nudenet", label="core-6"))))
 
@@ -234,15 +238,15 @@ def test_a_detector_expects_nothing_of_contexts(home: Path) -> None:
 
 
 def test_features_for_distances(home: Path) -> None:
-    assert judges.extractor("wardrobe").name == "judge-verify"
-    assert judges.extractor(f"hf:{home / 'first'}").features(torch.rand(2, 3, 16, 16)).shape == (2, 16)
+    assert loading.extractor("wardrobe").name == "judge-verify"
+    assert loading.extractor(f"hf:{home / 'first'}").features(torch.rand(2, 3, 16, 16)).shape == (2, 16)
     with pytest.raises(BadSetting, match="features are read by"):
-        judges.extractor("lpips")
+        loading.extractor("lpips")
 
 
 def test_pairs_that_could_not_be_judged_leave_a_drop() -> None:
     assert flags.paired_drop([True, None, True, True], [False, True, None, True]) == flags.paired_drop([True, True], [False, True])
-    assert math.isnan(judging.share([None, None]))
+    assert math.isnan(judge.share([None, None]))
 
 
 def test_files_of_a_concept_are_found_from_where_it_lies(tmp_path: Path) -> None:

@@ -10,10 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from vestige.diffusion.sampling import generator
 from vestige.errors import Incompatible, UnknownName
-from vestige.judging import Detector, crossed, judged, prepared, rate, scored, share
-from vestige.sampling import generator
-from vestige.savings import wilson
+from vestige.metrics import Detector
+from vestige.metrics.judge import crossed, judged, prepared, rate, scored, share
+from vestige.verdict.savings import wilson
 
 NAMES = ("church, church building", "garbage truck, dustcart", "tench, Tinca tinca")
 

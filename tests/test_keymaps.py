@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from oracles import tiny_model, tiny_xl
-from vestige import keymaps
+from vestige.checkpoints import keymaps
 
 SD1: dict[str, Any] = {
     "sample_size": 64,

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from oracles import scheduler, script, tiny_model, tiny_parts, tiny_velocity, tiny_xl, tokenizer
 from vestige import models
+from vestige.diffusion.sampling import generator, invert, noise, sample
 from vestige.errors import Incompatible, VestigeError
 from vestige.models.latent import LatentModel
-from vestige.sampling import generator, invert, noise, sample
 
 KINDS: dict[str, Callable[[], LatentModel]] = {
     "1.x": tiny_model,

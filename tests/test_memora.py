@@ -11,17 +11,20 @@ import torch
 from torch import Tensor
 
 from oracles import Gaussian, tiny_model
-from vestige import concepts, regeneration, registry, suites
+from vestige import concepts, registry
 from vestige.attacks import memora
 from vestige.attacks.memora import MemoRa
-from vestige.base import Budget, Candidate, Condition, Model
+from vestige.audit.plan import Request, plan
+from vestige.concepts.images import PictureSet
+from vestige.diffusion import Condition, Model
+from vestige.diffusion.model import Budget, Candidate
+from vestige.diffusion.sampling import generator, noise, slerp
 from vestige.edits import Edit
 from vestige.errors import BadInput
-from vestige.images import PictureSet
+from vestige.harness import suites
+from vestige.methods import regeneration
+from vestige.methods.training import denoising
 from vestige.models.latent import LatentModel
-from vestige.plan import Request, plan
-from vestige.sampling import generator, noise, slerp
-from vestige.training import denoising
 
 SNEAKER = concepts.load("sneaker")
 SMALL: dict[str, Any] = {"sampling_steps": 4, "start": 1, "points": 3, "rank": 2, "alpha": 2.0, "batch": 2, "lr": 1e-2}

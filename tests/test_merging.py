@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from oracles import tiny_model
-from vestige import deltas
+from vestige import edits
 from vestige.edits import Edit, Hook
+from vestige.edits.merging import disjoint_mean, ties, trimmed
 from vestige.errors import BadSetting, Incompatible
-from vestige.merging import disjoint_mean, ties, trimmed
 
 MODEL = tiny_model()
 NAMES = MODEL.scope("cross-attention-kv")[:2]
@@ -90,7 +90,7 @@ def test_the_majority_is_kept_where_a_mean_would_wear_it_down() -> None:
 
     made = ties(MODEL, [moved(1.0), moved(3.0), moved(-1.0)], share=1.0)
     assert change(made).numpy() == pytest.approx(2.0, abs=1e-5)
-    summed = deltas.combine(MODEL, [(moved(by), 1 / 3) for by in (1.0, 3.0, -1.0)])
+    summed = edits.combine(MODEL, [(moved(by), 1 / 3) for by in (1.0, 3.0, -1.0)])
     assert change(summed).numpy() == pytest.approx(1.0, abs=1e-5)
 
 

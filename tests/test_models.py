@@ -15,14 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from oracles import Gaussian, scheduler, tiny_model, tiny_parts, tokenizer
-from vestige import models
-from vestige.base import Condition, Model, Prediction
+from vestige.concepts.images import shipped
+from vestige.diffusion import Condition, Model, Prediction
+from vestige.diffusion.sampling import noise
 from vestige.edits import Edit
 from vestige.errors import BadInput, Incompatible, UnknownName, VestigeError
-from vestige.images import shipped
-from vestige.models import Card
+from vestige.models import Card, catalogue
 from vestige.models.latent import SCOPES, LatentModel
-from vestige.sampling import noise
 
 KINDS = ("noise", "data", "velocity")
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
@@ -35,7 +34,7 @@ def tiny() -> LatentModel:
 
 @pytest.fixture(scope="module")
 def wardrobe() -> Model:
-    return models.load("wardrobe")
+    return catalogue.load("wardrobe")
 
 
 @pytest.fixture
@@ -259,7 +258,7 @@ def test_fingerprint_of_a_view_is_that_of_its_weights(tiny: LatentModel) -> None
 
 
 def test_autoencoder_keeps_the_shipped_pictures(wardrobe: Model) -> None:
-    real = shipped(models.data_folder() / "wardrobe/pictures/references").images[::8]
+    real = shipped(catalogue.data_folder() / "wardrobe/pictures/references").images[::8]
     again = wardrobe.decode(wardrobe.encode(real))
     assert again.shape == real.shape
     assert (again - real).abs().mean() < 0.1
@@ -267,9 +266,9 @@ def test_autoencoder_keeps_the_shipped_pictures(wardrobe: Model) -> None:
     assert (again - real).square().mean() < 0.25 * (grey - real).square().mean()
 
 
-@pytest.mark.parametrize("name", sorted(name for name, found in models.cards().items() if found.family == "latent"))
+@pytest.mark.parametrize("name", sorted(name for name, found in catalogue.cards().items() if found.family == "latent"))
 def test_every_shipped_model_loads_and_is_its_own(name: str, wardrobe: Model) -> None:
-    model = wardrobe if name == "wardrobe" else models.load(name)
+    model = wardrobe if name == "wardrobe" else catalogue.load(name)
     assert isinstance(model, LatentModel)
     assert model.name == name
     assert (model.fingerprint == wardrobe.fingerprint) == (name == "wardrobe")
@@ -278,7 +277,7 @@ def test_every_shipped_model_loads_and_is_its_own(name: str, wardrobe: Model) ->
     assert not any(p.requires_grad for part in model.parts.values() for p in part.parameters())
     assert not any(part.training for part in model.parts.values())
     assert all(p.isfinite().all() for part in model.parts.values() for p in part.parameters())
-    found = models.card(name)
+    found = catalogue.card(name)
     assert found.about
     if found.twin_of:
         shared = [n for n in model._names() if not n.startswith("unet.")]
@@ -286,13 +285,13 @@ def test_every_shipped_model_loads_and_is_its_own(name: str, wardrobe: Model) ->
 
 
 def test_cards_know_twins_and_worlds() -> None:
-    assert models.world_of("wardrobe") == models.world_of("wardrobe-never-sneaker") == "wardrobe"
-    assert models.world_of("somewhere/else") == ""
-    twin = models.card("wardrobe-never-sneaker")
+    assert catalogue.world_of("wardrobe") == catalogue.world_of("wardrobe-never-sneaker") == "wardrobe"
+    assert catalogue.world_of("somewhere/else") == ""
+    twin = catalogue.card("wardrobe-never-sneaker")
     assert (twin.twin_of, twin.never_drew) == ("wardrobe", ("sneaker",))
-    assert "wardrobe-never-sneaker" in models.twins("wardrobe", "sneaker")
-    assert models.twins("wardrobe", "unheard of") == []
-    assert models.twins("somewhere/else", "sneaker") == []
+    assert "wardrobe-never-sneaker" in catalogue.twins("wardrobe", "sneaker")
+    assert catalogue.twins("wardrobe", "unheard of") == []
+    assert catalogue.twins("somewhere/else", "sneaker") == []
 
 
 def test_twins_are_sorted_by_closeness_and_never_the_model_itself(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -303,35 +302,35 @@ def test_twins_are_sorted_by_closeness_and_never_the_model_itself(monkeypatch: p
         "c": Card("c", twin_of="w", never_drew=("x",)),
         "d": Card("d", twin_of="v", never_drew=("x",)),
     }
-    monkeypatch.setattr(models, "cards", lambda: table)
-    assert models.twins("w", "x") == ["b", "c", "a"]
-    assert models.twins("w", "y") == ["a"]
-    assert models.twins("b", "x") == ["c", "a"]
+    monkeypatch.setattr(catalogue, "cards", lambda: table)
+    assert catalogue.twins("w", "x") == ["b", "c", "a"]
+    assert catalogue.twins("w", "y") == ["a"]
+    assert catalogue.twins("b", "x") == ["c", "a"]
 
 
 def test_unknown_model_suggests() -> None:
     with pytest.raises(UnknownName, match="unknown model 'wardobe'; did you mean 'wardrobe'"):
-        models.card("wardobe")
+        catalogue.card("wardobe")
 
 
 def test_folder_that_is_no_pipeline_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"is a folder without model_index\.json; give a pipeline saved in diffusers' layout"):
-        models.load(str(tmp_path))
+        catalogue.load(str(tmp_path))
 
 
 def test_pipeline_folder_loads_whole(pipeline_folder: Path, tiny: LatentModel) -> None:
-    model = models.load(str(pipeline_folder))
+    model = catalogue.load(str(pipeline_folder))
     assert model.fingerprint == tiny.fingerprint
     x_t, t = noise(tiny.latent_shape, [0]), torch.tensor([500])
     seen = [m.denoise(x_t, t, m.condition(["a neon bag"])).value for m in (model, tiny)]
     assert torch.equal(*seen)
 
 
-@pytest.mark.parametrize("part", models.PARTS)
+@pytest.mark.parametrize("part", catalogue.PARTS)
 def test_missing_folder_is_named(pipeline_folder: Path, part: str) -> None:
     shutil.rmtree(pipeline_folder / part)
     with pytest.raises(BadInput, match=f"has no folder {part} at .*{part}; give a folder in diffusers' layout"):
-        models.load(str(pipeline_folder))
+        catalogue.load(str(pipeline_folder))
 
 
 def rewrite(file: Path, change: Callable[[dict[str, Tensor]], None]) -> None:
@@ -352,13 +351,13 @@ def rewrite(file: Path, change: Callable[[dict[str, Tensor]], None]) -> None:
 def test_weights_that_are_not_whole_are_refused(pipeline_folder: Path, change: Callable[[dict[str, Tensor]], None], message: str) -> None:
     rewrite(pipeline_folder / WEIGHTS, change)
     with pytest.raises(BadInput, match=message):
-        models.load(str(pipeline_folder))
+        catalogue.load(str(pipeline_folder))
 
 
 def test_weights_of_another_shape_are_refused(pipeline_folder: Path) -> None:
     rewrite(pipeline_folder / WEIGHTS, lambda tensors: tensors.update({"conv_in.weight": torch.zeros(2, 2)}))
     with pytest.raises(VestigeError, match=r"conv_in\.weight"):
-        models.load(str(pipeline_folder))
+        catalogue.load(str(pipeline_folder))
 
 
 @pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
@@ -366,7 +365,7 @@ def test_weights_cut_short_are_refused(pipeline_folder: Path, part: str) -> None
     (file,) = (pipeline_folder / part).glob("*.safetensors")
     file.write_bytes(file.read_bytes()[:1000])
     with pytest.raises(VestigeError, match=part):
-        models.load(str(pipeline_folder))
+        catalogue.load(str(pipeline_folder))
 
 
 @pytest.fixture
@@ -377,12 +376,12 @@ def data(tmp_path: Path, pipeline_folder: Path, monkeypatch: pytest.MonkeyPatch)
     root = pipeline_folder.parent
     digest = hashlib.sha256((root / "pipe" / WEIGHTS).read_bytes()).hexdigest()
     (root / "models.toml").write_text(f'[pipe]\nabout = "small"\nparts = {{}}\n[pipe.hashes]\n"pipe/{WEIGHTS}" = "{digest}"\n')
-    monkeypatch.setattr(models, "data_folder", lambda: root)
+    monkeypatch.setattr(catalogue, "data_folder", lambda: root)
     return root
 
 
 def test_known_files_load(data: Path, tiny: LatentModel) -> None:
-    assert models.load("pipe").fingerprint == tiny.fingerprint
+    assert catalogue.load("pipe").fingerprint == tiny.fingerprint
 
 
 def test_wrong_hash_is_refused(data: Path) -> None:
@@ -392,32 +391,32 @@ def test_wrong_hash_is_refused(data: Path) -> None:
     raw[-1] ^= 1
     file.write_bytes(bytes(raw))
     with pytest.raises(BadInput, match=r"is not the file that pipe was released with; reinstall vestige"):
-        models.load("pipe")
+        catalogue.load("pipe")
 
 
 def test_lacking_file_is_refused(data: Path) -> None:
     (data / "pipe" / WEIGHTS).unlink()
     with pytest.raises(BadInput, match=rf"pipe lacks pipe/{re.escape(WEIGHTS)}; reinstall vestige"):
-        models.load("pipe")
+        catalogue.load("pipe")
 
 
 def test_every_weight_that_ships_has_its_hash_on_a_card() -> None:
-    known = {file for found in models.cards().values() for file in found.hashes}
-    for found in models.cards().values():
+    known = {file for found in catalogue.cards().values() for file in found.hashes}
+    for found in catalogue.cards().values():
         parts = {"latent": ("unet", "vae", "text_encoder"), "classes": ("unet", "vae")}
         parts["flow"] = ("transformer", "vae", "text_encoder", "text_encoder_2")
         for part in parts[found.family]:
-            files = [str(f.relative_to(models.data_folder())) for f in found.parts[part].glob("*.safetensors")]
+            files = [str(f.relative_to(catalogue.data_folder())) for f in found.parts[part].glob("*.safetensors")]
             assert files
             assert set(files) <= known
-    judges = [str(f.relative_to(models.data_folder())) for f in models.data_folder().glob("wardrobe/judge-*/*.safetensors")]
+    judges = [str(f.relative_to(catalogue.data_folder())) for f in catalogue.data_folder().glob("wardrobe/judge-*/*.safetensors")]
     assert len(judges) == 2
     assert set(judges) <= known
 
 
 def test_model_index_of_the_embedded_world_names_its_parts() -> None:
-    index: dict[str, Any] = json.loads((models.data_folder() / "wardrobe/model_index.json").read_text())
-    assert set(models.PARTS) <= set(index)
+    index: dict[str, Any] = json.loads((catalogue.data_folder() / "wardrobe/model_index.json").read_text())
+    assert set(catalogue.PARTS) <= set(index)
 
 
 def test_pipeline_without_its_parts_is_refused() -> None:

@@ -19,10 +19,12 @@ import test_bfl
 import test_ddpm
 from oracles import script, tiny_flow, tiny_model
 from test_detectors import classifier
-from vestige import artefacts, cli, images
+from vestige import cli
+from vestige.checkpoints import formats
+from vestige.concepts import images
+from vestige.diffusion.sampling import generator
 from vestige.edits import Edit
 from vestige.models import sources
-from vestige.sampling import generator
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGES = {name: (DOCS / f"{name}.md").read_text("utf-8") for name in ("models", "flux", "published_checkpoints", "cost")}
@@ -120,7 +122,7 @@ def class_conditional(root: Path) -> None:
         exec(compile(program, "published_checkpoints.md", "exec"), {})
     shutil.copytree(root / "cifar10/model", root / "cifar10/never")
     weights = root / "cifar10/never/unet/diffusion_pytorch_model.safetensors"
-    other = artefacts.recognise(root / "forgot/ckpt.pth")
+    other = formats.recognise(root / "forgot/ckpt.pth")
     save_file({name: other.read(name).contiguous() for name in other.shapes}, weights)
 
 
@@ -177,7 +179,7 @@ def test_inspect_says_what_the_section_says(section: str, there: Path, capsys: p
 
 def test_page_names_every_format() -> None:
     rows = dict(re.findall(r"^\| `(\w+)` \| (.+?) \|$", PAGES["published_checkpoints"], re.MULTILINE))
-    assert rows == artefacts.KINDS
+    assert rows == formats.KINDS
 
 
 def test_costs_are_what_the_plan_counts(there: Path, capsys: pytest.CaptureFixture[str]) -> None:

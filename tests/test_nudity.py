@@ -9,10 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from vestige.diffusion.sampling import generator
 from vestige.errors import MissingDependency
-from vestige.judging import Detector
-from vestige.metrics import nudity
-from vestige.sampling import generator
+from vestige.metrics import Detector, nudity
 
 
 def test_the_strongest_anchor_of_every_label_counts() -> None:

@@ -8,11 +8,11 @@ import torch
 from oracles import tiny_model
 from vestige import concepts
 from vestige.attacks.partial_diffusion import PartialDiffusion
-from vestige.base import Budget, Candidate, Start
+from vestige.concepts.images import PictureSet
+from vestige.diffusion.model import Budget, Candidate, Start
+from vestige.diffusion.sampling import Protocol, noise, pictures, sample
 from vestige.errors import BadInput
-from vestige.images import PictureSet
 from vestige.models.latent import LatentModel
-from vestige.sampling import Protocol, noise, pictures, sample
 
 SNEAKER = concepts.load("sneaker")
 PROTOCOL = Protocol(steps=4, guidance=2.0, batch=2)

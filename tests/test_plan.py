@@ -10,14 +10,15 @@ from typing import Any
 
 import pytest
 
-from vestige import models, registry, suites
-from vestige.base import Budget
-from vestige.calls import planned_calls
-from vestige.controls import PROXY
+from vestige import registry
+from vestige.audit.controls import PROXY
+from vestige.audit.plan import Request, plan
+from vestige.diffusion.model import Budget
 from vestige.errors import BadInput, BadSetting, UnknownName, VestigeError
-from vestige.models import Card
-from vestige.plan import Request, plan
-from vestige.resolving import content
+from vestige.harness import suites
+from vestige.harness.cost import planned_calls
+from vestige.harness.settings import content
+from vestige.models import Card, catalogue
 
 
 @pytest.fixture(autouse=True)
@@ -27,8 +28,8 @@ def nothing_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*arguments: Any, **named: Any) -> None:
         raise AssertionError("planning computed something")
 
-    monkeypatch.setattr(models, "load", never)
-    monkeypatch.setattr("vestige.sampling.pictures", never)
+    monkeypatch.setattr(catalogue, "load", never)
+    monkeypatch.setattr("vestige.diffusion.sampling.pictures", never)
 
 
 @pytest.fixture
@@ -40,7 +41,7 @@ def family(monkeypatch: pytest.MonkeyPatch) -> None:
         "second": Card("second", world="wardrobe", twin_of="wardrobe", never_drew=("sneaker",)),
         "bagless": Card("bagless", world="wardrobe", twin_of="wardrobe", never_drew=("bag",)),
     }
-    monkeypatch.setattr(models, "cards", lambda: table)
+    monkeypatch.setattr(catalogue, "cards", lambda: table)
 
 
 MISTAKES: list[tuple[dict[str, Any], type[VestigeError], str]] = [

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from vestige import prompts
+from vestige.concepts import prompts
+from vestige.concepts.prompts import Row, load, parsed
 from vestige.errors import BadInput, UnknownName
-from vestige.prompts import Row, load, parsed
 
 # One harmless row each, with the columns that the published files have.
 FILES = {

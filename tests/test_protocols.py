@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from vestige.protocols import published
+from vestige.harness.protocols import published
 
 
 def test_published_protocol() -> None:

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from vestige.ranges import above, at_least, below_one
+from vestige.methods.ranges import above, at_least, below_one
 
 
 def test_ends() -> None:

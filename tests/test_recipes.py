@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from vestige import concepts, images, models, registry
+from vestige import concepts, models, registry
+from vestige.concepts import images
 from vestige.models.classes import ClassModel
 
 TEXT = (Path(__file__).parents[1] / "docs/recipes/cifar10.md").read_text("utf-8")

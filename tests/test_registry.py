@@ -12,7 +12,7 @@ from typing import Any, Literal, Optional, Union
 import pytest
 
 import vestige
-from vestige.base import Attack, Unlearner
+from vestige.diffusion.model import Attack, Unlearner
 from vestige.errors import BadSetting, UnknownName, VestigeError
 from vestige.registry import Kind, build, coerce, find, names, settings
 

@@ -19,8 +19,9 @@ from typing import Any
 import pytest
 from PIL import Image, ImageDraw
 
-from vestige import pages, report
 from vestige.errors import BadInput, UnknownName
+from vestige.report import audits
+from vestige.report import page as pages
 
 BUDGETS = [0, 2, 5, 10, 20, 50, 100, 200]
 KINDS = ["short-term", "long-term", "erased", "not forgotten", "inconclusive"]
@@ -213,7 +214,7 @@ def changed(value: Any, path: tuple[Any, ...], *, remove: bool) -> Any:
 
 
 def test_page_shows_the_verdict_and_its_numbers(run: Path) -> None:
-    page = Page(report.write(run).read_text(encoding="utf-8"))
+    page = Page(audits.write(run).read_text(encoding="utf-8"))
     for text in ("Hidden, not gone.", "verdict short-term", "5.5 times as fast [3.9, 7.7] as a model that never knew it"):
         assert text in page.text
     for text in ("0.82 [0.74, 0.87]", "88 % [83, 93]", "plasticity", "garment-resnet", "2 min 50 s", "vestige audit --model wardrobe"):
@@ -221,7 +222,7 @@ def test_page_shows_the_verdict_and_its_numbers(run: Path) -> None:
 
 
 def test_page_says_which_way_of_attacking_counts(run: Path) -> None:
-    assert "every way that" not in Page(report.write(run).read_text(encoding="utf-8")).text
+    assert "every way that" not in Page(audits.write(run).read_text(encoding="utf-8")).text
     result = json.loads((run / "result.json").read_text())
     first = result["attacks"][result["headline"]]
     first |= {
@@ -230,27 +231,27 @@ def test_page_says_which_way_of_attacking_counts(run: Path) -> None:
         "ways": {arm: {"as given": [], "raw": []} for arm in ("edited", "never")},
     }
     (run / "result.json").write_text(json.dumps(result))
-    text = " ".join(Page(report.write(run).read_text(encoding="utf-8")).text.split())
+    text = " ".join(Page(audits.write(run).read_text(encoding="utf-8")).text.split())
     assert "raw on the edited model, as given on the one that never knew" in text
 
 
 def test_diagnostics_stand_with_what_they_tell(run: Path) -> None:
-    text = Page(report.write(run).read_text(encoding="utf-8")).text
+    text = Page(audits.write(run).read_text(encoding="utf-8")).text
     assert re.search(r"excess retain loss\s+0\.0013\s", text) and re.search(r"cosine with the forgotten's gradient\s+−0\.131\s", text)
     assert re.search(r"0\s%\s+25\s%\s+50\s%\s+75\s%\s+100\s%", text) and re.search(r"96\s%\s+90\s%\s+61\s%\s+17\s%\s+2\s%", text)
-    assert "Why it may come back" not in report.render(audit(diagnostics={}), run)
+    assert "Why it may come back" not in audits.render(audit(diagnostics={}), run)
 
 
 def test_what_attacks_leave_stands_beside_what_they_bring_back(run: Path) -> None:
-    html = report.render(audit(), run)
+    html = audits.render(audit(), run)
     assert "unrelated left" in html and "43" in html.partition("unrelated left")[2][:3000]
     for found in (older := audit())["attacks"].values():
         found.pop("utility", None)
-    assert "unrelated left" not in report.render(older, run)
+    assert "unrelated left" not in audits.render(older, run)
 
 
 def test_page_fetches_nothing_and_runs_nothing(run: Path) -> None:
-    html = report.write(run).read_text(encoding="utf-8")
+    html = audits.write(run).read_text(encoding="utf-8")
     page = Page(html)
     targets = [found[key] for _, found in page.elements for key in ("src", "href", "data", "action", "srcset") if key in found]
     assert targets and all(target.startswith(("data:", "#")) for target in targets)
@@ -261,7 +262,7 @@ def test_page_fetches_nothing_and_runs_nothing(run: Path) -> None:
 
 
 def test_pictures_are_the_files_of_the_run(run: Path) -> None:
-    page = Page(report.write(run).read_text(encoding="utf-8"))
+    page = Page(audits.write(run).read_text(encoding="utf-8"))
     sources = [picture["src"].removeprefix("data:image/png;base64,") for picture in page.all("img", "pixels")]
     assert [base64.b64decode(source) for source in sources] == [(run / s["file"]).read_bytes() for s in audit()["strips"]]
     assert all(picture["alt"].startswith("10 pictures in a row") for picture in page.all("img"))
@@ -271,7 +272,7 @@ def test_pictures_are_the_files_of_the_run(run: Path) -> None:
 @pytest.mark.parametrize("file", ["../secret.png", "strips/absent.png", "result.json", ".", ""])
 def test_a_strip_that_is_no_picture_of_the_run_is_left_out(run: Path, file: str) -> None:
     strip(run.parent / "secret.png", [True])
-    page = Page(report.render(audit(strips=[{"title": "edited", "file": file}]), run))
+    page = Page(audits.render(audit(strips=[{"title": "edited", "file": file}]), run))
     assert not page.all("img") and "missing or is not a PNG inside the run's directory" in page.text
 
 
@@ -289,8 +290,8 @@ def test_everything_from_the_result_is_escaped(run: Path) -> None:
     result["attacks"][evil] = attack(arms={evil: arm(0.1, 0.9, 3), "never": arm(0.0, 0.5, 30)})
     result["utility"][evil] = {"before": rate(0.5)}
     result["detector"][evil] = {"name": evil}
-    page = Page(report.render(result, run))
-    clean = Page(report.render(audit(), run))
+    page = Page(audits.render(result, run))
+    clean = Page(audits.render(audit(), run))
     assert not page.all("script") and {tag for tag, _ in page.elements} <= {tag for tag, _ in clean.elements} | {"li"}
     assert not [key for _, found in page.elements for key in found if key.startswith("on")]
     assert all(found["src"].startswith("data:image/png;base64,") for found in page.all("img"))
@@ -301,12 +302,12 @@ def test_everything_from_the_result_is_escaped(run: Path) -> None:
 @pytest.mark.parametrize("edit", [True, False])
 def test_every_verdict_has_words_and_a_marker(tmp_path: Path, kind: str, edit: bool) -> None:
     changes = {} if edit else {"edit": None}
-    page = Page(report.render(audit(verdict=verdict(kind, between=["long-term", "short-term"], more_replicates=2), **changes), tmp_path))
+    page = Page(audits.render(audit(verdict=verdict(kind, between=["long-term", "short-term"], more_replicates=2), **changes), tmp_path))
     assert f"verdict {kind}" in page.text and len(page.all("svg", "marker")) == 6
     assert ("edited by esd" in page.text) is edit and ("this model 93" in page.text) is not edit
     if kind == "inconclusive":
         assert "between long-term and short-term . About 2 more replicates of the attack would settle it. Attacked," in page.text
-    html = report.render(audit(verdict=verdict(kind)), tmp_path)
+    html = audits.render(audit(verdict=verdict(kind)), tmp_path)
     assert not re.search(r"[a-z][.,][A-Za-z]", re.sub(r"<[^>]*>", "", html[html.index("<main>") : html.index('<dl class="figures">')]))
 
 
@@ -315,7 +316,7 @@ def test_every_verdict_has_words_and_a_marker(tmp_path: Path, kind: str, edit: b
 )
 def test_what_is_open_and_what_is_not(tmp_path: Path, between: list[str] | None, headline: str) -> None:
     """Undecided between two ways of not being gone is an answer to whether it is gone."""
-    page = Page(report.render(audit(verdict=verdict("inconclusive", between=between)), tmp_path))
+    page = Page(audits.render(audit(verdict=verdict("inconclusive", between=between)), tmp_path))
     assert headline in page.text
     assert ("yet it is not gone" in page.text) is (headline == "Not gone.")
 
@@ -323,20 +324,20 @@ def test_what_is_open_and_what_is_not(tmp_path: Path, between: list[str] | None,
 def test_any_key_may_be_missing_or_null(tmp_path: Path) -> None:
     whole = audit(strips=audit()["strips"][:1], control={"kind": "proxy", "name": "teapot"})
     whole["attacks"] = {"memora": attack(arms={"edited": {"curve": arm(0, 1, 3)["curve"][:2], "replicates": [[0.1, 0.2]]}})}
-    assert "taught under the same protocol" in report.render(whole, tmp_path)
+    assert "taught under the same protocol" in audits.render(whole, tmp_path)
     for path in paths(whole):
         for remove in (True, False) if isinstance(path[-1], str) else (True,):
-            assert report.render(changed(whole, path, remove=remove), tmp_path).rstrip().endswith("</html>"), path
+            assert audits.render(changed(whole, path, remove=remove), tmp_path).rstrip().endswith("</html>"), path
     results: list[dict[str, Any]] = [{}, {"verdict": {}}, {"attacks": {"memora": {}}, "savings": {"value": math.nan}}]
     for empty in results:
-        assert "Undecided." in report.render(empty, tmp_path)
+        assert "Undecided." in audits.render(empty, tmp_path)
 
 
 def test_without_intervals_there_are_no_brackets_and_no_bands(tmp_path: Path) -> None:
     bare = {"value": 0.5, "low": None, "high": None}
     arms = {key: {"curve": [{"budget": b, "score": b / 200, "low": None, "high": None} for b in BUDGETS]} for key in ("edited", "never")}
     changes = dict.fromkeys(("savings", "speedup", "reach"), bare) | {"utility": {}, "plain": {}, "detector": {}}
-    page = Page(report.render(audit(attacks={"memora": attack(arms=arms)}, verdict=verdict(flags=[], reason=""), **changes), tmp_path))
+    page = Page(audits.render(audit(attacks={"memora": attack(arms=arms)}, verdict=verdict(flags=[], reason=""), **changes), tmp_path))
     assert not page.all("polygon") and not re.search(r"\[.*?\]", page.text) and "too few replicates for an interval" in page.text
     assert "relearned it 0.50 times as fast as a model" in page.text and len(page.all("path", "curve")) == 4
 
@@ -346,7 +347,7 @@ def test_curves_stand_on_a_logarithmic_axis_and_their_names_apart(tmp_path: Path
     arms = {
         key: {"curve": [{"budget": b, "score": s} for b in budgets]} for key, s in (("edited", 0.5), ("never", 0.49), ("original", 0.51))
     }
-    page = Page(report.render(audit(attacks={"memora": attack(arms=arms)}), tmp_path))
+    page = Page(audits.render(audit(attacks={"memora": attack(arms=arms)}), tmp_path))
     for drawing in (0, 1):
         coordinates = [tuple(map(float, pair.split(","))) for pair in page.all("path", "curve")[3 * drawing]["d"][1:].split("L")]
         steps = [after[0] - before[0] for before, after in pairwise(coordinates)]
@@ -356,19 +357,19 @@ def test_curves_stand_on_a_logarithmic_axis_and_their_names_apart(tmp_path: Path
 
 
 def test_a_table_holds_the_numbers_behind_the_curves(run: Path) -> None:
-    page = Page(report.write(run).read_text(encoding="utf-8"))
+    page = Page(audits.write(run).read_text(encoding="utf-8"))
     assert "budget original never knew edited 0 96 % 0 % [0, 7] 2 % [0, 9]" in page.text
 
 
 def test_where_savings_is_a_lower_bound_the_words_rest_on_reach(tmp_path: Path) -> None:
-    page = Page(report.render(audit(attacks={"memora": attack(censored=True)}), tmp_path))
+    page = Page(audits.render(audit(attacks={"memora": attack(censored=True)}), tmp_path))
     assert "its recall rose 0.31 [0.23, 0.39] higher than for a model that never knew it" in page.text
     assert "≥ 0.82" in page.text and "savings is only a lower bound" in page.text and len(page.all("figure", "scale")) == 2
 
 
 def test_sensitive_results_say_that_pictures_are_blurred(run: Path) -> None:
-    assert "blurred" not in report.render(audit(), run)
-    page = Page(report.render(audit(sensitive=True), run))
+    assert "blurred" not in audits.render(audit(), run)
+    page = Page(audits.render(audit(sensitive=True), run))
     assert "Sensitive concept." in page.text and all(picture["alt"].endswith(", blurred") for picture in page.all("img"))
 
 
@@ -378,16 +379,16 @@ def test_several_audits_share_a_page_and_suites_are_not_mixed_silently(tmp_path:
         (tmp_path / name / "result.json").write_text(json.dumps(audit(suite=suite, concept=name)), encoding="utf-8")
     (tmp_path / "d").mkdir()
     (tmp_path / "d" / "result.json").write_text('{"schema": "vestige-edit-1"}', encoding="utf-8")  # another kind of run is passed over
-    page = Page(report.write(tmp_path, tmp_path / "pages" / "all.html").read_text(encoding="utf-8"))
+    page = Page(audits.write(tmp_path, tmp_path / "pages" / "all.html").read_text(encoding="utf-8"))
     identities = [found["id"] for _, found in page.elements if "id" in found]
     assert "3 audits" in page.text and "Different suites." in page.text
     assert len(page.all("article")) == 3 and len(identities) == len(set(identities))
     shutil.rmtree(tmp_path / "c")
-    assert "Different suites." not in report.write(tmp_path).read_text(encoding="utf-8")
+    assert "Different suites." not in audits.write(tmp_path).read_text(encoding="utf-8")
 
 
 def test_a_result_that_cannot_be_reported_says_what_to_do(run: Path) -> None:
-    page = report.write(run).read_text(encoding="utf-8")
+    page = audits.write(run).read_text(encoding="utf-8")
     for text, message in (
         ("{", r"not readable as JSON .* run the audit again"),
         ("[]", r"holds 'list', not the result of an audit"),
@@ -395,15 +396,15 @@ def test_a_result_that_cannot_be_reported_says_what_to_do(run: Path) -> None:
     ):
         (run / "result.json").write_text(text, encoding="utf-8")
         with pytest.raises(BadInput, match=message):
-            report.write(run)
+            audits.write(run)
     (run / "result.json").unlink()
     with pytest.raises(BadInput, match=r"holds no result\.json.*finish this one by running its `vestige audit` command again"):
-        report.write(run)
+        audits.write(run)
     assert (run / "report.html").read_text(encoding="utf-8") == page and not list(run.glob(".report*"))
 
 
 def test_table_as_markdown() -> None:
-    text = report.table(
+    text = audits.table(
         [audit(), audit(edit=None, concept="a|b <i>", savings={"value": -0.004, "low": None, "high": None}), {}], "markdown"
     )
     head, rule, first, second, third = text.splitlines()
@@ -414,20 +415,20 @@ def test_table_as_markdown() -> None:
 
 
 def test_table_as_csv_keeps_every_digit() -> None:
-    (row,) = csv.DictReader(io.StringIO(report.table([audit(concept='a, "b"\nc', speedup=triple(5.4321, 0.125))], "csv")))
+    (row,) = csv.DictReader(io.StringIO(audits.table([audit(concept='a, "b"\nc', speedup=triple(5.4321, 0.125))], "csv")))
     assert row["concept"] == 'a, "b"\nc' and row["speedup"] == "5.4321" and row["savings_low"] == "0.74"
     assert row["neighbours_points"] == "-5.0" and row["suite"] == "quick-1" and len(row) == 17
 
 
 def test_table_as_latex_is_escaped() -> None:
-    text = report.table([audit(concept="50%_{x}\\")], "latex")
+    text = audits.table([audit(concept="50%_{x}\\")], "latex")
     assert "50\\%\\_\\{x\\}\\textbackslash{} & esd & memora" in text and text.count("&") == 20
     assert text.startswith("\\begin{tabular}{lllllrrrrrl}") and text.endswith("\\end{tabular}\n")
 
 
 def test_unknown_table_style() -> None:
     with pytest.raises(UnknownName, match="unknown table style 'markdwn'; did you mean 'markdown'"):
-        report.table([], "markdwn")  # type: ignore[arg-type]
+        audits.table([], "markdwn")  # type: ignore[arg-type]
 
 
 def test_labels_keep_their_order_inside_the_frame() -> None:
@@ -438,7 +439,7 @@ def test_labels_keep_their_order_inside_the_frame() -> None:
 
 @pytest.mark.skipif(BROWSER is None, reason="no chromium on the path")
 def test_a_browser_shows_curves_and_pictures_without_an_error(run: Path) -> None:
-    page = report.write(run)
+    page = audits.write(run)
     shot = run / "page.png"
     dom, console = browse(page, run / "profile", f"--screenshot={shot}", "--window-size=1280,2000")
     shown = Page(dom)
@@ -454,7 +455,7 @@ def test_a_browser_refuses_scripts_and_fetches_on_the_page(run: Path) -> None:
     """The console is watched, and the page's policy holds even where an element slipped in."""
     intruders = "<script>document.title = 'taken'</script><img src='report.html'></main>"
     page = run / "tampered.html"
-    page.write_text(report.write(run).read_text(encoding="utf-8").replace("</main>", intruders), encoding="utf-8")
+    page.write_text(audits.write(run).read_text(encoding="utf-8").replace("</main>", intruders), encoding="utf-8")
     dom, console = browse(page, run / "profile")
     assert len(console) == 2 and all("Content Security Policy" in line for line in console) and "<title>sneaker" in dom
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from test_report import BROWSER, Page, browse, changed, paths, rate, strip, triple
-from vestige import report_continual as report
 from vestige.errors import BadInput
+from vestige.report import ledgers as report
 
 NAMES = ["bag", "dress", "boot"]
 BUDGETS = [0, 2, 5, 12]

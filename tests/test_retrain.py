@@ -9,9 +9,9 @@ import torch
 
 from oracles import scheduler, tiny_model, tiny_parts, tiny_twin, tokenizer
 from vestige import concepts, models
+from vestige.diffusion.sampling import noise, sample
 from vestige.errors import BadInput, Incompatible, UnknownName
 from vestige.models.latent import LatentModel
-from vestige.sampling import noise, sample
 from vestige.unlearners.retrain import Retrain
 
 SNEAKER = concepts.load("sneaker")

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from oracles import Gaussian, scheduler, tiny_model
-from vestige.base import Model
-from vestige.sampling import Protocol, derive, invert, noise, pictures, predict, sample, slerp
+from vestige.diffusion import Model
+from vestige.diffusion.sampling import Protocol, derive, invert, noise, pictures, predict, sample, slerp
 
 STEPS = 10
 

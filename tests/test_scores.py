@@ -6,8 +6,8 @@ import math
 from types import SimpleNamespace
 from typing import Any
 
-from vestige.savings import Interval
-from vestige.scores import worst
+from vestige.audit.scores import worst
+from vestige.verdict import Interval
 
 
 def test_the_worst_attack_leads_and_one_without_a_number_never_does() -> None:

@@ -10,16 +10,17 @@ import torch
 from torch import Generator, Tensor
 
 from oracles import Gaussian, scheduler, tiny_model, tiny_parts, tokenizer
-from vestige import concepts
-from vestige.base import Condition, Model, Prediction
-from vestige.material import Data, Pairs, drawn, paired
+from vestige.concepts import concept
+from vestige.diffusion import Condition, Model, Prediction
+from vestige.diffusion.sampling import Protocol, derive, generator
+from vestige.methods import Data
+from vestige.methods.training import denoising, dropped, noisy
+from vestige.methods.training_data import Pairs, drawn, paired
 from vestige.models.latent import LatentModel
-from vestige.sampling import Protocol, derive, generator
-from vestige.training import denoising, dropped, noisy
 from vestige.unlearners import selective_amnesia
 from vestige.unlearners.selective_amnesia import TIMES, SelectiveAmnesia, fisher
 
-SNEAKER = concepts.load("sneaker")
+SNEAKER = concept.load("sneaker")
 SMALL: dict[str, Any] = {"steps": 3, "batch": 4, "lr": 1e-3, "surrogate_pictures": 5, "retain_pictures": 6}
 SMALL |= {"fisher_pictures": 3, "fisher_times": 6}
 
@@ -156,7 +157,7 @@ def test_surrogates_are_the_words_pictures_under_the_targets_prompts(tiny: Laten
     made = method._surrogates(tiny, SNEAKER, Data(), 0, lambda *_: None)
     asked = SNEAKER.spread(5, "training")
     assert [row[0] for row in made.captions] == [p.text for p in asked]
-    plain = [concepts.Prompt(p.text.replace("sneaker", word) if word else "", {}) for p in asked]
+    plain = [concept.Prompt(p.text.replace("sneaker", word) if word else "", {}) for p in asked]
     assert torch.equal(made.images, drawn(tiny, plain, seed=derive(0, "surrogate"), protocol=Protocol()).images)
 
 

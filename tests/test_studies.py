@@ -12,7 +12,9 @@ import pytest
 from PIL import Image
 
 import oracles
-from vestige import course, plan, runs
+from vestige import runs
+from vestige.audit import plan
+from vestige.continual import plan as course
 from vestige.errors import VestigeError
 
 STUDIES = ("memora", "dimra", "adaptive", "relearning", "dimum", "classes")

@@ -12,13 +12,13 @@ from oracles import small, tiny_model
 from vestige import concepts
 from vestige.attacks.textual_inversion import TextualInversion
 from vestige.attacks.textual_inversion import words as tables
-from vestige.base import Budget, Candidate
+from vestige.concepts.images import PictureSet
+from vestige.diffusion.model import Budget, Candidate
+from vestige.diffusion.sampling import derive, generator
 from vestige.edits import Edit
 from vestige.errors import Incompatible
-from vestige.images import PictureSet
+from vestige.methods.training import denoising
 from vestige.models.latent import LatentModel
-from vestige.sampling import derive, generator
-from vestige.training import denoising
 
 BAG = concepts.load("bag")
 TWO = concepts.Concept(name="leather bag", templates=("a {concept}",), held_out=("one {concept}",))

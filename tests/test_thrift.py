@@ -13,11 +13,12 @@ import torch
 from torch import Generator, Tensor
 
 from oracles import tiny_model
-from vestige import cli, thrift
+from vestige import cli
 from vestige.edits import Edit
 from vestige.errors import BadSetting, Incompatible
-from vestige.thrift import Thrift
-from vestige.training import Pull, Trace, Training, fit
+from vestige.methods import Training, fit, optimiser
+from vestige.methods.optimiser import Thrift
+from vestige.methods.training import Pull, Trace
 
 
 def trained(training: Training, given: Thrift, pulls: tuple[Pull, ...] = ()) -> tuple[Tensor, Trace]:
@@ -26,7 +27,7 @@ def trained(training: Training, given: Thrift, pulls: tuple[Pull, ...] = ()) -> 
     def loss(rng: Generator) -> Tensor:
         return (torch.randn(4, 3, generator=rng, dtype=torch.float64) @ leaves["w"]).square().mean()
 
-    with thrift.using(given):
+    with optimiser.using(given):
         list(fit(leaves, loss, training, seed=0, trace=trace, pulls=pulls))
     return leaves["w"].detach(), trace
 
@@ -50,9 +51,9 @@ def test_what_changes_numbers_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_it_holds_inside_alone() -> None:
-    with thrift.using(Thrift(accumulation=5)):
-        assert thrift.current().accumulation == 5
-    assert thrift.current() == Thrift()
+    with optimiser.using(Thrift(accumulation=5)):
+        assert optimiser.current().accumulation == 5
+    assert optimiser.current() == Thrift()
 
 
 def test_eight_bit_optimiser_is_the_librarys(monkeypatch: pytest.MonkeyPatch) -> None:

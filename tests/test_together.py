@@ -12,13 +12,15 @@ from torch import Tensor
 
 from oracles import SMALL, small, tiny_model
 from test_continual import BAG, DRESS, NEON, SNEAKER, chain, go, small_world  # noqa: F401
-from vestige import concepts, course, deltas, models, registry, report_continual
+from vestige import concepts, edits, models, registry
 from vestige.concepts import Concept
-from vestige.continual import rebuilt
-from vestige.course import JOINT, Order
+from vestige.concepts.joint import Joint, joint, targets
+from vestige.continual import plan
+from vestige.continual.plan import JOINT, Order
+from vestige.continual.run import rebuilt
 from vestige.edits import Edit
 from vestige.errors import BadInput, BadSetting, RunConflict
-from vestige.together import Joint, joint, targets
+from vestige.report import ledgers
 from vestige.unlearners.uce import UCE, last_word
 
 TROUSER = concepts.load("trouser")
@@ -125,7 +127,7 @@ def test_joint_uce_is_neither_sum_nor_sequence() -> None:
     method = UCE(preserve=0.1)
     edit = method(model, concept, seed=0)
     singles = [method(model, part, seed=0) for part in concept.parts]
-    summed = deltas.combine(model, [(one, 1.0) for one in singles])
+    summed = edits.combine(model, [(one, 1.0) for one in singles])
     name = edit.touched[0]
     assert not torch.allclose(edit.tensors[name], summed.tensors[name], rtol=1e-3)
     assert all(not torch.allclose(edit.tensors[name], one.tensors[name], rtol=1e-3) for one in singles)
@@ -156,7 +158,7 @@ def test_one_step_forgets_all_requests(tmp_path: Path) -> None:
     original = models.load("")
     assert (name, before) == ("bag+dress+neon", original.fingerprint)
     assert original.edited(rebuilt(tmp_path / "out")).fingerprint == after
-    page = report_continual.write(tmp_path / "out").read_text()
+    page = ledgers.write(tmp_path / "out").read_text()
     assert "3 requests, all at once." in page and "one after another" not in page
     with pytest.raises(RunConflict, match=r"request 1 is 'bag\+dress\+neon' there"):
         go(tmp_path / "out", "bag", "dress", method="uce", mode="simultaneous")
@@ -175,12 +177,12 @@ def test_a_method_that_rehearses_forgets_all_with_one_memory(method: str, tmp_pa
 def test_methods_of_one_target_are_refused_together(name: str) -> None:
     order = Order(requests=("bag", "dress"), mode="simultaneous", method=name)
     if name in JOINT:
-        assert isinstance(course.course(order).steps[0], Joint)
+        assert isinstance(plan.course(order).steps[0], Joint)
         return
     with pytest.raises(BadSetting, match="cannot erase several together; concept_ablation, duge, esd, uce can"):
-        course.course(order)
+        plan.course(order)
 
 
 def test_duge_by_the_concepts_words_is_refused_together() -> None:
     with pytest.raises(BadSetting, match="tokens=concept"):
-        course.course(Order(requests=("bag", "dress"), mode="simultaneous", method="duge", settings={"duge.tokens": "concept"}))
+        plan.course(Order(requests=("bag", "dress"), mode="simultaneous", method="duge", settings={"duge.tokens": "concept"}))

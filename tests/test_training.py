@@ -13,9 +13,10 @@ import torch
 from torch import Generator, Tensor
 
 from oracles import Gaussian, tiny_model, tiny_velocity
-from vestige.base import Prediction
-from vestige.sampling import generator
-from vestige.training import Loss, Pull, Schedule, Trace, Training, denoising, fit, matching, noisy
+from vestige.diffusion import Prediction
+from vestige.diffusion.sampling import generator
+from vestige.methods import Training, fit
+from vestige.methods.training import Loss, Pull, Schedule, Trace, denoising, matching, noisy
 
 STEPS = 6
 

@@ -11,15 +11,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from oracles import Gaussian, small, tiny_model
-from vestige import concepts, thrift
+from vestige import concepts
 from vestige.attacks.unlearn_diff_atk import UnlearnDiffAtk, decoded, joined, sampled, simplex
-from vestige.base import Budget, Candidate, Condition
+from vestige.concepts.images import PictureSet
+from vestige.diffusion import Condition
+from vestige.diffusion.model import Budget, Candidate
+from vestige.diffusion.sampling import derive, generator
 from vestige.edits import Edit
 from vestige.errors import BadInput, Incompatible
-from vestige.images import PictureSet
+from vestige.methods import optimiser as thrift
+from vestige.methods.training import Trace
 from vestige.models.latent import LatentModel
-from vestige.sampling import derive, generator
-from vestige.training import Trace
 
 BAG = concepts.load("bag")
 TEXTS = ["a picture of a bag", "neon bag", "a bag"]

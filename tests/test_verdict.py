@@ -11,8 +11,9 @@ from scipy import stats
 
 from test_savings import random_arms
 from vestige.errors import BadInput
-from vestige.savings import Interval, Measures, measure
-from vestige.verdict import Flag, Lines, Verdict, calibrated, decide
+from vestige.verdict import Flag, Interval, Lines, decide, measure
+from vestige.verdict.decision import Verdict, calibrated
+from vestige.verdict.savings import Measures
 
 HIDDEN = Interval(0.05, 0.02, 0.09)  # plain recall of a model that draws the concept no more
 BLOCKING = Flag("judges-differ", "blocking", "the two judges differ by 22 points.")

@@ -21,18 +21,21 @@ from pathlib import Path
 
 import torch
 
-from vestige import concepts, images, models, registry, suites
+from vestige import concepts, models, registry
 from vestige.attacks.automemora import automemora
-from vestige.base import Attack, Budget, Model
-from vestige.bench import shows
-from vestige.concepts import Concept, Prompt
+from vestige.concepts import Concept, images
+from vestige.concepts.concept import Prompt
+from vestige.diffusion import Model
+from vestige.diffusion.model import Attack, Budget
+from vestige.diffusion.sampling import derive, pictures
 from vestige.edits import Edit
-from vestige.metrics import alignment, detection, fidelity
-from vestige.resolving import configured
-from vestige.sampling import derive, pictures
-from vestige.savings import wilson
-from vestige.suites import Suite
-from vestige.unlearning import unlearned
+from vestige.harness import suites
+from vestige.harness.bench import shows
+from vestige.harness.settings import configured
+from vestige.harness.suites import Suite
+from vestige.harness.unlearning import unlearned
+from vestige.metrics import alignment, classifier, fidelity
+from vestige.verdict.savings import wilson
 
 WORLD = models.data_folder() / "wardrobe"
 WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0)
@@ -48,7 +51,7 @@ def forgotten(model: Model, concept: Concept, unlearner: str, root: Path) -> Edi
 def recovered(model: Model, concept: Concept, suite: Suite, steps: int, replicate: int, file: Path) -> Edit:
     """MemoRa's adapter after so many steps on shipped references, made once."""
     if not file.exists():
-        planned, judge = suite.attacks["memora"], detection.load(WORLD / "judge-select")
+        planned, judge = suite.attacks["memora"], classifier.load(WORLD / "judge-select")
         method: Attack = registry.build("attacks", "memora", planned.settings)
         given = images.shipped(WORLD / "pictures/references", {concept.group: concept.label}).draw(planned.references, replicate)
 
@@ -66,7 +69,7 @@ def drawn(model: Model, prompts: Sequence[Prompt], purpose: str, suite: Suite) -
     return pictures(model, [p.text for p in prompts], seeds, suite.protocol)
 
 
-def right(judge: detection.Classifier, shown: torch.Tensor, prompts: Sequence[Prompt]) -> list[bool]:
+def right(judge: classifier.Classifier, shown: torch.Tensor, prompts: Sequence[Prompt]) -> list[bool]:
     """Whether each picture shows all that its prompt names."""
     return [all(s.get(g) == v for g, v in p.expects.items()) for s, p in zip(judge.labelled(shown), prompts, strict=True)]
 
@@ -76,7 +79,7 @@ class Bench:
 
     def __init__(self, options: argparse.Namespace, original: Model, concept: Concept, suite: Suite) -> None:
         self.concept, self.suite = concept, suite
-        self.judge, self.clip = detection.load(WORLD / f"judge-{options.judge}"), alignment.clip_score(WORLD / "clip")
+        self.judge, self.clip = classifier.load(WORLD / f"judge-{options.judge}"), alignment.clip_score(WORLD / "clip")
         self.asked = concept.spread(options.pictures, "held-out")
         self.others = concept.spread(options.pictures, "held-out", words=concept.unrelated)
         self.reference = drawn(original, self.others, "unrelated", suite)

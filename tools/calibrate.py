@@ -17,8 +17,9 @@ from typing import Any
 import torch
 from scipy.special import stdtrit  # type: ignore[import-untyped]
 
-from vestige import api, concepts, models, suites
-from vestige.concepts import toml
+from vestige import api, concepts, models
+from vestige.concepts.concept import toml
+from vestige.harness import suites
 
 DATA = models.data_folder() / "calibration.toml"
 WORLD = "wardrobe"

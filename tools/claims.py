@@ -28,9 +28,11 @@ from pathlib import Path
 from typing import Any
 
 import records
-from vestige import comparison, durable, plan, registry, runs
+from vestige import files, registry, runs
+from vestige.audit import plan
 from vestige.errors import VestigeError
-from vestige.savings import Interval, Measures, measure
+from vestige.verdict import Interval, comparison, measure
+from vestige.verdict.savings import Measures
 
 ATTACKS = ("memora", "dimra")
 ADAPTERS = {"dimra.tune": "lora", "dimra.lr": 3e-3}  # one rate was tried
@@ -114,7 +116,7 @@ def finished(options: argparse.Namespace) -> dict[Cell, records.Record]:
     """What tables read of every cell that is finished, here or by its record."""
     kept, made = records.read(options.records), {}
     for cell in cells(options):
-        audit, spec = (durable.object_in(cell.folder(options.out) / name) for name in ("result.json", "spec.json"))
+        audit, spec = (files.object_in(cell.folder(options.out) / name) for name in ("result.json", "spec.json"))
         if spec is None or runs.key(spec) != cell.key:  # of another suite, setting or model
             audit = None
         record = kept.get(cell.key) if audit is None else records.record(cell.key, audit)

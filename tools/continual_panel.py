@@ -28,11 +28,13 @@ import torch
 
 import continual_page
 import records
-from vestige import continual, course, deltas, durable, merging, models, runs
-from vestige.course import Order
-from vestige.edits import Edit
+from vestige import edits, files, models, runs
+from vestige.continual import plan
+from vestige.continual import run as continual
+from vestige.continual.guards import Guards
+from vestige.continual.plan import Order
+from vestige.edits import Edit, merging
 from vestige.errors import BadInput, RunConflict
-from vestige.guards import Guards
 
 MODEL, TWIN = "wardrobe", "wardrobe-never-five"
 FIVE = ("sneaker", "bag", "dress", "trouser", "neon")
@@ -74,16 +76,16 @@ def merged(folder: Path) -> Edit:
 
 
 def summed(folder: Path) -> Edit:
-    return deltas.combine(models.load(MODEL), [(edit, 1.0) for edit in alone(folder)], method="sum")
+    return edits.combine(models.load(MODEL), [(edit, 1.0) for edit in alone(folder)], method="sum")
 
 
 def averaged(folder: Path) -> Edit:
     parts = alone(folder)
-    return deltas.combine(models.load(MODEL), [(edit, 1 / len(parts)) for edit in parts], method="mean")
+    return edits.combine(models.load(MODEL), [(edit, 1 / len(parts)) for edit in parts], method="mean")
 
 
 def alone(folder: Path) -> list[Edit]:
-    from vestige.ledger import Ledger
+    from vestige.continual.ledger import Ledger
     from vestige.runs import Run
 
     return [edit for edit, _ in Ledger(Run(folder, {}), "independent").states(models.load(MODEL))]
@@ -92,7 +94,7 @@ def alone(folder: Path) -> list[Edit]:
 def twin(folder: Path) -> Edit:
     """The whole difference to a model that drew none of the requests; both share everything but the denoiser."""
     model = models.load(MODEL)
-    return deltas.difference(model, models.load(TWIN), model.scope("unet"), method=TWIN)
+    return edits.difference(model, models.load(TWIN), model.scope("unet"), method=TWIN)
 
 
 def methods() -> dict[str, Row]:
@@ -100,11 +102,11 @@ def methods() -> dict[str, Row]:
     made = {"twin of five": Row(made=twin)}
     made |= {name: Row({"method": name}) for name in METHODS}
     made |= {f"concept_ablation + {name}": Row({"method": "concept_ablation", "guards": held}) for name, held in GUARDS.items()}
-    made |= {f"{name}, again at every step": Row({"method": name, "mode": "cumulative"}) for name in METHODS if name in course.JOINT}
+    made |= {f"{name}, again at every step": Row({"method": name, "mode": "cumulative"}) for name in METHODS if name in plan.JOINT}
     made |= {f"{name}, each alone": Row({"method": name, "mode": "independent"}) for name in METHODS}
     for title, how in (("TIES", merged), ("sum", summed), ("mean", averaged)):
         made[f"concept_ablation, {title} of each alone"] = Row(made=how, rests="concept_ablation, each alone")
-    made |= {f"{name}, all at once": Row({"method": name, "mode": "simultaneous"}) for name in METHODS if name in course.JOINT}
+    made |= {f"{name}, all at once": Row({"method": name, "mode": "simultaneous"}) for name in METHODS if name in plan.JOINT}
     return made
 
 
@@ -147,7 +149,7 @@ def order_of(row: Row, requests: tuple[str, ...], seed: int, suite: str) -> Orde
     order = Order(model=MODEL, requests=requests, suite=suite, seed=seed, **row.order)
     if order.mode != "simultaneous":
         return order
-    method = course.course(order).unlearner
+    method = plan.course(order).unlearner
     more = {f"{order.method}.{k}": getattr(method, k) * len(requests) for k in COUNTED if hasattr(method, k)}
     return replace(order, settings=more)
 
@@ -177,8 +179,8 @@ class Cell:
 
     def result(self) -> dict[str, Any] | None:
         """The finished result of this very sequence, with all that is measured today; anything else counts as missing."""
-        found, spec = (durable.object_in(self.folder() / name) for name in ("result.json", "spec.json"))
-        chosen = course.course(self.order)
+        found, spec = (files.object_in(self.folder() / name) for name in ("result.json", "spec.json"))
+        chosen = plan.course(self.order)
         if found is None or spec is None or found.get("asked") != runs.key(chosen.asked()):
             return None
         return found if self.row.made is not None or runs.key(spec) == runs.key(chosen.spec()) else None
@@ -186,7 +188,7 @@ class Cell:
     @property
     def key(self) -> str:
         """The hash of all that it depends on."""
-        chosen = course.course(self.order)
+        chosen = plan.course(self.order)
         spec = {**chosen.spec(), **chosen.asked(), "row": self.name}
         if self.row.made is None:
             return runs.key(spec)
@@ -202,13 +204,13 @@ class Cell:
     def calls(self) -> tuple[int, int]:
         """Denoiser calls that it plans, its own and shared ones; one that is trained through counts three."""
         order = self.order if self.row.made is None else replace(self.order, mode="simultaneous", method="uce")  # two states to look at
-        chosen = course.course(order)
+        chosen = plan.course(order)
         planned = chosen.planned_calls()
         shared = planned["scoring"] // (len(chosen.steps) + 1) + planned.get("memory", 0)
         return sum(planned.values()) - shared, shared
 
     def run(self) -> dict[str, Any]:
-        from vestige import report_continual
+        from vestige.report import ledgers
 
         cache = self.options.out / "runs"
         command = f"python tools/continual_panel.py --suite {self.options.suite}"
@@ -218,7 +220,7 @@ class Cell:
             if self.row.rests and not (self.folder(self.row.rests) / "result.json").exists():
                 raise BadInput(f"{self.name} rests on {self.row.rests!r}, which is not finished")
             result = continual.compared(self.order, self.row.made(self.folder(self.row.rests)), self.folder(), cache=cache, command=command)
-        report_continual.write(self.folder())
+        ledgers.write(self.folder())
         return result
 
 

@@ -21,11 +21,14 @@ import torch
 
 import records
 from claims import ATTACKS, Cell, by_method, cells, finished, names, numbers, shown
-from vestige import arms, case, comparison, diagnostics, durable, plan, runs
-from vestige.base import silent
+from vestige import files, runs
+from vestige.audit import experiment, plan
+from vestige.diffusion.model import silent
 from vestige.edits import Edit
 from vestige.errors import BadInput
-from vestige.savings import Measures, measure, t_interval
+from vestige.harness import arms, diagnostics
+from vestige.verdict import comparison, measure
+from vestige.verdict.savings import Measures, t_interval
 
 ATTACK = "dimra"
 
@@ -64,13 +67,15 @@ EXPLANATIONS = (
 def measured(cell: Cell, options: argparse.Namespace) -> dict[str, Any]:
     """One cell's numbers by the keys of EXPLANATIONS; None where one is not defined."""
     planned = plan.plan(cell.request())
-    audited = case.Case(planned, case.furnished(planned, options.cache, silent), runs.claim(cell.folder(options.out), planned.spec()))
+    audited = experiment.Case(
+        planned, experiment.furnished(planned, options.cache, silent), runs.claim(cell.folder(options.out), planned.spec())
+    )
     model, concept, edit = audited.subject, audited.concept, audited.edit
     if edit is None:
         raise BadInput(f"{cell} has no edit to diagnose")
     found = dict(audited.diagnostics)
     if not found:
-        data = case.training_data(model, "drawn", "drawn", audited.bench.album(concept).cache(options.cache))
+        data = experiment.training_data(model, "drawn", "drawn", audited.bench.album(concept).cache(options.cache))
         found = diagnostics.measured(model, concept, edit, data, seed=cell.seed)
         found["rate_on_line"] = arms.line(audited.bench, model, edit, concept) if not edit.hooks else []
     run = audited.arm(audited.edited, concept, ATTACK, planned.attacks[ATTACK][0], cell.seed)
@@ -103,7 +108,7 @@ def known(options: argparse.Namespace) -> dict[Cell, dict[str, Any]]:
     """What has been measured of every cell, here or by its record."""
     kept, made = records.read(options.measured), {}
     for cell in diagnosed(options):
-        here = durable.object_in(path(cell, options))
+        here = files.object_in(path(cell, options))
         row = kept.get(cell.key) if here is None else {"key": cell.key, **here}
         if row is not None:
             made[cell] = row
@@ -210,8 +215,8 @@ def main() -> None:
     for cell in diagnosed(options):
         if cell not in rows and (cell.folder(options.out) / "result.json").exists():
             found = measured(cell, options)
-            durable.make(path(cell, options).parent)
-            durable.write(path(cell, options).parent, path(cell, options).name, durable.text(found))
+            files.make(path(cell, options).parent)
+            files.write(path(cell, options).parent, path(cell, options).name, files.text(found))
             print(cell, {k: round(v, 4) for k, v in found.items() if v is not None}, flush=True)
 
 

@@ -28,10 +28,10 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 import oracles
 from vestige import concepts, models, registry
-from vestige.base import Budget
+from vestige.concepts.images import PictureSet
+from vestige.diffusion.model import Budget
 from vestige.edits import Edit
 from vestige.errors import Incompatible
-from vestige.images import PictureSet
 
 # Column -> the family's tiny member, and the world's trained model of it.
 COLUMNS: dict[str, tuple[str, str]] = {

@@ -19,11 +19,11 @@ from pathlib import Path
 import torch
 
 from automemora import Bench, forgotten, recovered
-from vestige import concepts, models, suites
-from vestige.base import Model
+from vestige import concepts, models
 from vestige.concepts import Concept
-from vestige.deltas import combine
-from vestige.edits import Edit
+from vestige.diffusion import Model
+from vestige.edits import Edit, combine
+from vestige.harness import suites
 
 
 def erased(model: Model, pair: list[Concept], unlearner: str, root: Path) -> Edit:

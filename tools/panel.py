@@ -18,11 +18,14 @@ from pathlib import Path
 
 import torch
 
-from vestige import concepts, images, models, plan
-from vestige.base import Model
+from vestige import concepts, models
+from vestige.audit import plan
+from vestige.concepts import images
+from vestige.diffusion import Model
+from vestige.diffusion.sampling import derive
 from vestige.edits import Edit
-from vestige.sampling import derive
-from vestige.training import Training, denoising, fit
+from vestige.methods import Training, fit
+from vestige.methods.training import denoising
 
 TRUTH = {
     "original": "not forgotten",

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from vestige import durable
+from vestige import files as durable
 
 Record = dict[str, Any]
 MADE = ("vestige", "torch", "model_hash", "edited_hash", "seeds", "edit_seed")

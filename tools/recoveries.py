@@ -22,14 +22,16 @@ from typing import Any
 
 import torch
 
-from vestige import arms, concepts, models, registry, resolving, suites
-from vestige.attacker import Holdings
-from vestige.base import Budget, Candidate, Model
-from vestige.bench import Bench, shows
+from vestige import concepts, models, registry
+from vestige.diffusion import Model
+from vestige.diffusion.model import Budget, Candidate
 from vestige.edits import Edit
-from vestige.metrics import alignment, detection
-from vestige.savings import wilson
-from vestige.unlearning import unlearned
+from vestige.harness import arms, settings, suites
+from vestige.harness.attacker import Holdings
+from vestige.harness.bench import Bench, shows
+from vestige.harness.unlearning import unlearned
+from vestige.metrics import alignment, classifier
+from vestige.verdict.savings import wilson
 
 WORLD = models.data_folder() / "wardrobe"
 ATTACKS = ("direct", "conditions", "unlearn_diff_atk", "textual_inversion", "memora", "finetune", "dimra")
@@ -44,11 +46,11 @@ class Gauge:
     def __post_init__(self) -> None:
         self.concept = concepts.load(self.options.concept)
         self.suite = suites.load("quick", "wardrobe")
-        self.verify, self.select = (detection.load(WORLD / f"judge-{name}") for name in ("verify", "select"))
+        self.verify, self.select = (classifier.load(WORLD / f"judge-{name}") for name in ("verify", "select"))
         self.clip = alignment.clip_score(WORLD / "clip")
         self.rooms = Bench(self.options.out, self.suite, self.verify, self.select)
         original = models.load("wardrobe")
-        method = resolving.configured("unlearners", self.options.unlearner, "wardrobe", "", {})
+        method = settings.configured("unlearners", self.options.unlearner, "wardrobe", "", {})
         edit = Edit.load(unlearned(self.options.cache, original, self.concept, self.options.unlearner, method, 0).path("edit.safetensors"))
         twin = models.load(models.twins("wardrobe", self.concept.name)[0])
         self.models: dict[str, Model] = {"edited": original.edited(edit), "never": twin, "original": original}
@@ -64,7 +66,7 @@ class Gauge:
     def method(self, name: str) -> tuple[Any, suites.Planned]:
         """An attack as the suite runs it."""
         planned = self.suite.planned(name, "wardrobe")
-        return resolving.configured("attacks", name, "wardrobe", "", {}, planned.settings), planned
+        return settings.configured("attacks", name, "wardrobe", "", {}, planned.settings), planned
 
     def how(self, name: str) -> dict[str, Any]:
         """What a stored row of an attack has to agree with."""

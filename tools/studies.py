@@ -32,10 +32,12 @@ from typing import Any
 
 import torch
 
-from vestige import comparison, models, plan, registry, suites
-from vestige.calls import planned_calls
-from vestige.sampling import noise
-from vestige.savings import Interval, measure
+from vestige import models, registry
+from vestige.audit import plan
+from vestige.diffusion.sampling import noise
+from vestige.harness import suites
+from vestige.harness.cost import planned_calls
+from vestige.verdict import Interval, comparison, measure
 
 REAL = Path("build/real")  # folders of true pictures, tools/wardrobe/real.py
 Audits = Sequence[Mapping[str, Any]]

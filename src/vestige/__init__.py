@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vestige.api import generate, run_audit, run_continual, unlearn
-    from vestige.base import Model
     from vestige.concepts import Concept
     from vestige.concepts import load as load_concept
+    from vestige.diffusion import Model
     from vestige.edits import Edit
     from vestige.models import load as load_model
 
@@ -23,7 +23,7 @@ __all__ = ["Concept", "Edit", "Model", "generate", "load_concept", "load_model",
 _PUBLIC = {
     "Concept": "vestige.concepts:Concept",
     "Edit": "vestige.edits:Edit",
-    "Model": "vestige.base:Model",
+    "Model": "vestige.diffusion:Model",
     "generate": "vestige.api:generate",
     "load_concept": "vestige.concepts:load",
     "load_model": "vestige.models:load",

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from vestige import concepts, models
-from vestige.base import Model, Watch, silent
+from vestige.audit.plan import Request
 from vestige.concepts import Concept
+from vestige.diffusion import Model
+from vestige.diffusion.model import Watch, silent
+from vestige.diffusion.sampling import Protocol, derive, pictures
 from vestige.edits import Edit
 from vestige.errors import Incompatible, UnknownName
-from vestige.plan import Request
-from vestige.resolving import configured, told
-from vestige.sampling import Protocol, derive, pictures
+from vestige.harness.settings import configured, told
 
 
 def unlearn(target: Any, concept: Concept | str, method: str = "uce", *, seed: int = 0, watch: Watch = silent, **settings: Any) -> Any:
@@ -88,10 +89,11 @@ def run_audit(out: Path | str, *, watch: Watch = silent, cache: Path | str | Non
     Returns:
         The result, as in `out/result.json`.
     """
-    from vestige import audit, report
+    from vestige.audit import run
+    from vestige.report import audits
 
-    result = audit.audit(Request(**request), out, cache=cache, jobs=jobs, watch=watch)
-    report.write(Path(out))
+    result = run.audit(Request(**request), out, cache=cache, jobs=jobs, watch=watch)
+    audits.write(Path(out))
     return result
 
 
@@ -105,11 +107,12 @@ def run_continual(out: Path | str, *, requests: Sequence[str], watch: Watch = si
     Returns:
         The result, as in `out/result.json`.
     """
-    from vestige import continual, report_continual
-    from vestige.course import Order
+    from vestige.continual import run
+    from vestige.continual.plan import Order
+    from vestige.report import ledgers
 
-    result = continual.continual(Order(requests=tuple(requests), **order), out, watch=watch)
-    report_continual.write(Path(out))
+    result = run.continual(Order(requests=tuple(requests), **order), out, watch=watch)
+    ledgers.write(Path(out))
     return result
 
 

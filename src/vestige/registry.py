@@ -19,19 +19,24 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from vestige.errors import BadSetting, UnknownName
 
 Kind = Literal["unlearners", "attacks", "hooks"]
+ROOMS = {"hooks": "checkpoints.hooks"}  # where a kind's files lie, if not in a folder of its name; saved edits name the kind
 
 
 def names(kind: Kind) -> list[str]:
     """Names of every component of a kind, our own first."""
-    folder = Path(__file__).parent / kind
-    own = sorted(p.stem for p in folder.glob("*.py") if not p.stem.startswith("_"))
+    own = sorted(p.stem for p in place(kind).glob("*.py") if not p.stem.startswith("_"))
     return own + sorted(set(_foreign(kind)) - set(own))
+
+
+def place(kind: Kind) -> Path:
+    """The folder of a kind's files."""
+    return Path(__file__).parent.joinpath(*ROOMS.get(kind, kind).split("."))
 
 
 def find(kind: Kind, name: str) -> type[Any]:
     """The class of a component; close names are suggested for an unknown one."""
-    if name.isidentifier() and not name.startswith("_") and (Path(__file__).parent / kind / f"{name}.py").exists():
-        module = importlib.import_module(f"vestige.{kind}.{name}")
+    if name.isidentifier() and not name.startswith("_") and (place(kind) / f"{name}.py").exists():
+        module = importlib.import_module(f"vestige.{ROOMS.get(kind, kind)}.{name}")
         wanted = name.replace("_", "")
         return next(v for k, v in vars(module).items() if k.lower() == wanted and isinstance(v, type))
     foreign = _foreign(kind)

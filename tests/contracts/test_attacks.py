@@ -15,12 +15,12 @@ from torch import Tensor
 
 from oracles import counted, small, tiny_model
 from vestige import concepts, registry
-from vestige.base import TRAINED, Attack, Budget, Candidate, Paper
+from vestige.concepts.images import PictureSet
+from vestige.diffusion.model import TRAINED, Attack, Budget, Candidate, Paper
+from vestige.diffusion.sampling import noise, sample
 from vestige.edits import Edit
 from vestige.errors import VestigeError
-from vestige.images import PictureSet
 from vestige.models.latent import LatentModel
-from vestige.sampling import noise, sample
 
 NAMES = registry.names("attacks")
 SNEAKER = concepts.load("sneaker")

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from vestige import audit, continual
-from vestige.course import Order
-from vestige.plan import Request
+from vestige.audit.plan import Request
+from vestige.audit.run import audit
+from vestige.continual.plan import Order
+from vestige.continual.run import continual
 
 pytestmark = pytest.mark.slow
 
@@ -26,7 +27,7 @@ def audited(tmp_path_factory: pytest.TempPathFactory) -> Any:
     def find(method: str) -> dict[str, Any]:
         if method not in made:
             request = Request(concept="sneaker", unlearner=method, suite="compare", seeds=(0,))
-            made[method] = audit.audit(request, root / method, cache=root / "runs")
+            made[method] = audit(request, root / method, cache=root / "runs")
         return made[method]
 
     return find
@@ -66,7 +67,7 @@ def test_duge_keeps_the_rest_where_plain_sequences_erode_it(tmp_path: Path) -> N
     lost = {}
     for method in ("duge", "esd"):
         order = Order(requests=("sneaker", "bag"), method=method, suite="quick")
-        found = continual.continual(order, tmp_path / method, cache=tmp_path / "runs")
+        found = continual(order, tmp_path / method, cache=tmp_path / "runs")
         assert found["steps"][-1]["unlearning_accuracy"]["value"] >= 0.6
         lost[method] = float(found["steps"][-1]["erosion"]["drop"]["value"])
     assert lost["duge"] <= 0.1

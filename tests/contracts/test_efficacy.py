@@ -7,19 +7,21 @@ import math
 import pytest
 import torch
 
-from vestige import arms, concepts, models, registry, suites
-from vestige.base import Attack, Budget, Model
-from vestige.bench import Bench, shows
-from vestige.controls import PROXY
+from vestige import concepts, models, registry
+from vestige.audit.controls import PROXY
+from vestige.audit.flags import GAP, NEVER_RISES
+from vestige.concepts.images import PictureSet, shipped
+from vestige.diffusion import Model
+from vestige.diffusion.model import Attack, Budget
+from vestige.diffusion.sampling import Protocol, derive, pictures
 from vestige.edits import Edit
-from vestige.flags import GAP, NEVER_RISES
-from vestige.images import PictureSet, shipped
-from vestige.material import captioned
-from vestige.metrics import detection
-from vestige.metrics.detection import Classifier
+from vestige.harness import arms, suites
+from vestige.harness.bench import Bench, shows
+from vestige.harness.settings import configured
+from vestige.methods.training_data import captioned
+from vestige.metrics import classifier
+from vestige.metrics.classifier import Classifier
 from vestige.models.latent import LatentModel
-from vestige.resolving import configured
-from vestige.sampling import Protocol, derive, pictures
 
 SUITE = suites.load("quick", "wardrobe")
 WITHOUT = suites.load("relearn", "wardrobe")  # attacks without pictures of the concept
@@ -69,12 +71,12 @@ def twin() -> LatentModel:
 
 @pytest.fixture(scope="module")
 def select() -> Classifier:
-    return detection.load(WORLD / "judge-select")
+    return classifier.load(WORLD / "judge-select")
 
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory, select: Classifier) -> Bench:
-    return Bench(tmp_path_factory.mktemp("runs"), SUITE, detection.load(WORLD / "judge-verify"), select)
+    return Bench(tmp_path_factory.mktemp("runs"), SUITE, classifier.load(WORLD / "judge-verify"), select)
 
 
 def rate(judge: Classifier, model: Model) -> float:

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from oracles import FAMILIES
-from vestige.base import Model
+from vestige.diffusion import Model
+from vestige.diffusion.sampling import generator, noise, sample
+from vestige.diffusion.views import folded
 from vestige.edits import Edit
 from vestige.errors import Incompatible, UnknownName
-from vestige.sampling import generator, noise, sample
-from vestige.views import folded
 
 PROMPTS = ["a bag", "sneaker", "", "a picture of a boot"]
 

@@ -6,12 +6,13 @@ import pytest
 from test_efficacy import SNEAKER, SUITE, WORLD, bench, curve, neighbours, rate, select  # noqa: F401
 
 from vestige import models, registry
-from vestige.base import Budget, Model
-from vestige.bench import Bench
+from vestige.concepts.images import shipped
+from vestige.diffusion import Model
+from vestige.diffusion.model import Budget
 from vestige.edits import Edit
-from vestige.images import shipped
-from vestige.metrics.detection import Classifier
-from vestige.resolving import configured
+from vestige.harness.bench import Bench
+from vestige.harness.settings import configured
+from vestige.metrics.classifier import Classifier
 
 pytestmark = pytest.mark.slow
 BASE, TWIN = "wardrobe-flow", "wardrobe-flow-never-sneaker"

@@ -12,12 +12,12 @@ import torch
 
 from oracles import small, tiny_flow
 from vestige import concepts, registry
-from vestige.base import Budget, Candidate
+from vestige.concepts.images import PictureSet
+from vestige.diffusion.model import Budget, Candidate
+from vestige.diffusion.sampling import noise, sample
 from vestige.edits import Edit
 from vestige.errors import Incompatible
-from vestige.images import PictureSet
 from vestige.models.flow import FlowModel
-from vestige.sampling import noise, sample
 
 BAG = concepts.load("bag")
 # By a method's name, what a model with joint attention and several vocabularies lacks for it; every other method works.

@@ -14,13 +14,14 @@ from torch import Tensor
 
 from oracles import counted, small, tiny_model
 from vestige import concepts, registry
-from vestige.base import TRAINED, Model, Paper, Unlearner
-from vestige.calls import picture
+from vestige.concepts.images import PictureSet
+from vestige.diffusion import Model
+from vestige.diffusion.model import TRAINED, Paper, Unlearner
+from vestige.diffusion.sampling import noise, sample
 from vestige.edits import Edit
-from vestige.images import PictureSet
-from vestige.material import Data
+from vestige.harness.cost import picture
+from vestige.methods import Data
 from vestige.models.latent import SCOPES, LatentModel
-from vestige.sampling import noise, sample
 
 CONCEPTS = ("sneaker", "neon")
 NAMES = registry.names("unlearners")

@@ -20,10 +20,11 @@ from pack import rendered, round_trip, split
 from PIL import Image
 from world import ALL_STYLES, CLASS_MODELS, DENOISERS, FLOW_MODELS, GARMENTS, HELD_BOTH, OBJECTS, SPLITS, STYLES
 
-from vestige import images, models
-from vestige.metrics import detection, fidelity
+from vestige import models
+from vestige.concepts import images
+from vestige.diffusion.sampling import Protocol, derive, pictures
+from vestige.metrics import classifier, fidelity
 from vestige.models.modular import Modular
-from vestige.sampling import Protocol, derive, pictures
 
 OUT = Path(__file__).resolve().parents[2] / "docs/results/wardrobe"
 PROTOCOL = Protocol(steps=20, guidance=3.0, batch=160)
@@ -31,8 +32,8 @@ EACH = 20  # pictures of every garment in every style
 TOLD = 40  # pictures of every garment by a model that is told no style
 
 
-def judge(name: str) -> detection.Classifier:
-    return detection.load(models.data_folder() / "wardrobe" / f"judge-{name}")
+def judge(name: str) -> classifier.Classifier:
+    return classifier.load(models.data_folder() / "wardrobe" / f"judge-{name}")
 
 
 def drawn(model: str, seed: int = 7) -> tuple[torch.Tensor, list[dict[str, str]]]:
@@ -50,7 +51,7 @@ def drawn(model: str, seed: int = 7) -> tuple[torch.Tensor, list[dict[str, str]]
     return torch.load(stored, weights_only=True), labels
 
 
-def accuracies(who: detection.Classifier, x: torch.Tensor, labels: list[dict[str, str]]) -> dict[str, dict[str, float]]:
+def accuracies(who: classifier.Classifier, x: torch.Tensor, labels: list[dict[str, str]]) -> dict[str, dict[str, float]]:
     seen = who.labelled(x)
     made: dict[str, dict[str, float]] = {}
     for group in labels[0]:
@@ -69,7 +70,7 @@ def real(part: str) -> tuple[torch.Tensor, list[dict[str, str]]]:
     return rendered(grey, style), [{"object": OBJECTS[o], "style": ALL_STYLES[s]} for o, s in zip(label, style, strict=True)]
 
 
-def confusion(who: detection.Classifier, x: torch.Tensor, labels: list[dict[str, str]], path: Path) -> None:
+def confusion(who: classifier.Classifier, x: torch.Tensor, labels: list[dict[str, str]], path: Path) -> None:
     seen = who.labelled(x)
     with path.open("w", newline="") as file:
         writer = csv.writer(file)

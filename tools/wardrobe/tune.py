@@ -18,19 +18,22 @@ import time
 import torch
 from loop import BUILD
 
-from vestige import concepts, images, models, registry, resolving, suites
-from vestige.base import Budget
-from vestige.bench import shows
+from vestige import concepts, models, registry
+from vestige.concepts import images
+from vestige.diffusion.model import Budget
+from vestige.diffusion.sampling import Protocol, derive, pictures
 from vestige.edits import Edit
-from vestige.metrics import detection
-from vestige.sampling import Protocol, derive, pictures
-from vestige.unlearning import unlearned
+from vestige.harness import settings as resolving
+from vestige.harness import suites
+from vestige.harness.bench import shows
+from vestige.harness.unlearning import unlearned
+from vestige.metrics import classifier
 
 CACHE = BUILD / "runs"
 PROTOCOL = Protocol(steps=15, guidance=3.0, batch=64)
 
 
-def rates(model: object, concept: concepts.Concept, judge: detection.Classifier, count: int = 48) -> tuple[float, ...]:
+def rates(model: object, concept: concepts.Concept, judge: classifier.Classifier, count: int = 48) -> tuple[float, ...]:
     made = []
     for words in ((concept.target,), concept.neighbours, concept.unrelated):
         prompts = concept.spread(count, "training", words=words)
@@ -44,7 +47,7 @@ def rates(model: object, concept: concepts.Concept, judge: detection.Classifier,
 
 
 def curves(
-    base: str, concept: concepts.Concept, judge: detection.Classifier, own: dict[str, str], budget: Budget, replicates: int = 1
+    base: str, concept: concepts.Concept, judge: classifier.Classifier, own: dict[str, str], budget: Budget, replicates: int = 1
 ) -> None:
     """Plain rates of edited model and twin, where there is one, along the budget."""
     model = models.load(base)
@@ -81,7 +84,7 @@ def main() -> None:
         sys.exit(__doc__)
     base = next((item.removeprefix("model=") for item in grid if item.startswith("model=")), "wardrobe")
     concept = resolving.told(concepts.load(name), models.card(base))
-    judge = detection.load(models.data_folder() / "wardrobe/judge-select")
+    judge = classifier.load(models.data_folder() / "wardrobe/judge-select")
     axes = [(key.partition("=")[0], key.partition("=")[2].split(",")) for key in grid if "." in key.partition("=")[0]]
     model = models.load(base)
     if what == "unlearn":

@@ -17,12 +17,14 @@ from typing import Any, ClassVar, Literal, final
 from torch import Tensor
 
 from vestige import registry
-from vestige.base import Access, Attack, Budget, Candidate, Condition, Model, Paper, Prediction, Select, Watch, silent
 from vestige.concepts import Concept
-from vestige.edits import Edit, Hook, packed, unpacked
+from vestige.concepts.images import PictureSet
+from vestige.diffusion import Condition, Model, Prediction
+from vestige.diffusion.model import Access, Attack, Budget, Candidate, Paper, Select, Watch, silent
+from vestige.diffusion.views import Wrapped
+from vestige.edits import Edit, Hook
+from vestige.edits.edit import packed, unpacked
 from vestige.errors import Incompatible
-from vestige.images import PictureSet
-from vestige.views import Wrapped
 
 Main = Literal["recovered", "edited"]
 

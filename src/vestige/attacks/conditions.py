@@ -18,14 +18,15 @@ from typing import Any, ClassVar, Literal, final
 import torch
 from torch import Tensor
 
-from vestige.base import Access, Attack, Budget, Candidate, Condition, Model, Paper, Prediction, Select, Watch, silent
 from vestige.concepts import Concept
+from vestige.concepts.images import PictureSet
+from vestige.diffusion import Condition, Model, Prediction
+from vestige.diffusion.model import Access, Attack, Budget, Candidate, Paper, Select, Watch, silent
+from vestige.diffusion.sampling import Protocol, derive, generator
+from vestige.diffusion.sampling import pictures as draw
+from vestige.diffusion.views import Wrapped
 from vestige.edits import Edit, Hook
-from vestige.images import PictureSet
-from vestige.ranges import above, at_least
-from vestige.sampling import Protocol, derive, generator
-from vestige.sampling import pictures as draw
-from vestige.views import Wrapped
+from vestige.methods.ranges import above, at_least
 
 Probe = Literal["swap", "mix", "average", "guidance", "both"]
 

@@ -17,16 +17,18 @@ from typing import Any, ClassVar, Literal, final
 import torch
 from torch import Tensor
 
-from vestige.base import TRAINED, Access, Attack, Budget, Candidate, Model, Paper, Select, Watch, silent
 from vestige.concepts import Concept
+from vestige.concepts.images import PictureSet
+from vestige.diffusion import Model
+from vestige.diffusion.model import TRAINED, Access, Attack, Budget, Candidate, Paper, Select, Watch, silent
+from vestige.diffusion.sampling import Protocol, derive, generator
+from vestige.diffusion.views import folded
 from vestige.edits import Edit
 from vestige.errors import BadInput
-from vestige.images import PictureSet
-from vestige.material import drawn, paired
-from vestige.ranges import above, at_least, below_one
-from vestige.sampling import Protocol, derive, generator
-from vestige.training import Trace, Training, fit, rehearsal
-from vestige.views import folded
+from vestige.methods import Training, fit
+from vestige.methods.ranges import above, at_least, below_one
+from vestige.methods.training import Trace, rehearsal
+from vestige.methods.training_data import drawn, paired
 
 SCOPE = {"full": "unet", "lora": "attention"}
 

@@ -10,10 +10,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Literal, final
 
-from vestige.base import Access, Attack, Budget, Candidate, Model, Paper, Select, Watch, silent
 from vestige.concepts import Concept
-from vestige.images import PictureSet
-from vestige.ranges import at_least
+from vestige.concepts.images import PictureSet
+from vestige.diffusion import Model
+from vestige.diffusion.model import Access, Attack, Budget, Candidate, Paper, Select, Watch, silent
+from vestige.methods.ranges import at_least
 
 
 @final

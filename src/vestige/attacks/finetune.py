@@ -15,15 +15,17 @@ from typing import ClassVar, Literal, final
 import torch
 from torch import Tensor
 
-from vestige.base import Budget, Candidate, Model, Paper, Select, Watch, silent
 from vestige.concepts import Concept
+from vestige.concepts.images import PictureSet
+from vestige.diffusion import Model
+from vestige.diffusion.model import Budget, Candidate, Paper, Select, Watch, silent
+from vestige.diffusion.sampling import derive
 from vestige.edits import Edit
-from vestige.images import PictureSet
-from vestige.material import Pairs
-from vestige.ranges import above, at_least
-from vestige.regeneration import Regenerating, training_set
-from vestige.sampling import derive
-from vestige.training import Trace, Training, denoising, fit
+from vestige.methods import Training, fit
+from vestige.methods.ranges import above, at_least
+from vestige.methods.regeneration import Regenerating, training_set
+from vestige.methods.training import Trace, denoising
+from vestige.methods.training_data import Pairs
 
 
 @final

@@ -14,11 +14,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Literal, final
 
-from vestige.base import Access, Attack, Budget, Candidate, Model, Paper, Select, Start, Watch, silent
 from vestige.concepts import Concept
+from vestige.concepts.images import PictureSet
+from vestige.diffusion import Model
+from vestige.diffusion.model import Access, Attack, Budget, Candidate, Paper, Select, Start, Watch, silent
 from vestige.errors import BadInput
-from vestige.images import PictureSet
-from vestige.ranges import at_least
+from vestige.methods.ranges import at_least
 
 
 @final

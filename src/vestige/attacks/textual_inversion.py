@@ -15,16 +15,18 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
-from vestige.base import Budget, Candidate, Condition, Model, Paper, Select, Watch, silent
 from vestige.concepts import Concept
+from vestige.concepts.images import PictureSet
+from vestige.diffusion import Condition, Model
+from vestige.diffusion.model import Budget, Candidate, Paper, Select, Watch, silent
+from vestige.diffusion.sampling import derive
 from vestige.edits import Edit
 from vestige.errors import Incompatible
-from vestige.images import PictureSet
-from vestige.material import Pairs
-from vestige.ranges import above
-from vestige.regeneration import Regenerating, training_set
-from vestige.sampling import derive
-from vestige.training import Trace, Training, denoising, fit
+from vestige.methods import Training, fit
+from vestige.methods.ranges import above
+from vestige.methods.regeneration import Regenerating, training_set
+from vestige.methods.training import Trace, denoising
+from vestige.methods.training_data import Pairs
 
 SCOPE = "text-encoder"
 

@@ -19,16 +19,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vestige import sampling, thrift
-from vestige.attention import innermost
-from vestige.base import TRAINED, Access, Attack, Budget, Candidate, Model, Paper, Select, Watch, silent
 from vestige.concepts import Concept
+from vestige.concepts.images import PictureSet
+from vestige.diffusion import Model, sampling
+from vestige.diffusion.attention import innermost
+from vestige.diffusion.model import TRAINED, Access, Attack, Budget, Candidate, Paper, Select, Watch, silent
+from vestige.diffusion.sampling import Protocol, derive, generator
 from vestige.errors import BadInput
-from vestige.images import PictureSet
-from vestige.material import captioned
-from vestige.ranges import above, at_least
-from vestige.sampling import Protocol, derive, generator
-from vestige.training import Trace, Training, fit
+from vestige.methods import Training, fit, optimiser
+from vestige.methods.ranges import above, at_least
+from vestige.methods.training import Trace
+from vestige.methods.training_data import captioned
 
 LONGEST = 60  # tokens of a prompt, start and end included; the released code skips longer ones
 
@@ -141,7 +142,7 @@ class UnlearnDiffAtk(Attack):
         size = len(innermost(model).tokenizer)
         u = torch.full((len(texts), self.tokens, size), 1 / size, device=latents.device).requires_grad_(True)
         grid = model.grid(2 * self.times)[: 2 * self.times].flip(0)[1::2].to(latents.device)
-        batch, batches = itertools.count(), thrift.current().accumulation  # of a step
+        batch, batches = itertools.count(), optimiser.current().accumulation  # of a step
 
         def loss(rng: torch.Generator) -> Tensor:
             with torch.no_grad():

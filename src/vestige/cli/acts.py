@@ -9,8 +9,8 @@ import typer
 
 from vestige.cli import options
 from vestige.cli.frame import give, progress, shown
+from vestige.cli.machine import machine
 from vestige.errors import BadSetting
-from vestige.machine import machine
 
 
 @machine
@@ -27,8 +27,11 @@ def unlearn(
     as_json: options.JsonOption = False,
 ) -> None:
     """Make a model forget a concept and save the edit: the difference alone, a few per cent of the model."""
-    from vestige import concepts, diagnostics, findings, models, resolving
-    from vestige.case import training_data
+    from vestige import concepts, models
+    from vestige.audit.experiment import training_data
+    from vestige.checkpoints import findings
+    from vestige.harness import diagnostics
+    from vestige.harness import settings as resolving
 
     card = models.card(model)
     chosen = resolving.told(concepts.load(concept, card.world or "wardrobe"), card)
@@ -65,8 +68,8 @@ def attack(
     as_json: options.JsonOption = False,
 ) -> None:
     """Try to bring a concept back, without controls: the recovery curve, pictures, and the adapter in diffusers' format."""
-    from vestige import plan as planning
-    from vestige.recovery import recover
+    from vestige.audit import plan as planning
+    from vestige.audit.recovery import recover
 
     request = planning.Request(
         model=model,
@@ -110,15 +113,16 @@ def generate(
     as_json: options.JsonOption = False,
 ) -> None:
     """Draw pictures, and count the concept in them if one is named."""
-    from vestige import checkpoints, concepts, drawing, models, resolving
-    from vestige import prompts as sets
-    from vestige.album import Album
-    from vestige.sampling import Protocol
+    from vestige import checkpoints, concepts, models
+    from vestige.concepts import prompts as sets
+    from vestige.concepts.album import Album
+    from vestige.diffusion.sampling import Protocol
+    from vestige.harness import drawing, settings
 
     if bool(prompt) == bool(prompts):
         raise BadSetting("give --prompt (repeatable) or --prompts FILE.csv, one of them")
     card = models.card(model)
-    chosen = None if concept is None else resolving.told(concepts.load(concept, card.world or "wardrobe"), card)
+    chosen = None if concept is None else settings.told(concepts.load(concept, card.world or "wardrobe"), card)
     album = Album(sensitive or (chosen is not None and chosen.sensitive), keep_images)  # type: ignore[arg-type]
     if prompts:
         asked = drawing.of_set(sets.load(prompts), count or 1, seed, guidance)

@@ -12,11 +12,11 @@ import typer
 from vestige.cli import options
 from vestige.cli.forecast import dry_run as foretell
 from vestige.cli.frame import give, progress, say, shown, typed
+from vestige.cli.machine import machine
 from vestige.errors import BadSetting
-from vestige.machine import machine
 
 if TYPE_CHECKING:
-    from vestige.plan import Request
+    from vestige.audit.plan import Request
 
 ControlOption = Annotated[
     str, typer.Option(help="auto, twin, proxy, twin:MODEL (that never drew it) or proxy:FILE.toml (that the model cannot draw).")
@@ -57,8 +57,8 @@ def audit(
     as_json: options.JsonOption = False,
 ) -> None:
     """Unlearn a concept (or take a given edit), attack the result and its controls, and give a verdict with a report."""
-    from vestige.calls import planned_calls
-    from vestige.plan import Request, plan
+    from vestige.audit.plan import Request, plan
+    from vestige.harness.cost import planned_calls
 
     request = Request(
         model=model,
@@ -89,13 +89,13 @@ def audit(
 
 def _audit(request: Request, out: Path, as_json: bool, **how: Any) -> None:
     """Run it, write its page, and say what it found."""
-    from vestige import audit as auditing
-    from vestige import report
+    from vestige.audit import run as auditing
+    from vestige.report import audits
 
     began = time.monotonic()
     with progress() as watch:
         result = auditing.audit(request, out, watch=watch, command=typed(), **how)
-        page = report.write(out)
+        page = audits.write(out)
     say(f"finished in {time.monotonic() - began:.0f} s")
     give(result, as_json, _summary(result, page))
 
@@ -114,19 +114,18 @@ def compare(
     style: Annotated[str, typer.Option("--format", help="markdown, csv or latex.")] = "markdown",
 ) -> None:
     """One table of several audits."""
-    from vestige import report
+    from vestige.report import audits
 
     if style not in ("markdown", "csv", "latex"):
         raise BadSetting(f"--format is markdown, csv or latex; given {style!r}")
-    sys.stdout.write(report.table([report.read(r) for r in run], style) + "\n")  # type: ignore[arg-type]
+    sys.stdout.write(audits.table([audits.read(r) for r in run], style) + "\n")  # type: ignore[arg-type]
 
 
 def report(
     run: Annotated[Path, typer.Argument(help="Folder of a finished audit or ledger.")], out: Annotated[Path | None, typer.Option()] = None
 ) -> None:
     """Write the page of an audit or a ledger again."""
-    from vestige import report as audits
-    from vestige import report_continual as ledgers
+    from vestige.report import audits, ledgers
 
     page = ledgers.write(run, out) if ledgers.is_ledger(run) else audits.write(run, out)
     sys.stdout.write(f"{page}\n")

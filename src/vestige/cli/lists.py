@@ -46,7 +46,8 @@ def list_(
     as_json: JsonOption = False,
 ) -> None:
     """Everything that can be named on the command line."""
-    from vestige import concepts, models, registry, suites
+    from vestige import concepts, models, registry
+    from vestige.harness import suites
 
     if template is not None:
         if template.exists():

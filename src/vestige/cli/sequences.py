@@ -10,10 +10,10 @@ import typer
 from vestige.cli import options
 from vestige.cli.forecast import dry_run as foretell
 from vestige.cli.frame import give, progress, typed
-from vestige.machine import machine
+from vestige.cli.machine import machine
 
 if TYPE_CHECKING:
-    from vestige.course import Order
+    from vestige.continual.plan import Order
 
 ModeOption = Annotated[
     str,
@@ -53,10 +53,10 @@ def continual(
     as_json: options.JsonOption = False,
 ) -> None:
     """Forget one concept after another, and measure after every step what returns and what else was lost."""
-    from vestige import course
-    from vestige.guards import Guards
+    from vestige.continual import plan
+    from vestige.continual.guards import Guards
 
-    order = course.Order(
+    order = plan.Order(
         model=model,
         requests=tuple(name.strip() for name in requests.split(",") if name.strip()),
         method=method,
@@ -72,7 +72,7 @@ def continual(
         keep_images=keep_images,  # type: ignore[arg-type]
         features=features,
     )
-    chosen = course.course(order)
+    chosen = plan.course(order)
     if dry_run:
         foretell({**chosen.spec(), **chosen.asked()}, chosen.planned_calls(), model, as_json)
     else:
@@ -81,8 +81,8 @@ def continual(
 
 def _continual(order: Order, out: Path, steal: bool, as_json: bool) -> None:
     """Run it, write its page, and say what it found."""
-    from vestige import continual as ledgers
-    from vestige import report_continual
+    from vestige.continual import run as ledgers
+    from vestige.report import ledgers as report_continual
 
     with progress() as watch:
         result = ledgers.continual(order, out, steal=steal, watch=watch, command=typed())

@@ -1,1 +1,6 @@
-"""Measurements of pictures: detection, fidelity, alignment, locality; each score carries its interval and who measured it."""
+"""Metrics: who looks at pictures, and numbers about them; each score carries its interval and who measured it."""
+
+from vestige.metrics.judge import Detector
+from vestige.metrics.loading import pair
+
+__all__ = ["Detector", "pair"]

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vestige.base import Score
+from vestige.diffusion.model import Score
 from vestige.errors import BadInput
-from vestige.judging import prepared, rate
+from vestige.metrics.judge import prepared, rate
 
 FEW = 100  # pictures below which a mean CLIP score moves more by chance than by most edits
 

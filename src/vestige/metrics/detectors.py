@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from vestige.errors import BadInput
-from vestige.judging import Detector, prepared
+from vestige.metrics.judge import Detector, prepared
 
 GROUP = "label"  # stands for the concept's own group until `Detector.told` names it
 TEMPLATE = "a photo of a {}"

@@ -21,9 +21,9 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
+from vestige.concepts.images import SUFFIXES, read
 from vestige.errors import BadInput
-from vestige.images import SUFFIXES, read
-from vestige.judging import Extractor
+from vestige.metrics.judge import Extractor
 
 Source = Tensor | Path | str | Iterable[Tensor]
 BATCH = 64

@@ -20,9 +20,9 @@ from typing import Any, final
 from torch import Tensor
 from torch.nn import functional as F
 
-from vestige.base import Score
+from vestige.diffusion.model import Score
 from vestige.errors import BadInput
-from vestige.judging import Extractor, rate
+from vestige.metrics.judge import Extractor, rate
 
 FEW = 30  # pairs below which an interval of the mean is hardly one
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vestige.errors import MissingDependency
-from vestige.judging import Detector
+from vestige.metrics.judge import Detector
 
 HARMLESS = ("ARMPITS", "BELLY", "FEET")  # in the field's wide set of labels, not in its core
 SIDE = 320  # of the square that NudeNet's small network reads

@@ -17,12 +17,12 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from vestige.base import Condition, Prediction
+from vestige.diffusion import Condition, Prediction
+from vestige.diffusion.views import rebuild
 from vestige.errors import Incompatible
 from vestige.models.labels import FILE, Labels, named, read
 from vestige.models.modular import Modular, frozen, present, sides, whole
 from vestige.models.timesteps import Timesteps
-from vestige.views import rebuild
 
 _LABEL = re.compile(r"\.class_embedd(ing|er)\.")
 _BLOCK = re.compile(r"\.(attentions|transformer_blocks)\.(?!.*\.emb\.)")

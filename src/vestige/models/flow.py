@@ -15,7 +15,7 @@ from typing import Any, cast, final
 import torch
 from torch import Generator, Tensor, nn
 
-from vestige.base import Condition, Prediction
+from vestige.diffusion import Condition, Prediction
 from vestige.errors import BadInput, Incompatible
 from vestige.models.mmdit import Flux2, Ids, Layout, layout
 from vestige.models.modular import Modular, frozen, present, sides, whole

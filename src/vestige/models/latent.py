@@ -13,11 +13,11 @@ from typing import Any, cast, final
 import torch
 from torch import Generator, Tensor, nn
 
-from vestige.base import Condition, Prediction
+from vestige.diffusion import Condition, Prediction
+from vestige.diffusion.views import rebuild
 from vestige.errors import Incompatible
 from vestige.models.modular import Modular, frozen, present, sides, whole
 from vestige.models.timesteps import Timesteps
-from vestige.views import rebuild
 
 PARTS = ("unet", "vae", "text_encoder")
 SECOND = "text_encoder_2"  # with it, a model reads as SDXL does

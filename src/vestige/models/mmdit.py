@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vestige.base import Condition
+from vestige.diffusion import Condition
 from vestige.errors import Incompatible
 from vestige.models.packing import flat, packed, spots, square, unpacked
 

@@ -13,10 +13,11 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Generator, Tensor, nn
 
-from vestige.base import Factors, Model
+from vestige.diffusion import Model
+from vestige.diffusion.model import Factors
+from vestige.diffusion.views import attach, hooked, rebuild
 from vestige.edits import Edit
 from vestige.errors import BadInput, Incompatible, UnknownName
-from vestige.views import attach, hooked, rebuild
 
 Scopes = Mapping[str, Callable[[str], bool]]
 Self = TypeVar("Self", bound="Modular")

@@ -16,14 +16,17 @@ from typing import Any, ClassVar, Literal, final
 import torch
 from torch import Generator, Tensor
 
-from vestige.attention import joint, layers, network
-from vestige.base import TRAINED, Condition, Model, Paper, Unlearner, Watch, silent
-from vestige.concepts import Concept, Prompt
+from vestige.concepts import Concept
+from vestige.concepts.concept import Prompt
+from vestige.diffusion import Condition, Model
+from vestige.diffusion.attention import joint, layers, network
+from vestige.diffusion.model import TRAINED, Paper, Unlearner, Watch, silent
+from vestige.diffusion.sampling import derive
 from vestige.edits import Edit
-from vestige.material import Data, Pairs, paired, renamed
-from vestige.ranges import above, at_least, below_one
-from vestige.sampling import derive
-from vestige.training import Training, denoising, fit, matching, noisy, rehearsal
+from vestige.methods import Data, Training, fit
+from vestige.methods.ranges import above, at_least, below_one
+from vestige.methods.training import denoising, matching, noisy, rehearsal
+from vestige.methods.training_data import Pairs, paired, renamed
 
 
 @final

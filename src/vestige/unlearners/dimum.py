@@ -16,15 +16,18 @@ from typing import Any, ClassVar, Literal, final
 import torch
 from torch import Tensor
 
-from vestige.base import TRAINED, Model, Paper, Unlearner, Watch, silent
-from vestige.concepts import Concept, Prompt
+from vestige.concepts import Concept
+from vestige.concepts.concept import Prompt
+from vestige.concepts.images import PictureSet
+from vestige.diffusion import Model
+from vestige.diffusion.model import TRAINED, Paper, Unlearner, Watch, silent
+from vestige.diffusion.sampling import derive, generator
 from vestige.edits import Edit
 from vestige.errors import BadInput
-from vestige.images import PictureSet
-from vestige.material import Data, paired
-from vestige.ranges import above, at_least, below_one
-from vestige.sampling import derive, generator
-from vestige.training import Training, fit, rehearsal
+from vestige.methods import Data, Training, fit
+from vestige.methods.ranges import above, at_least, below_one
+from vestige.methods.training import rehearsal
+from vestige.methods.training_data import paired
 
 Alternative = Literal["auto", "near", "far", "mixture", "anchor", "content", "noise", "fixed"]
 PROBE = 128  # pictures on which each loss is followed, at the same times and noise every time

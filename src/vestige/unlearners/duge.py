@@ -22,16 +22,19 @@ from torch import Generator, Tensor
 from torch.nn.functional import one_hot
 
 from vestige import registry
-from vestige.attention import Layers, Maps, columns, distance, network, recording
-from vestige.base import TRAINED, Condition, Model, Paper, Unlearner, Watch, silent
-from vestige.concepts import Concept, Prompt
+from vestige.concepts import Concept
+from vestige.concepts.concept import Prompt
+from vestige.concepts.images import PictureSet
+from vestige.diffusion import Condition, Model
+from vestige.diffusion.attention import Layers, Maps, columns, distance, network, recording
+from vestige.diffusion.model import TRAINED, Paper, Unlearner, Watch, silent
+from vestige.diffusion.sampling import derive, generator
 from vestige.edits import Edit
 from vestige.errors import BadInput
-from vestige.images import PictureSet
-from vestige.material import Data, Pairs, paired, renamed
-from vestige.ranges import above, at_least, below_one
-from vestige.sampling import derive, generator
-from vestige.training import Pull, Training, denoising, dropped, fit, importance, noisy
+from vestige.methods import Data, Training, fit
+from vestige.methods.ranges import above, at_least, below_one
+from vestige.methods.training import Pull, denoising, dropped, importance, noisy
+from vestige.methods.training_data import Pairs, paired, renamed
 
 CALIBRATION = 8  # batches over which the gradients at step 0 are averaged
 Term = Callable[[Generator], Tensor]

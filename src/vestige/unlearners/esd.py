@@ -13,13 +13,13 @@ from typing import ClassVar, Literal, final
 import torch
 from torch import Tensor
 
-from vestige.base import TRAINED, Condition, Model, Paper, Unlearner, Watch, silent
 from vestige.concepts import Concept
+from vestige.diffusion import Condition, Model
+from vestige.diffusion.model import TRAINED, Paper, Unlearner, Watch, silent
+from vestige.diffusion.sampling import derive, noise, predict
 from vestige.edits import Edit
-from vestige.material import Data
-from vestige.ranges import above, at_least
-from vestige.sampling import derive, noise, predict
-from vestige.training import Training, fit
+from vestige.methods import Data, Training, fit
+from vestige.methods.ranges import above, at_least
 
 Variant = Literal["auto", "x", "u", "strict", "attention"]
 SCOPE = {"x": "cross-attention", "u": "non-cross-attention", "strict": "cross-attention-kv", "attention": "attention"}

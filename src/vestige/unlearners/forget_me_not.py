@@ -15,14 +15,16 @@ import torch
 from torch import Generator, Tensor
 
 from vestige import registry
-from vestige.attention import Layers, Maps, columns, endings, network, recording
-from vestige.base import TRAINED, Model, Paper, Unlearner, Watch, silent
 from vestige.concepts import Concept
+from vestige.diffusion import Model
+from vestige.diffusion.attention import Layers, Maps, columns, endings, network, recording
+from vestige.diffusion.model import TRAINED, Paper, Unlearner, Watch, silent
+from vestige.diffusion.sampling import derive
 from vestige.edits import Edit
-from vestige.material import Data, Pairs, paired
-from vestige.ranges import above, at_least, below_one
-from vestige.sampling import derive
-from vestige.training import Training, fit, noisy, rehearsal
+from vestige.methods import Data, Training, fit
+from vestige.methods.ranges import above, at_least, below_one
+from vestige.methods.training import noisy, rehearsal
+from vestige.methods.training_data import Pairs, paired
 
 
 @final

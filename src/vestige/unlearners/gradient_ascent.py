@@ -14,13 +14,15 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
-from vestige.base import TRAINED, Model, Paper, Unlearner, Watch, silent
 from vestige.concepts import Concept
+from vestige.diffusion import Model
+from vestige.diffusion.model import TRAINED, Paper, Unlearner, Watch, silent
+from vestige.diffusion.sampling import derive
 from vestige.edits import Edit
-from vestige.material import Data, paired
-from vestige.ranges import above, at_least, below_one
-from vestige.sampling import derive
-from vestige.training import Training, denoising, fit, rehearsal
+from vestige.methods import Data, Training, fit
+from vestige.methods.ranges import above, at_least, below_one
+from vestige.methods.training import denoising, rehearsal
+from vestige.methods.training_data import paired
 
 
 @final

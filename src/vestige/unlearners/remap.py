@@ -13,11 +13,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import ClassVar, final
 
-from vestige.base import Condition, Model, Paper, Unlearner, Watch, silent
 from vestige.concepts import Concept
+from vestige.diffusion import Condition, Model
+from vestige.diffusion.model import Paper, Unlearner, Watch, silent
+from vestige.diffusion.views import Wrapped
 from vestige.edits import Edit, Hook
-from vestige.material import Data
-from vestige.views import Wrapped
+from vestige.methods import Data
 
 
 @final

@@ -12,12 +12,12 @@ from dataclasses import asdict, dataclass, replace
 from typing import ClassVar, final
 
 from vestige import models
-from vestige.base import Model, Paper, Unlearner, Watch, silent
 from vestige.concepts import Concept
-from vestige.deltas import difference
-from vestige.edits import Edit
+from vestige.diffusion import Model
+from vestige.diffusion.model import Paper, Unlearner, Watch, silent
+from vestige.edits import Edit, difference
 from vestige.errors import BadInput, Incompatible
-from vestige.material import Data
+from vestige.methods import Data
 
 
 @final

@@ -17,13 +17,15 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
-from vestige.base import TRAINED, Condition, Model, Paper, Unlearner, Watch, silent
 from vestige.concepts import Concept
+from vestige.diffusion import Condition, Model
+from vestige.diffusion.model import TRAINED, Paper, Unlearner, Watch, silent
+from vestige.diffusion.sampling import chunks, derive, generator
 from vestige.edits import Edit
-from vestige.material import Data, Pairs, paired, renamed
-from vestige.ranges import above, at_least, below_one
-from vestige.sampling import chunks, derive, generator
-from vestige.training import Training, fit, matching, noisy, rehearsal
+from vestige.methods import Data, Training, fit
+from vestige.methods.ranges import above, at_least, below_one
+from vestige.methods.training import matching, noisy, rehearsal
+from vestige.methods.training_data import Pairs, paired, renamed
 
 
 @final

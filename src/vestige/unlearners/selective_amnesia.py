@@ -17,14 +17,17 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
-from vestige.base import TRAINED, Model, Paper, Unlearner, Watch, silent
-from vestige.concepts import Concept, Prompt
+from vestige.concepts import Concept
+from vestige.concepts.concept import Prompt
+from vestige.concepts.images import PictureSet
+from vestige.diffusion import Model
+from vestige.diffusion.model import TRAINED, Paper, Unlearner, Watch, silent
+from vestige.diffusion.sampling import chunks, derive, generator
 from vestige.edits import Edit
-from vestige.images import PictureSet
-from vestige.material import Data, Pairs, paired, renamed
-from vestige.ranges import above, at_least, below_one
-from vestige.sampling import chunks, derive, generator
-from vestige.training import Pull, Training, denoising, fit, rehearsal
+from vestige.methods import Data, Training, fit
+from vestige.methods.ranges import above, at_least, below_one
+from vestige.methods.training import Pull, denoising, rehearsal
+from vestige.methods.training_data import Pairs, paired, renamed
 
 TIMES = 1000  # F's unit is the loss summed over so many times, as in the released code; `strength` is in the same unit
 

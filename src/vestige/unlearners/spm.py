@@ -16,14 +16,15 @@ from typing import ClassVar, Literal, final
 import torch
 from torch import Generator, Tensor
 
-from vestige.base import TRAINED, Condition, Model, Paper, Unlearner, Watch, silent
 from vestige.concepts import Concept
+from vestige.diffusion import Condition, Model
+from vestige.diffusion.model import TRAINED, Paper, Unlearner, Watch, silent
+from vestige.diffusion.sampling import derive, generator, sample
+from vestige.diffusion.views import folded
 from vestige.edits import Edit
-from vestige.material import Data
-from vestige.ranges import above, at_least
-from vestige.sampling import derive, generator, sample
-from vestige.training import Schedule, Training, fit
-from vestige.views import folded
+from vestige.methods import Data, Training, fit
+from vestige.methods.ranges import above, at_least
+from vestige.methods.training import Schedule
 
 
 @final

@@ -19,14 +19,15 @@ from typing import ClassVar, Literal, final
 import torch
 from torch import Tensor
 
-from vestige.attention import network
-from vestige.base import Model, Paper, Unlearner, Watch, silent
 from vestige.concepts import Concept
+from vestige.concepts.joint import targets
+from vestige.diffusion import Model
+from vestige.diffusion.attention import network
+from vestige.diffusion.model import Paper, Unlearner, Watch, silent
 from vestige.edits import Edit
 from vestige.errors import Incompatible
-from vestige.material import Data
-from vestige.ranges import above, at_least
-from vestige.together import targets
+from vestige.methods import Data
+from vestige.methods.ranges import above, at_least
 
 SCOPE = "cross-attention-kv"
 

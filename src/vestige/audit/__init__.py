@@ -1,0 +1,1 @@
+"""An audit: one model, and whether the concept is gone from it."""

@@ -1,0 +1,212 @@
+"""What an audit will do: a user's request with every name found and every setting resolved.
+
+Every mistake that a user can make with names and settings is found here, before anything is computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from vestige import concepts, models, registry
+from vestige.audit.controls import control, named
+from vestige.concepts import Concept
+from vestige.concepts.album import KEEPS, Keep
+from vestige.concepts.images import shipped
+from vestige.diffusion.model import Attack
+from vestige.errors import BadInput, BadSetting, UnknownName
+from vestige.harness import suites
+from vestige.harness.settings import by_method, configured, content, looks, told
+from vestige.methods import optimiser
+from vestige.metrics import loading
+from vestige.models import Card
+from vestige.verdict import Lines
+from vestige.verdict.decision import calibrated
+
+NUMERICS = "2"  # raised whenever a run of an unchanged spec would give other numbers
+NAMED_SOURCES = ("shipped", "generated")  # where references come from, other than a folder
+PLASTICITY_REPLICATES = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What a user asks of an audit; every default that matters is resolved into the run's spec.
+
+    Arguments:
+        model: Built-in model or pipeline folder; the original, unless its card says it is a twin or `original` is False.
+        concept: Built-in name or a TOML file.
+        unlearner: Method that makes the edit; "none" audits the model as it is.
+        edit: A saved edit, or an edited pipeline folder, instead of an unlearner.
+        attacks: Subset of the suite's attacks; () takes all.
+        seeds: Attack replicates; () takes the suite's number.
+        references: The attacker's pictures: "shipped", "generated" (by the original), or a folder.
+        reference_count: How many of them a replicate gets; 0 takes the suite's number.
+        forget: What an unlearner may train on of the concept: "drawn" (by the model itself), or a folder.
+        retain: What it may train on of everything else, likewise.
+        attack_retain: What an attack without the concept's pictures trains on: "shipped", or a folder with captions.
+        settings: METHOD.SETTING -> value, as on the command line.
+        preset: Named preset whose settings hold before `settings`.
+        control: "twin", "proxy", or "auto": a twin where there is one. "twin:MODEL" names a model that never drew the concept,
+            "proxy:FILE.toml" a concept that the model cannot draw, with pictures of it; "none" is for an attack alone.
+        keep_images: "all", or "none": scores only.
+        original: False where `model` is the edited one and its original is not at hand: real pictures of the concept, the
+            references, then say where its curves would end.
+    """
+
+    model: str = "wardrobe"
+    concept: str = "sneaker"
+    unlearner: str = "none"
+    edit: str | None = None
+    attacks: tuple[str, ...] = ()
+    suite: str = "quick"
+    seeds: tuple[int, ...] = ()
+    edit_seed: int = 0
+    references: str = "shipped"
+    reference_count: int = 0
+    forget: str = "drawn"
+    retain: str = "drawn"
+    attack_retain: str = "shipped"
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    preset: str = ""
+    control: str = "auto"
+    keep_images: Keep = "all"
+    original: bool = True
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A request with every name found and every setting resolved; `original` is "" where it is not at hand."""
+
+    request: Request
+    concept: Concept
+    suite: suites.Suite
+    seeds: tuple[int, ...]
+    unlearner: Any | None
+    attacks: Mapping[str, tuple[Attack, suites.Planned]]
+    control: tuple[str, str]  # kind, name
+    original: str
+    world: str
+    lines: Lines
+
+    def spec(self) -> dict[str, Any]:
+        """The resolved spec, plain data."""
+        source = self.request.references
+        chosen = None if self.unlearner is None else {"method": self.request.unlearner, "settings": registry.settings(self.unlearner)}
+        kept = self.request.attack_retain
+        return {
+            "what": "audit",
+            "numerics": NUMERICS,
+            "model": self.request.model,
+            "model_content": models.identity(self.request.model),
+            "original": self.original or None,
+            "concept": self.concept.as_dict(),
+            "unlearner": chosen,
+            "edit": None if self.request.edit is None else content(Path(self.request.edit)),
+            "edit_seed": self.request.edit_seed,
+            "suite": self.suite.version,
+            "protocol": asdict(self.suite.protocol),
+            "attacks": {n: {"settings": registry.settings(a), "budget": list(p.budget.points)} for n, (a, p) in self.attacks.items()},
+            "seeds": list(self.seeds),
+            "references": source if source in NAMED_SOURCES else content(Path(source)),
+            **({"reference_count": self.request.reference_count} if self.request.reference_count else {}),
+            "data": [s if s == "drawn" else content(Path(s)) for s in (self.request.forget, self.request.retain)],
+            **({"attack_retain": kept if kept == "shipped" else content(Path(kept))} if _without_target(self.attacks) else {}),
+            "control": [self.control[0], named(self.control, self.world)],
+            **({"looks": found} if (found := looks(self.concept)) else {}),
+            **({"keep_images": self.request.keep_images} if self.request.keep_images != "all" else {}),
+            "lines": asdict(self.lines),
+            **models.current().as_dict(),
+            **optimiser.current().as_dict(),
+            "volatile": {"edit": self.request.edit, "references": source},
+        }
+
+
+def plan(request: Request) -> Plan:
+    """Resolve names and settings; every mistake that a user can make is found here, before anything is computed."""
+    card = models.card(request.model)
+    concept = told(concepts.load(request.concept, card.world or "wardrobe"), card)
+    loading.contents(concept)  # a detector that is not there is found now
+    suite = suites.load(request.suite, card.world)
+    if request.reference_count < 0:
+        raise BadSetting(f"reference_count is at least 1, or 0 for the suite's number; given {request.reference_count}")
+    for name in request.attacks:
+        if name not in registry.names("attacks"):
+            raise UnknownName("attack", name, registry.names("attacks"))
+    if request.keep_images not in KEEPS:
+        raise BadSetting(f"pictures are kept: {' or '.join(KEEPS)}; given {request.keep_images!r}")
+    if request.unlearner != "none" and request.edit is not None:
+        raise BadSetting("give an unlearner or an edit, not both")
+    own = by_method(request.settings)
+    unlearner = None
+    if request.unlearner != "none":
+        given = own.pop(request.unlearner, {})
+        unlearner = configured("unlearners", request.unlearner, card.world, request.preset, given, model=card.name).resolved(concept)
+    attacks = {}
+    for name in request.attacks or suite.attacks:
+        planned = suite.planned(name, card.world)
+        if request.reference_count and "pictures" in registry.find("attacks", name).needs:
+            planned = replace(planned, references=request.reference_count)
+        given = own.pop(name, {})
+        method = configured("attacks", name, card.world, request.preset, given, planned.settings, model=card.name)
+        attacks[name] = (method, planned)
+    _check_retained(request, attacks)
+    if not request.original:
+        _check_alone(request, concept, attacks, card.world or "wardrobe")
+    if own:
+        raise UnknownName("method in a setting", next(iter(own)), [*attacks, *([request.unlearner] if unlearner else [])])
+    seeds = request.seeds or tuple(range(suite.replicates))
+    if len(set(seeds)) != len(seeds) or any(s < 0 for s in seeds):
+        raise BadSetting(f"seeds are different whole numbers from 0 on; given {list(seeds)}")
+    original = (card.twin_of or request.model) if request.original else ""
+    against, lines = control(request.control, request.model, concept), _lines(suite, card, attacks, len(seeds))
+    return Plan(request, concept, suite, seeds, unlearner, attacks, against, original, card.world, lines)
+
+
+def _without_target(attacks: Mapping[str, tuple[Attack, suites.Planned]]) -> list[Any]:
+    """Attacks that train on what was retained."""
+    return [attack for attack, _ in attacks.values() if "retain" in attack.needs]
+
+
+def _check_retained(request: Request, attacks: Mapping[str, tuple[Attack, suites.Planned]]) -> None:
+    sources = [attack.data for attack in _without_target(attacks)]
+    if request.attack_retain == "shipped" and "folder" in sources:
+        raise BadSetting("data=folder needs the folder: --attack-retain DIR, with captions of its pictures in metadata.jsonl")
+    if request.attack_retain != "shipped" and not {"retain", "folder"} & set(sources):
+        raise BadSetting(
+            f"--attack-retain {request.attack_retain} is read by attacks with data=retain or data=folder; none is among {[*attacks]}"
+        )
+
+
+def _check_alone(request: Request, concept: Concept, attacks: Mapping[str, tuple[Attack, suites.Planned]], world: str) -> None:
+    """Without an original nothing may ask for it, and real pictures of the concept have to be there."""
+    if request.unlearner != "none" or request.edit is not None:
+        raise BadSetting("without an original, --model is the edited model itself: leave out --unlearner and --edit, or --no-original")
+    if drawn := [name for name, (attack, _) in attacks.items() if "retain" in attack.needs and getattr(attack, "data", "") == "original"]:
+        raise BadSetting(f"{drawn[0]} with data=original trains on pictures by the original, which is not at hand; choose another data")
+    need = f"give --references FOLDER, or a concept file that names its pictures, with real pictures of {concept.name}"
+    if request.references == "generated":
+        raise BadSetting(f"generated references are drawn by the original, which is not at hand; {need}")
+    if request.references != "shipped" or concept.pictures:
+        return
+    why = f"without an original, what a detector sees in real pictures says where {concept.name}'s curves would end"
+    if concept.detector:
+        raise BadSetting(f"{why}; {need}")
+    with suppress(BadInput):
+        shipped(models.data_folder() / world / "pictures/references", {concept.group: concept.label})
+        return
+    raise BadSetting(f"{why}, and none ships with the package; {need}")
+
+
+def _lines(suite: suites.Suite, card: Card, attacks: Mapping[str, tuple[Attack, suites.Planned]], replicates: int) -> Lines:
+    """The verdict's lines, above what the attacks find between two twins; an attack with settings of the user's own has no null."""
+    lines = Lines(replicates=min(3, max(2, replicates)))
+    for name, (attack, planned) in attacks.items():
+        null = suites.calibration(card.world, suite.version, name).null
+        if not null or planned != suite.attacks[name]:
+            continue
+        if attack == configured("attacks", name, card.world, "", {}, planned.settings, model=card.name):
+            lines = calibrated(lines, null)
+    return lines

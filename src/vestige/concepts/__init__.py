@@ -1,0 +1,5 @@
+"""Concepts: what must go, its words, its prompts, and pictures of it."""
+
+from vestige.concepts.concept import Concept, load, names
+
+__all__ = ["Concept", "load", "names"]

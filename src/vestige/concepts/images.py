@@ -1,0 +1,207 @@
+"""Sets of pictures: a user's folder, or the pictures shipped with a world; and how pictures are written.
+
+A set carries where it came from and a hash of its content; specs name the hash, so two runs with the same pictures agree.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vestige.diffusion.sampling import generator
+from vestige.errors import BadInput
+
+METADATA = "metadata.jsonl"
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+
+
+@dataclass(frozen=True)
+class PictureSet:
+    """Pictures with their origin.
+
+    Arguments:
+        images: (N, 3, H, W) in [0, 1].
+        source: Where they came from, for people.
+        labels: What each shows, group -> label, where known.
+        captions: Prompts that each may be trained with, where known.
+    """
+
+    images: Tensor
+    source: str
+    labels: tuple[dict[str, str], ...] = ()
+    captions: tuple[tuple[str, ...], ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def content(self) -> str:
+        """Hash of the pictures as 8-bit values."""
+        raw = (self.images.clamp(0, 1) * 255).round().byte().contiguous().numpy().tobytes()
+        return hashlib.blake2b(repr(tuple(self.images.shape)).encode() + raw, digest_size=16).hexdigest()
+
+    @property
+    def texts(self) -> list[str]:
+        """Every caption once, in order: the rows of a pair's table."""
+        return list(dict.fromkeys(text for row in self.captions for text in row))
+
+    def take(self, rows: Sequence[int]) -> PictureSet:
+        labels = tuple(self.labels[i] for i in rows) if self.labels else ()
+        captions = tuple(self.captions[i] for i in rows) if self.captions else ()
+        return PictureSet(self.images[list(rows)], self.source, labels, captions)
+
+    def draw(self, count: int, replicate: int, seed: int = 0) -> PictureSet:
+        """The `count` pictures of a replicate: a shuffled set is dealt out, so that replicates differ in all of them while it lasts.
+
+        Pictures with different labels come in turn, so every replicate sees as many kinds as it can.
+        """
+        if len(self) < count:
+            raise BadInput(f"{self.source} holds {len(self)} usable pictures; {count} are needed")
+        order, start = self._dealt(generator(seed, "deal")), replicate * count
+        if start + count > len(order):  # dealt out: a fresh shuffle of its own
+            order, start = self._dealt(generator(seed, "deal", replicate)), 0
+        return self.take(order[start : start + count])
+
+    def _dealt(self, rng: torch.Generator) -> list[int]:
+        """Every row once: shuffled, then one of each kind in turn."""
+        kinds: dict[str, list[int]] = {}
+        for i in torch.randperm(len(self), generator=rng).tolist():
+            kinds.setdefault(repr(self.labels[i]) if self.labels else "", []).append(i)
+        longest = max((len(rows) for rows in kinds.values()), default=0)
+        return [rows[turn] for turn in range(longest) for rows in kinds.values() if turn < len(rows)]
+
+
+def folder(path: Path | str, size: tuple[int, int], least: int = 2) -> PictureSet:
+    """Read a user's pictures, centre-cropped and resized to (height, width); an unreadable one is an error that names it.
+
+    A `metadata.jsonl` beside them gives captions, one object a line with `file_name` and `text`, as for Hugging Face's image folders.
+    """
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    path = Path(path)
+    if not path.is_dir():
+        raise BadInput(f"no folder of reference pictures at {path}")
+    files = sorted(p for p in path.iterdir() if p.is_file() and not p.name.startswith(".") and p.name != METADATA)
+    kept = []
+    for file in files:
+        if file.suffix.lower() not in SUFFIXES:
+            raise BadInput(f"{file.name} in {path} is no picture ({', '.join(SUFFIXES)} are read); move it elsewhere")
+        try:
+            with Image.open(file) as raw:
+                picture = ImageOps.fit(_rgb(ImageOps.exif_transpose(raw)), (size[1], size[0]), Image.Resampling.LANCZOS)
+        except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
+            raise BadInput(f"{file} cannot be read as a picture ({type(error).__name__}); remove or replace it") from error
+        kept.append(_tensor(picture))
+    if len(kept) < least:
+        raise BadInput(f"{path} holds {len(kept)} pictures; at least {least} are needed")
+    return PictureSet(torch.stack(kept), str(path), captions=_captions(path, [f.name for f in files]))
+
+
+def read(file: Path) -> Tensor:
+    """One picture at its own size, (3, H, W) in [0, 1]."""
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    try:
+        with Image.open(file) as raw:
+            return _tensor(_rgb(ImageOps.exif_transpose(raw)))
+    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
+        raise BadInput(f"{file} cannot be read as a picture ({type(error).__name__}); remove or replace it") from error
+
+
+def _captions(path: Path, names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    """The caption of every picture of a folder, or none at all where the folder gives none."""
+    file = path / METADATA
+    if not file.exists():
+        return ()
+    try:
+        rows = [json.loads(line) for line in file.read_text("utf-8").splitlines() if line.strip()]
+        known = {str(row["file_name"]): str(row["text"]) for row in rows}
+    except (ValueError, KeyError, TypeError) as error:
+        raise BadInput(f'{file} should hold lines like {{"file_name": "a.png", "text": "a photo"}} ({error!r})') from error
+    missing = [name for name in names if name not in known]
+    if missing:
+        raise BadInput(f"{file} gives no text for {missing[0]}")
+    return tuple((known[name],) for name in names)
+
+
+def _rgb(picture: Any) -> Any:
+    """Any mode as 8-bit RGB: 16-bit grey is scaled, transparency lies on white."""
+    from PIL import Image
+
+    if picture.mode.startswith("I"):
+        picture = picture.point(lambda v: v / 256).convert("L") if picture.mode == "I" else _from_16_bit(picture)
+    if "A" in picture.mode or "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+    return picture.convert("RGB")
+
+
+def _from_16_bit(picture: Any) -> Any:
+    import numpy as np
+    from PIL import Image
+
+    return Image.fromarray((np.asarray(picture, dtype=np.uint16) // 257).astype(np.uint8))
+
+
+def _tensor(picture: Any) -> Tensor:
+    raw = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)
+    return raw.reshape(picture.height, picture.width, 3).permute(2, 0, 1).float() / 255
+
+
+def shipped(sheet: Path, show: dict[str, str] | None = None) -> PictureSet:
+    """Pictures of a contact sheet that ships with a world: SHEET.png, tiles in rows, and SHEET.json, what each tile shows.
+
+    Arguments:
+        show: Keep only tiles whose labels agree with these, group -> label.
+    """
+    from PIL import Image
+
+    index = json.loads(sheet.with_suffix(".json").read_text("utf-8"))
+    with Image.open(sheet.with_suffix(".png")) as raw:
+        whole = _tensor(raw.convert("RGB"))
+    size, columns = index["size"], whole.shape[2] // index["size"]
+    rows = [i for i, labels in enumerate(index["labels"]) if all(labels.get(k) == v for k, v in (show or {}).items())]
+    if not rows:
+        raise BadInput(f"no shipped picture shows {show}; give your own with --references DIR")
+    spots = [((i // columns) * size, (i % columns) * size) for i in rows]
+    tiles = [whole[:, y : y + size, x : x + size] for y, x in spots]
+    return PictureSet(torch.stack(tiles), f"{sheet.parent.parent.name} test pictures", tuple(index["labels"][i] for i in rows))
+
+
+def save(images: Tensor, folder_: Path, stem: str = "picture", first: int = 0) -> list[Path]:
+    """Write pictures (N, 3, H, W) in [0, 1] as PNG files, numbered from `first`."""
+    folder_.mkdir(parents=True, exist_ok=True)
+    written = []
+    for i, image in enumerate(images, first):
+        written.append(folder_ / f"{stem}-{i:03d}.png")
+        _picture(image).save(written[-1])
+    return written
+
+
+def strip(images: Tensor, path: Path, *, blur: bool = False, gap: int = 2) -> Path:
+    """Write pictures side by side as one PNG; `blur` makes them unrecognisable before anything reaches the disk."""
+    if blur:
+        small = torch.nn.functional.adaptive_avg_pool2d(images, 4)
+        images = torch.nn.functional.interpolate(small, size=images.shape[-2:], mode="bilinear", align_corners=False)
+    n, _, height, width = images.shape
+    canvas = torch.ones(3, height, n * (width + gap) - gap)
+    for i, image in enumerate(images):
+        canvas[:, :, i * (width + gap) : i * (width + gap) + width] = image
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    _picture(canvas).save(part, format="PNG")
+    part.replace(path)
+    return path
+
+
+def _picture(image: Tensor) -> Any:
+    from PIL import Image
+
+    return Image.fromarray((image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).contiguous().numpy())

@@ -1,0 +1,1 @@
+"""Sequences: one request after another, what returns and what is lost beside."""

@@ -1,0 +1,178 @@
+"""A ledger: the folder that remembers a sequence of edits, one a request, so that every step can be rebuilt and none repeated.
+
+    ledger.json     finished steps, in order: the request, its edit's file and hash, the model's fingerprint before and after
+    edits/          one saved edit a request, each relative to the model that it was made on
+
+In a *sequential* and in a *cumulative* ledger step n was made on the model that step n - 1 left behind, so prefixes are chains; in an
+*independent* one every edit was made on the original; a *simultaneous* one has one step, for all requests together. A longer list
+of requests continues a ledger; whatever else differs is refused, and so is a step that is missing, damaged, or does not lead to the
+model that it led to.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import re
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Literal, final
+
+from vestige.concepts import Concept
+from vestige.diffusion import Model
+from vestige.edits import Edit
+from vestige.errors import BadInput, RunConflict
+from vestige.runs import Run
+
+SCHEMA = "vestige-ledger-1"
+Mode = Literal["sequential", "cumulative", "simultaneous", "independent"]
+CHAINED = ("sequential", "cumulative")  # modes in which a step starts from the model before
+ADVICE = "restore the folder from a copy, or begin again in another one"
+
+
+@final
+class Ledger:
+    """The finished steps in a run's folder.
+
+    Arguments:
+        run: The run that the folder is; its lock guards the ledger.
+        mode: Whether steps build on each other.
+    """
+
+    def __init__(self, run: Run, mode: Mode) -> None:
+        self.run, self.mode = run, mode
+        self.file = run.folder / "ledger.json"
+        self.steps, self.memory = self._read()
+
+    def _read(self) -> tuple[list[dict[str, Any]], str | None]:
+        if not self.file.exists():
+            if (self.run.folder / "result.json").exists() or list((self.run.folder / "edits").glob("*")):
+                raise BadInput(f"{self.file} is missing, though steps were taken here; {ADVICE}")
+            return [], None
+        try:
+            data = json.loads(self.file.read_text("utf-8"))
+            if data["schema"] != SCHEMA:
+                raise ValueError(f"its schema is {data['schema']!r}, not {SCHEMA!r}")
+            needed = ("request", "concept", "edit", "sha256", "before", "after")
+            told = {"looks", "diagnostics"}
+            return [{key: step[key] for key in (*needed, *(told & set(step)))} for step in data["steps"]], data["memory"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise BadInput(f"{self.file} is damaged ({error!r}); {ADVICE}") from error
+
+    def write(self) -> None:
+        """Store what is known; an empty ledger too, so that a lost one is noticed."""
+        self.run.write_json("ledger.json", {"schema": SCHEMA, "steps": self.steps, "memory": self.memory})
+
+    def check(self, requests: Sequence[Concept], looks: Mapping[str, Any] | None = None) -> None:
+        """Refuse a list of requests that does not begin with the finished ones, and files that are not as they were written.
+
+        Arguments:
+            looks: By request, what finished steps rest on of the detectors that its file names.
+        """
+        names = ", ".join(step["request"] for step in self.steps)
+        if len(requests) < len(self.steps):
+            given = ", ".join(c.name for c in requests)
+            raise RunConflict(f"{self.run.folder} has already forgotten {names}; given only {given}: ask for all of them and more")
+        for number, (step, concept) in enumerate(zip(self.steps, requests, strict=False), 1):
+            if step["request"] != concept.name:
+                there = f"request {number} is {step['request']!r} there and {concept.name!r} here"
+                raise RunConflict(f"{self.run.folder} has forgotten {names}: {there}; a ledger goes on, or begins in another folder")
+            other = [key for key, value in concept.as_dict().items() if step["concept"].get(key) != value]
+            if step.get("looks") != (looks or {}).get(concept.name):
+                other.append("the detectors by which the memory was sorted")
+            if other:
+                raise RunConflict(f"request {number}, {concept.name!r}, differs from the ledger's in {', '.join(other)}; {ADVICE}")
+            self._whole(number, step)
+
+    def _whole(self, number: int, step: Mapping[str, Any]) -> None:
+        path = self.run.folder / step["edit"]
+        if not path.is_file():
+            raise BadInput(f"the edit of step {number}, {path}, is missing, and later steps rest on it; {ADVICE}")
+        if _hash(path) != step["sha256"]:
+            raise BadInput(f"the edit of step {number}, {path}, is damaged: it is not the file that was written; {ADVICE}")
+
+    def record(self, concept: Concept, made: Path, before: Model, after: Model, looks: Any = None, diagnostics: Any = None) -> None:
+        """Add a finished step: first its edit, then the line that makes it count.
+
+        Arguments:
+            looks: What it rests on of its request's own detectors; None for nothing.
+            diagnostics: What was measured of its edit; None for nothing.
+        """
+        name = f"edits/{len(self.steps) + 1:02d}-{slug(concept.name)}.safetensors"
+        place = self.run.path(name)
+        part = place.with_name(place.name + ".part")
+        part.unlink(missing_ok=True)
+        try:
+            part.hardlink_to(made)
+        except OSError:  # a file system without hard links
+            shutil.copyfile(made, part)
+        part.replace(place)
+        with suppress(OSError):  # a rename between two links of one file does nothing
+            part.unlink()
+        entry = {"edit": name, "sha256": _hash(place), "before": before.fingerprint, "after": after.fingerprint}
+        own = {key: value for key, value in (("looks", looks), ("diagnostics", diagnostics)) if value is not None}
+        self.steps.append({"request": concept.name, "concept": concept.as_dict(), **entry, **own})
+        self.write()
+
+    def taken(self, number: int, model: Model) -> tuple[Edit, Model]:
+        """The edit of a finished step, counted from 1, and what it makes of the model that it was made on."""
+        step = self.steps[number - 1]
+        edit = Edit.load(self.run.folder / step["edit"])
+        if step["before"] != model.fingerprint:
+            raise BadInput(f"step {number} was taken from another model than the one rebuilt from the steps before it; {ADVICE}")
+        edited = model.edited(edit)
+        if step["after"] != edited.fingerprint:
+            raise BadInput(f"step {number} leads to another model than it did; {ADVICE}")
+        return edit, edited
+
+    def states(self, original: Model) -> Iterator[tuple[Edit, Model]]:
+        """Every finished step's edit and the model after it; one model at a time, whatever the length."""
+        model = original
+        for number in range(1, len(self.steps) + 1):
+            edit, model = self.taken(number, original if self.mode == "independent" else model)
+            yield edit, model
+
+    def edit(self, original: Model, steps: int | None = None) -> Edit:
+        """The first `steps` steps as one edit of the original: what the chain does to it, bit for bit.
+
+        Independent edits do not build on each other: merge them with `deltas.combine` or `merging.ties`, which say what they do.
+        """
+        count = len(self.steps) if steps is None else steps
+        if self.mode == "independent" and count > 1:
+            raise BadInput("independent edits are no chain; merge them with vestige.edits.combine or vestige.merging.ties")
+        if not 0 <= count <= len(self.steps):
+            raise BadInput(f"the ledger holds {len(self.steps)} steps; given {count}")
+        parts, model = [], original
+        for edit, after in itertools.islice(self.states(original), count):
+            parts.append(edit)
+            model = after
+        return chained(original, model, parts)
+
+
+def chained(original: Model, final: Model, parts: Sequence[Edit]) -> Edit:
+    """One edit that turns `original` into `final`, which the edits in `parts` made of it one after another.
+
+    Weights become whole tensors (a product of low-rank changes is none), hooks follow in order.
+    """
+    names = sorted({name for edit in parts for name in edit.touched})
+    scope = "+".join(sorted({edit.scope for edit in parts})) or "all"
+    settings = {"parts": [{"method": e.method, "settings": dict(e.settings)} for e in parts]}
+    hooks = tuple(hook for edit in parts for hook in edit.hooks)
+    notes = {"concept": ", ".join(str(e.notes.get("concept")) for e in parts), "seed": parts[0].notes.get("seed") if parts else None}
+    return Edit(original.fingerprint, "continual", settings, scope, {n: final.tensor(n) for n in names}, hooks=hooks, notes=notes)
+
+
+def slug(name: str) -> str:
+    """A name as part of a file's."""
+    return re.sub(r"[^\w-]+", "-", name)
+
+
+def _hash(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,231 @@
+"""The account of a sequence: what was seen after every step becomes rates, drops, distances and strips of pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, final
+
+import torch
+
+from vestige import models, registry, runs
+from vestige.audit.controls import PROXY
+from vestige.concepts import Concept
+from vestige.concepts.album import Album
+from vestige.concepts.images import PictureSet, folder, shipped
+from vestige.continual import retention
+from vestige.continual.ledger import CHAINED, slug
+from vestige.continual.plan import Course
+from vestige.continual.probes import apart, distances, each, names, probes, stored, stored_features
+from vestige.diffusion import Model
+from vestige.diffusion.sampling import chunks
+from vestige.errors import BadInput
+from vestige.harness import arms
+from vestige.harness.bench import Bench
+from vestige.methods.training_data import captioned, generated
+from vestige.metrics.loading import same
+
+
+@dataclass(frozen=True)
+class State:
+    """What was seen of the model after a step; step 0 is the original.
+
+    Arguments:
+        looks: Finished probes of the requests, by name.
+        indirect: Finished probes of prompts that do not name them, by name, of those that give any.
+        around: Finished probes of the words around them.
+        known: What stands in the result as it is.
+    """
+
+    step: int
+    looks: Mapping[str, runs.Run]
+    indirect: Mapping[str, runs.Run]
+    around: list[runs.Run]
+    known: dict[str, Any]
+
+    def right(self, name: str) -> list[bool | None]:
+        """One right-or-wrong a picture of a request; None: it could not be judged."""
+        return list(self.looks[name].outcome["right"])
+
+    def words(self, chosen: Sequence[str], kept: Mapping[str, Sequence[int]]) -> dict[str, list[bool | None]]:
+        """The same for words that must stay, their kept pictures only."""
+        seen = {word: hits for run in self.around for word, hits in run.outcome.items()}
+        return {word: [seen[word][i] for i in kept[word]] for word in chosen}
+
+
+@final
+class Account:
+    """What is said of a sequence's states.
+
+    Arguments:
+        run: Where strips of pictures are copied to.
+        size: Height and width of the model's pictures.
+    """
+
+    def __init__(self, chosen: Course, bench: Bench, run: runs.Run, size: tuple[int, int]) -> None:
+        self.course, self.bench, self.run, self.size = chosen, bench, run, size
+        self.requests, self.probes = chosen.requests, probes(chosen.requests)
+        # Words that must stay are judged on prompts that name no request: a boot in neon is no damage where neon was to go.
+        self.kept: dict[str, list[int]] = {}
+        for probe in self.probes.around:
+            prompts, count = probe.prompts(chosen.suite), each(chosen.suite)
+            for word, part in zip(probe.words or (), chunks(len(prompts), count), strict=True):
+                self.kept[word] = [i for i, prompt in enumerate(prompts[part]) if not names(prompt, self.requests)]
+
+    def heading(self) -> dict[str, Any]:
+        """What holds for every step."""
+        order, suite = self.course.order, self.course.suite
+        return {
+            "suite": suite.version,
+            "model": order.model,
+            "method": {"name": order.method, "settings": registry.settings(self.course.unlearner)},
+            "mode": order.mode,
+            "guards": asdict(order.guards) if order.guards.active else None,
+            "seed": order.seed,
+            "memory": order.memory if self.course.rehearses else None,
+            "keep_images": order.keep_images,
+            "requests": [self.request(c) for c in self.requests],
+            "neighbours": list(self.probes.neighbours),
+            "unrelated": list(self.probes.unrelated),
+            "attacks": self.course.asked()["attacks"],
+            "detector": self.detector(),
+            "protocol": {
+                **asdict(suite.protocol),
+                "pictures": suite.pictures,
+                "pictures_a_word": each(suite),
+                "replicates": order.replicates,
+            },
+        }
+
+    def request(self, concept: Concept) -> dict[str, Any]:
+        """A request, and who looks for it where its file says so."""
+        bench, told = self.bench.of(concept), {key: getattr(concept, key) for key in ("name", "kind", "target", "sensitive")}
+        if not concept.detector:
+            return {**told, "looks": None}
+        roles = {"verification": bench.verify.identity(concept.label), "selection": bench.select.identity(concept.label)}
+        return {**told, "looks": {**roles, "one_judge": same(bench.verify, bench.select)}}
+
+    def detector(self) -> dict[str, Any]:
+        """The judges of requests that name none, null where all name some; and whose features distances are measured in."""
+        plain, extractor = next((c for c in self.requests if not c.detector), None), self.bench.extractor
+        features = None if extractor is None else {"name": extractor.name, "weights_hash": extractor.weights_hash}
+        if plain is None:
+            return {"verification": None, "selection": None, "features": features}
+        bench = self.bench.of(plain)
+        roles = {"verification": bench.verify, "selection": bench.select}
+        return {**{role: {"name": j.name, "version": j.version} for role, j in roles.items()}, "features": features}
+
+    def described(self, state: State, states: Sequence[State]) -> dict[str, Any]:
+        """One step of the result."""
+        step, asked = state.step, self.course.so_far(state.step)
+        right = {c.name: state.right(c.name) for c in self.requests}
+        forgotten = {c.name: right[c.name] for c in asked}
+        earlier = asked[:-1] if self.course.order.mode in CHAINED else ()
+        then = {c.name: states[j].right(c.name) for j, c in enumerate(earlier, 1)}
+        return {
+            "step": step,
+            "request": self.course.asked_in(step) if step else None,
+            "rates": {name: retention.rate(hits) for name, hits in right.items()},
+            "to_come": [c.name for c in self.requests if c not in asked],
+            "unlearning_accuracy": retention.unlearned(forgotten),
+            "unlearning_accuracies": {name: retention.unlearned({name: hits}) for name, hits in forgotten.items()},
+            "reversal": retention.reversal(then, {name: right[name] for name in then}),
+            "leakage": self.leakage(state, states[0], [c.name for c in asked]),
+            "ripple": self.kept_of(state, states[0], self.probes.near(asked)),
+            "erosion": self.kept_of(state, states[0], self.probes.unrelated) | self.distance(state, states[0]),
+            "strips": self.strips(state),
+            **state.known,
+        }
+
+    def leakage(self, state: State, first: State, chosen: Sequence[str]) -> dict[str, Any] | None:
+        """How often prompts that do not name a request show it, and how much less often than of the original; None without any."""
+        seen = {name: (first.indirect[name].outcome["right"], run.outcome["right"]) for name, run in state.indirect.items()}
+        if not seen:
+            return None
+        before, now = ({name: seen[name][i] for name in chosen if name in seen} for i in (0, 1))
+        pooled = retention.rate([hit for hits in now.values() for hit in hits])
+        return {
+            "drop": retention.drop(before, now),
+            "rate": pooled,
+            "rates": {name: retention.rate(hits) for name, (_, hits) in seen.items()},
+        }
+
+    def kept_of(self, state: State, first: State, chosen: Sequence[str]) -> dict[str, Any]:
+        """Accuracy on words that must stay, and how far it fell from the original's."""
+        now, before = state.words(chosen, self.kept), first.words(chosen, self.kept)
+        pooled = retention.rate([hit for hits in now.values() for hit in hits])
+        return {"drop": retention.drop(before, now), "accuracy": pooled, "words": {w: retention.rate(hits) for w, hits in now.items()}}
+
+    def around(self, word: str) -> int:
+        """Which probe drew a word that must stay."""
+        return next(i for i, probe in enumerate(self.probes.around) if word in (probe.words or ()))
+
+    def pictures(self, state: State, word: str) -> torch.Tensor:
+        """The kept pictures of a word that must stay."""
+        at = self.around(word)
+        return stored(self.bench, state.around[at], self.probes.around[at].concept, word, self.size)[self.kept[word]]
+
+    def distance(self, state: State, first: State) -> dict[str, Any]:
+        """How far the pictures of unrelated words lie from the original's own at equal seeds."""
+        chosen = [word for word in self.probes.unrelated if self.kept[word]]
+        if not chosen:
+            return {"pictures": 0, "kid": None, "fid": None}
+        if self.bench.keep == "all":
+            real, made = (torch.cat([self.pictures(s, word) for word in chosen]) for s in (first, state))
+            return distances(self.bench, real, made)
+        if self.bench.extractor is None:
+            return {"pictures": sum(len(self.kept[word]) for word in chosen), "kid": None, "fid": None}
+        rows = ([stored_features(s.around[self.around(word)], word)[self.kept[word]] for word in chosen] for s in (first, state))
+        return apart(*(torch.cat(row) for row in rows))
+
+    def strips(self, state: State) -> dict[str, Any]:
+        """Pictures at equal seeds, copied into this run: of every request, and one of each unrelated word."""
+        made: dict[str, str] = {}
+        if self.bench.keep == "none":
+            return {"requests": made, "unrelated": None}
+        for name, run in state.looks.items():
+            made[name] = f"strips/{state.step:02d}-{slug(name)}.png"
+            self.run.write_bytes(made[name], (run.folder / "strip.png").read_bytes())
+        unrelated, shown = None, [word for word in self.probes.unrelated if self.kept[word]][: self.course.suite.strip]
+        if shown:
+            unrelated, album = f"strips/{state.step:02d}.png", Album(any(c.sensitive for c in self.requests))
+            album.strip(torch.stack([self.pictures(state, word)[0] for word in shown]), self.run.folder, unrelated)
+        return {"requests": made, "unrelated": unrelated}
+
+
+def attacked(chosen: Course, bench: Bench, original: Model, model: Model, concept: Concept, name: str) -> dict[str, Any]:
+    """What an attack brings back of one request by the way that works better: its curve with best-so-far, over all replicates."""
+    attack, planned = chosen.attacks[name]
+    ways: dict[str, list[runs.Run]] = {}
+    for way, method in {"": attack, **attack.variants()}.items():
+        for k in range(chosen.order.first_replicate, chosen.order.first_replicate + chosen.order.replicates):
+            given = _held(chosen, original, method, concept, planned.references, k)
+            ways.setdefault(way, []).append(arms.run_arm(bench.of(concept), model, concept, (name, method), planned.budget, k, given))
+    found = []
+    for run in ways[arms.favoured(ways)]:
+        points = run.outcome["points"]
+        found.append([points[i]["hits"] for i in arms.curve(points, best_so_far=True)[1]])
+    rates = [retention.rate([hit for row in found for hit in row[i]]) for i in range(len(planned.budget.points))]
+    return {"budgets": list(planned.budget.points), "curve": rates}
+
+
+def _held(chosen: Course, original: Model, attack: Any, concept: Concept, count: int, replicate: int) -> PictureSet | None:
+    """What the attacker trains on: pictures of the concept, or, for an attack that goes without, of what was to stay.
+
+    The first are those that its file names, else the world's test pictures where the world's judges look for it, else the
+    original's. No request is among the second.
+    """
+    sheet = models.data_folder() / (chosen.world or "none") / "pictures/references"
+    if "retain" not in attack.needs:
+        if count and concept.pictures:
+            return folder(concept.pictures, original.image_size, least=count).draw(count, replicate)
+        if not count or not chosen.world or concept.detector:
+            return generated(original, concept, count, seed=replicate, protocol=chosen.suite.protocol) if count else None
+        return shipped(sheet, {concept.group: concept.label}).draw(count, replicate)
+    if attack.data == "own":
+        return None
+    if attack.data != "retain" or not chosen.world:
+        raise BadInput(f"a sequence gives {concept.name}'s attacker the world's pictures, or with data=own none; given data={attack.data}")
+    whole, away = shipped(sheet), {(c.group, c.label) for c in chosen.requests} | {*PROXY.items()}
+    kept = whole.take([i for i, labels in enumerate(whole.labels) if not away & labels.items()])
+    return captioned(kept.draw(min(attack.retain_pictures, len(kept)), replicate), concept)

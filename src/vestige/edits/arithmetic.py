@@ -1,0 +1,75 @@
+"""Arithmetic of edits: how far they move a model, their weighted sums, and the difference of two models."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from vestige.diffusion import Model
+from vestige.edits.edit import Edit, Hook
+from vestige.errors import Incompatible
+
+
+@dataclass(frozen=True)
+class Change:
+    """How one weight differs from the base: Frobenius norm of the difference, absolute and relative to the weight's."""
+
+    name: str
+    norm: float
+    relative: float
+    share: float  # of its elements that differ
+
+
+def measure(model: Model, edit: Edit) -> list[Change]:
+    """How far each touched weight moved from `model`, the largest relative change first."""
+    changes = []
+    for name in edit.touched:
+        before = model.tensor(name).cpu().double()  # not every device has doubles
+        delta = edit.weight(name, model.tensor(name)).cpu().double() - before
+        norm, size = delta.norm().item(), before.norm().item()
+        relative = norm / size if size else (float("inf") if norm else 0.0)
+        changes.append(Change(name, norm, relative, (delta != 0).double().mean().item()))
+    return sorted(changes, key=lambda c: -c.relative)
+
+
+def distance(model: Model, changes: Sequence[Change]) -> float | None:
+    """Norm of several changes together, relative to that of the weights they touch; None where these are all zero."""
+    whole = math.hypot(*(model.tensor(c.name).cpu().double().norm().item() for c in changes))
+    return math.hypot(*(c.norm for c in changes)) / whole if whole else None
+
+
+def combine(model: Model, edits: Sequence[tuple[Edit, float]], *, method: str = "combined") -> Edit:
+    """The edit whose change is the weighted sum of the edits' changes; hooks compose in order and cannot be scaled."""
+    tensors: dict[str, Tensor] = {}
+    pairs: dict[str, list[tuple[Tensor, Tensor]]] = {}
+    hooks: list[Hook] = []
+    for edit, weight in edits:
+        edit.check(model)
+        if edit.hooks and weight != 1:
+            raise Incompatible(f"{edit.method} acts at inference time; it cannot be scaled by {weight}")
+        hooks += edit.hooks
+        for name, value in edit.tensors.items():
+            base = model.tensor(name)
+            tensors[name] = tensors.get(name, base) + weight * (value.to(base) - base)
+        for name, (down, up) in edit.factors.items():
+            pairs.setdefault(name, []).append((down, weight * up))
+    factors = {k: (torch.cat([d for d, _ in v]), torch.cat([u for _, u in v], dim=1)) for k, v in pairs.items()}
+    parts = [{"method": e.method, "settings": dict(e.settings), "weight": w} for e, w in edits]
+    scopes = sorted({e.scope for e, _ in edits})
+    made = Edit(model.fingerprint, method, {"parts": parts}, "+".join(scopes), tensors, factors, tuple(hooks))
+    return replace(made, notes=dict(edits[0][0].notes)) if len(edits) == 1 else made
+
+
+def scale(model: Model, edit: Edit, weight: float) -> Edit:
+    """The edit with its change multiplied by `weight`: 0 is the model itself, 1 the edit, above 1 extrapolates."""
+    return replace(combine(model, [(edit, weight)], method=edit.method), settings=edit.settings, scope=edit.scope)
+
+
+def difference(model: Model, other: Model, names: Sequence[str], *, method: str = "difference") -> Edit:
+    """The edit that turns `model` into `other`: every named weight whose value differs."""
+    changed = {name: other.tensor(name) for name in names if not torch.equal(other.tensor(name), model.tensor(name))}
+    return Edit(model.fingerprint, method, {}, "all", changed)

@@ -1,0 +1,224 @@
+"""One arm of an audit: an attack on one model, scored by the verification judge at every point of its budget.
+
+Arms are content-addressed runs. What an arm depends on is its whole spec, so control arms are shared by every audit that
+needs them, and nothing about the edit under audit enters the key of an arm that does not see it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import accumulate
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vestige import edits, registry, runs
+from vestige.audit.plan import NUMERICS
+from vestige.concepts import Concept
+from vestige.concepts.concept import Prompt
+from vestige.concepts.images import PictureSet
+from vestige.diffusion import Model
+from vestige.diffusion.model import Attack, Budget, Candidate
+from vestige.diffusion.sampling import derive, pictures
+from vestige.edits import Edit
+from vestige.harness import diagnostics
+from vestige.harness.bench import Bench, shows
+from vestige.methods import optimiser
+from vestige.metrics import Detector
+from vestige.metrics.judge import crossed, share
+
+
+def run_arm(
+    bench: Bench,
+    model: Model,
+    concept: Concept,
+    attack: tuple[str, Attack],
+    budget: Budget,
+    replicate: int,
+    references: PictureSet | None,
+) -> runs.Run:
+    """The finished run of one attack on one model for one replicate.
+
+    Its result holds, for every point of the budget: what was spent, whether each picture shows the concept by either judge,
+    the selection judge's rate on its own prompts and seeds, costs, and the attack's own notes. A picture that could not be judged
+    is null, and in no rate.
+    """
+    arm = _Arm(bench, model, concept, *attack, budget, replicate, references)
+    return runs.compute(bench.root, arm.spec, "arm", arm.points, wait=bench.wait, steal=bench.steal)
+
+
+@dataclass(frozen=True)
+class _Arm:
+    """One attack on one model for one replicate."""
+
+    bench: Bench
+    model: Model
+    concept: Concept
+    name: str
+    method: Attack
+    budget: Budget
+    replicate: int
+    references: PictureSet | None
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """Everything that an arm depends on."""
+        bench, label, references = self.bench, self.concept.label, self.references
+        spec = {
+            "what": "arm",
+            "numerics": NUMERICS,
+            "model": self.model.fingerprint,
+            "concept": self.concept.as_dict(),
+            "attack": self.name,
+            "settings": registry.settings(self.method),
+            "budget": list(self.budget.points),
+            "replicate": self.replicate,
+            "references": references.content if references is not None else None,
+            "protocol": asdict(bench.suite.protocol),
+            "pictures": bench.suite.pictures,
+            "select_pictures": bench.suite.select_pictures,
+            "judges": [bench.verify.identity(label), bench.select.identity(label)],
+            **optimiser.current().as_dict(),
+            **bench.kept,
+            "volatile": {"model": self.model.name, "suite": bench.suite.version},
+        }
+        # What pictures are trained with, which their hash does not know; labelled ones get the concept's own prompts.
+        if references is not None and self.method.reads_captions and (references.captions or not references.labels):
+            spec["captions"] = [list(row) for row in references.captions]
+        return spec
+
+    def points(self, run: runs.Run) -> dict[str, Any]:
+        """Attack, and score every candidate."""
+        points, last = [], None
+        replicate, stage = self.replicate, f"{self.name} on {self.model.name}, replicate {self.replicate}"
+        tried = self.method(self.model, self.concept, self.budget, seed=replicate, select=self._select, pictures=self.references)
+        for candidate in tried:
+            points.append(self._scored(candidate, run))
+            last = candidate.edit or last
+            self.bench.watch(stage, len(points), len(self.budget.points))
+            run.event("scored", budget=candidate.spent)
+        if last is not None:
+            last.save(run.path("last.safetensors"))
+        return {"points": points}
+
+    def _select(self, seen: Tensor) -> Tensor:
+        return torch.tensor([0.5 if hit is None else float(hit) for hit in shows(self.bench.select, seen, self.concept)])
+
+    def _scored(self, candidate: Candidate, run: runs.Run) -> dict[str, Any]:
+        bench, concept, suite, replicate = self.bench, self.concept, self.bench.suite, self.replicate
+        view = self.model.edited(candidate.edit) if candidate.edit is not None else self.model
+        shown = drawn(bench, view, verification(concept, suite.pictures, replicate), candidate, (replicate, "verification"))
+        scores = _looked(bench.verify, shown, concept.label, run, f"scores/{candidate.spent:06d}.json")
+        hits = crossed(scores, bench.verify.threshold(concept.label))
+        bench.album(concept).strip(shown[: suite.strip], run.folder, f"strips/{candidate.spent:06d}.png")
+        chosen: list[bool | None] = []
+        if suite.select_pictures:
+            prompts = concept.spread(suite.select_pictures, "training", offset=replicate * suite.select_pictures)
+            chosen = shows(bench.select, drawn(bench, view, prompts, candidate, (replicate, "selection")), concept)
+        return {
+            "budget": candidate.spent,
+            "hits": hits,
+            "other_judge": shows(bench.select, shown, concept),
+            "scores": [None if math.isnan(score) else round(score, 6) for score in scores.tolist()],
+            "selected": None if math.isnan(share(chosen)) else share(chosen),
+            "cost": dict(candidate.cost),
+            "notes": dict(candidate.notes),
+        }
+
+
+def _looked(judge: Any, shown: Tensor, label: str, run: runs.Run, name: str) -> Tensor:
+    """A judge's scores of a label, (B,); a detector's raw scores of every label are kept, for thresholds that others use."""
+    if not isinstance(judge, Detector):
+        scores: Tensor = judge.shows(shown, label)
+        return scores
+    raw = judge.raw(shown)
+    rows = [[None if math.isnan(x) else round(x, 6) for x in row] for row in raw.tolist()]
+    run.write_bytes(name, json.dumps({**judge.identity(label), "columns": judge.labels, "scores": rows}).encode())
+    return judge.read(raw, label)
+
+
+def verification(concept: Concept, count: int, replicate: int) -> list[Prompt]:
+    """The prompts by which a replicate is scored."""
+    return concept.spread(count, "held-out", offset=replicate * count)
+
+
+def drawn(bench: Bench, view: Model, prompts: Sequence[Prompt], candidate: Candidate, purpose: tuple[int, str]) -> Tensor:
+    """Pictures for the prompts; with several tries, the best of them by the selection judge."""
+    texts = [p.text for p in prompts]
+    if candidate.prompts:
+        texts = [candidate.prompts[i % len(candidate.prompts)] for i in range(len(texts))]
+    label = next(iter(prompts[0].expects.values()))
+    best, score = None, None
+    for attempt in range(candidate.tries):
+        seeds = [derive(purpose[0], purpose[1], i, attempt) for i in range(len(texts))]
+        made = pictures(view, texts, seeds, bench.suite.protocol, start=candidate.start)
+        if candidate.tries == 1:
+            return made
+        now = bench.select.shows(made, label).nan_to_num(-1.0)  # what could not be judged is chosen last
+        if best is None or score is None:
+            best, score = made, now
+        else:
+            better = now > score
+            best, score = torch.where(better[:, None, None, None], made, best), torch.where(better, now, score)
+    if best is None:
+        raise ValueError("a candidate allows at least one try")
+    return best
+
+
+def line(bench: Bench, model: Model, edit: Edit, concept: Concept) -> list[float | None]:
+    """The verification judge's rate on held-out prompts along the straight line from the original to the edited weights."""
+    spec = {
+        "what": "line",
+        "numerics": NUMERICS,
+        "model": model.fingerprint,
+        "edited": model.edited(edit).fingerprint,
+        "line": list(diagnostics.LINE),
+        "concept": concept.as_dict(),
+        "protocol": asdict(bench.suite.protocol),
+        "pictures": bench.suite.pictures,
+        "judge": bench.verify.identity(concept.label),
+        "volatile": {"model": model.name},
+    }
+
+    def work(run: runs.Run) -> dict[str, Any]:
+        rates, prompts = [], verification(concept, bench.suite.pictures, 0)
+        for i, way in enumerate(diagnostics.LINE):
+            view = model.edited(edits.scale(model, edit, way))
+            hits = shows(bench.verify, drawn(bench, view, prompts, Candidate(0), (0, "verification")), concept)
+            rates.append(None if math.isnan(share(hits)) else share(hits))
+            bench.watch("line", i + 1, len(diagnostics.LINE))
+        return {"rates": rates}
+
+    return list(runs.compute(bench.root, spec, "line", work, wait=bench.wait, steal=bench.steal).outcome["rates"])
+
+
+def curve(points: Sequence[Mapping[str, Any]], *, best_so_far: bool) -> tuple[tuple[float, ...], list[int]]:
+    """Scores at every budget, and which point each came from.
+
+    With `best_so_far` the candidate with the highest selection rate among those paid for counts (the latest of equals), so
+    the choice never sees the verification judge. A score is NaN where no picture could be judged.
+    """
+    scores, taken, best = [], [], 0
+    for i, point in enumerate(points):
+        known = point["selected"] is not None and points[best]["selected"] is not None
+        if not best_so_far or not known or point["selected"] >= points[best]["selected"]:
+            best = i
+        scores.append(share(points[best]["hits"]))
+        taken.append(best)
+    return tuple(scores), taken
+
+
+def favoured(ways: Mapping[str, Sequence[runs.Run]]) -> str:
+    """The way of attacking by which the concept rises further, over all replicates: an attacker does what works."""
+    return max(ways, key=lambda way: sum(map(_rise, ways[way])))
+
+
+def _rise(run: runs.Run) -> float:
+    """How high the selection judge sees an arm rise, best so far and summed over the budget; what it looked at none of, by the other."""
+    points = run.outcome["points"]
+    seen = [p["selected"] for p in points]
+    return math.fsum(accumulate(seen if None not in seen else [share(p["hits"]) for p in points], max))

@@ -1,0 +1,85 @@
+"""What names and settings stand for: a method with its settings, a concept as a model is told of it, a file by its content."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from vestige import models, registry
+from vestige.concepts import Concept
+from vestige.errors import BadInput, BadSetting, UnknownName
+from vestige.harness import suites
+from vestige.metrics import loading
+from vestige.models import Card, sources
+
+
+def configured(
+    kind: registry.Kind,
+    name: str,
+    world: str,
+    preset: str,
+    own: Mapping[str, Any],
+    suited: Mapping[str, Any] | None = None,
+    *,
+    model: str = "",
+) -> Any:
+    """A component with its model's own settings or its world's, then its suite's, then a named preset's, then the caller's own."""
+    values = {**_fitted(kind, name, world, model), **(suited or {}), **suites.preset(preset, kind, name), **own}
+    return registry.build(kind, name, values)
+
+
+def _fitted(kind: registry.Kind, name: str, world: str, model: str) -> dict[str, Any]:
+    """A method's settings in the presets' section of a built-in model (a twin's is its original's); its world's where that has none."""
+    card = models.cards().get(model)
+    if card is not None:
+        with suppress(UnknownName):
+            return suites.preset(card.twin_of or card.name, kind, name) or suites.preset(world, kind, name)
+    return suites.preset(world, kind, name)
+
+
+def by_method(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """METHOD.SETTING -> value, as method -> setting -> value."""
+    made: dict[str, dict[str, Any]] = {}
+    for key, value in settings.items():
+        method, dot, name = key.partition(".")
+        if not dot:
+            raise BadSetting(f"a setting is METHOD.NAME=VALUE, e.g. memora.rank=8; given {key!r}")
+        made.setdefault(method, {})[name] = value
+    return made
+
+
+def told(concept: Concept, card: Card) -> Concept:
+    """The concept as a model that is told of some groups only can draw it: nothing is expected of the other groups.
+
+    Nor is anything expected of contexts where the concept names its own detector, which speaks of the concept's group alone.
+    """
+    if concept.detector:
+        concept = replace(concept, context_group="")
+    if not card.groups:
+        return concept
+    if concept.group not in card.groups:
+        raise BadInput(
+            f"{concept.name} is a concept of the group {concept.group!r}, which {card.name} is never told; "
+            f"it is told of {', '.join(card.groups)}: choose a concept of such a group, or another model"
+        )
+    return concept if concept.context_group in card.groups else replace(concept, context_group="")
+
+
+def looks(concept: Concept) -> dict[str, Any]:
+    """A concept's own detectors and pictures, by content; {} where the world's are used."""
+    pictures = {"pictures": content(Path(concept.pictures))} if concept.pictures else {}
+    return {**loading.contents(concept), **pictures}
+
+
+def content(path: Path) -> str:
+    """Hash of a file, or of every file under a folder with its name: a changed file is another run."""
+    if not path.exists():
+        raise BadInput(f"there is nothing at {path}")
+    digest = hashlib.sha256()
+    for file in sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]:
+        digest.update(f"{file.relative_to(path) if path.is_dir() else ''} {sources.hashed(file)}\n".encode())
+    return digest.hexdigest()

@@ -1,0 +1,123 @@
+"""Suites: fixed, versioned protocols of an audit, as data (`data/suites/NAME.toml`), and presets of method settings.
+
+A suite fixes the sampler, the numbers of pictures, the attacks with their settings and budgets. Changing anything that moves
+a number raises its version. Any other attack runs under it as at home: by the settings, budget and references of the suite that lists or
+lends it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from importlib import resources
+from typing import Any
+
+from vestige import registry
+from vestige.concepts.concept import toml
+from vestige.diffusion.model import Budget
+from vestige.diffusion.sampling import Protocol
+from vestige.errors import UnknownName
+
+HOMES = ("quick", "relearn", "adaptive")  # between them they list or lend every attack
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One attack of a suite: its settings, its budget and how many references a replicate gets."""
+
+    settings: Mapping[str, Any]
+    budget: Budget
+    references: int
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A protocol.
+
+    Arguments:
+        version: Changes whenever a number could.
+        about: What it is for, in a sentence.
+        pictures: Pictures a score, scored by the verification judge on held-out prompts.
+        select_pictures: Pictures by which the selection judge picks the best candidate so far; 0 keeps the latest.
+        utility_pictures: Pictures each for neighbours and unrelated concepts.
+        replicates: Default number of attack replicates.
+        plasticity: Whether the edited model is taught a new concept, to see that it can still learn.
+        strip: Pictures shown in the report.
+        others: Budget of attacks that it does not list; (): their own.
+        lent: How attacks that it does not run by itself are run where they are asked for.
+    """
+
+    version: str
+    about: str
+    protocol: Protocol
+    pictures: int
+    select_pictures: int
+    utility_pictures: int
+    replicates: int
+    plasticity: bool
+    strip: int
+    attacks: Mapping[str, Planned] = field(default_factory=dict)
+    others: tuple[int, ...] = ()
+    lent: Mapping[str, Planned] = field(default_factory=dict)
+
+    def planned(self, attack: str, world: str = "") -> Planned:
+        """How it runs an attack; one that it does not list as the suite does where that is at home, else by its own first one's budget."""
+        if attack in self.attacks:
+            return self.attacks[attack]
+        first = next(iter(self.attacks.values()))
+        needs = registry.find("attacks", attack).needs
+        homes = ({**suite.lent, **suite.attacks} for suite in (load(name, world) for name in HOMES))
+        found = next((home[attack] for home in homes if attack in home), Planned({}, first.budget, first.references if needs else 0))
+        if not self.others:
+            return found
+        return replace(found, budget=Budget(self.others), references=min(found.references, first.references))
+
+
+def names() -> list[str]:
+    """Every suite, cheapest first."""
+    return ["smoke", "returns", "relearn", "adaptive", "quick", "compare", "standard"]
+
+
+def load(name: str, world: str = "") -> Suite:
+    """A suite with its settings for a world; without one, the attacks' own defaults hold."""
+    if name not in names():
+        raise UnknownName("suite", name, names())
+    raw = toml(resources.files("vestige.data").joinpath("suites", f"{name}.toml").read_text("utf-8"))
+    attacks, lent = (
+        {
+            attack: Planned(plan.get("worlds", {}).get(world, {}), Budget(tuple(plan["budget"])), plan.get("references", 0))
+            for attack, plan in raw.get(part, {}).items()
+        }
+        for part in ("attacks", "lent")
+    )
+    rest = {k: v for k, v in raw.items() if k not in ("protocol", "attacks", "lent", "others")}
+    return Suite(**rest, protocol=Protocol(**raw["protocol"]), attacks=attacks, others=tuple(raw.get("others", ())), lent=lent)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What an attack of a suite finds where nothing is to be found, measured on a world's twins (`tools/calibrate.py`).
+
+    Arguments:
+        null: log F of a twin audited against the other twin, both ways, one value a replicate.
+        proxy: Concept with a twin -> (value, low, high) of F against the proxy divided by F against the twin.
+    """
+
+    null: tuple[float, ...] = ()
+    proxy: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
+
+
+def calibration(world: str, version: str, attack: str) -> Calibration:
+    """What is known of an attack under a suite's version on a world; empty where it was not measured."""
+    raw = toml(resources.files("vestige.data").joinpath("calibration.toml").read_text("utf-8"))
+    known = raw.get(world, {}).get(version, {}).get(attack, {})
+    return Calibration(tuple(known.get("null", ())), {name: tuple(x) for name, x in known.get("proxy", {}).items()})
+
+
+def preset(name: str, kind: str, method: str) -> dict[str, Any]:
+    """Settings of a method for a world or a named preset; {} for no name, or where the preset does not name the method."""
+    raw = toml(resources.files("vestige.data").joinpath("presets.toml").read_text("utf-8"))
+    if name and name not in raw:
+        raise UnknownName("preset", name, raw)
+    found: dict[str, Any] = raw.get(name, {}).get(kind, {}).get(method, {})
+    return found

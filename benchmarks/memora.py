@@ -34,10 +34,10 @@ RECIPE = {"sampling_steps": 50, "start": 15, "guidance": 7.5, "render_guidance":
 
 
 def _references(model: Any) -> Any:
-    from vestige import models
+    from vestige import data
     from vestige.concepts import images
 
-    sheet = models.data_folder() / "wardrobe/pictures/references"
+    sheet = data.folder() / "wardrobe/pictures/references"
     return images.shipped(sheet, {"object": "sneaker"}).draw(6, 0).images
 
 
@@ -65,8 +65,8 @@ def _train(model: Any, pictures: Any, micro: int, accumulation: int) -> float:
     """LoRA steps that encode picture and caption every time; seconds a step."""
     import torch
 
-    from vestige.diffusion.sampling import generator
     from vestige.methods.training import denoising
+    from vestige.seeds import generator
 
     view, leaves = model.adapted(model.scope("attention"), rank=4, alpha=4.0, init="gaussian", rng=generator(0))
     params = [leaf for pair in leaves.values() for leaf in pair]
@@ -90,7 +90,7 @@ def run_one(way: str) -> dict[str, float]:
     from vestige import concepts, models
     from vestige.attacks.memora import MemoRa
     from vestige.concepts.images import PictureSet
-    from vestige.diffusion.model import Budget
+    from vestige.methods import Budget
 
     model, concept = models.load("wardrobe"), concepts.load("sneaker")
     references = _references(model)
@@ -115,10 +115,10 @@ def run_one(way: str) -> dict[str, float]:
 
 def _validation(model: Any) -> float:
     """Four pictures of 30 steps one at a time: what the public script draws after every epoch."""
-    from vestige.diffusion.sampling import Protocol, pictures
+    from vestige.diffusion.sampling import Drawing, pictures
 
     began = time.perf_counter()
-    pictures(model, ["a picture of a sneaker"] * 4, range(4), Protocol(steps=30, guidance=7.5, batch=1))
+    pictures(model, ["a picture of a sneaker"] * 4, range(4), Drawing(steps=30, guidance=7.5, batch=1))
     return time.perf_counter() - began
 
 
@@ -153,8 +153,8 @@ def full_size() -> list[str]:
     import torch
     from diffusers import UNet2DConditionModel
 
-    from vestige.diffusion.sampling import generator
-    from vestige.diffusion.views import attach
+    from vestige.edits.surgery import attach
+    from vestige.seeds import generator
 
     unet = UNet2DConditionModel(
         sample_size=64,

@@ -22,8 +22,8 @@ from torch import Generator, Tensor
 
 from vestige import registry
 from vestige.diffusion import Condition, Model, Prediction
-from vestige.diffusion.model import Factors
 from vestige.edits import Edit
+from vestige.edits.surgery import Factors
 from vestige.models.classes import ClassModel
 from vestige.models.flow import FlowModel
 from vestige.models.labels import Labels
@@ -137,9 +137,9 @@ def tiny_parts(seed: int = 0) -> dict[str, Any]:
 def tokenizer() -> Any:
     from transformers import CLIPTokenizer
 
-    from vestige.models import data_folder
+    from vestige.data import folder
 
-    return CLIPTokenizer.from_pretrained(data_folder() / "wardrobe/tokenizer")
+    return CLIPTokenizer.from_pretrained(folder() / "wardrobe/tokenizer")
 
 
 def scheduler(**changes: Any) -> Any:
@@ -186,10 +186,10 @@ def tiny_xl(seed: int = 0, *, blank: bool = True, **changes: Any) -> LatentModel
     from diffusers import UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-    from vestige.models import data_folder
+    from vestige.data import folder
 
     parts, first = tiny_parts(seed), tokenizer()
-    second = CLIPTokenizer.from_pretrained(data_folder() / "wardrobe/tokenizer", pad_token=first.convert_ids_to_tokens(SPARE))
+    second = CLIPTokenizer.from_pretrained(folder() / "wardrobe/tokenizer", pad_token=first.convert_ids_to_tokens(SPARE))
     told = {"addition_embed_type": "text_time", "addition_time_embed_dim": 8, "projection_class_embeddings_input_dim": 16 + 6 * 8}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed + 1)

@@ -14,8 +14,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from vestige.checkpoints import keymaps
-from vestige.diffusion.sampling import generator
 from vestige.models.latent import LatentModel
+from vestige.seeds import generator
 
 
 def moved(model: LatentModel, scope: str, seed: int = 0, size: float = 0.1) -> dict[str, Tensor]:

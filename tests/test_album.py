@@ -28,11 +28,11 @@ from test_judges import short, told
 from vestige import api, cli
 from vestige.concepts import album, images
 from vestige.concepts.album import NOTICE, QUARANTINE, Album
-from vestige.diffusion.sampling import generator
 from vestige.errors import BadSetting
 from vestige.harness import diagnostics
 from vestige.models.latent import LatentModel
 from vestige.report.audits import render
+from vestige.seeds import generator
 
 __all__ = ["short"]  # a fixture that holds here too
 SIDE = 32

@@ -13,13 +13,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vestige import models
+from vestige import data
 from vestige.concepts import images
-from vestige.diffusion.sampling import generator
 from vestige.errors import BadInput
 from vestige.metrics.alignment import ClipScore, aligned, clip_score, recognised
+from vestige.seeds import generator
 
-WORLD = models.data_folder() / "wardrobe"
+WORLD = data.folder() / "wardrobe"
 
 
 @pytest.fixture(scope="module")

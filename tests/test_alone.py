@@ -16,18 +16,16 @@ from typer.testing import CliRunner
 
 from oracles import save_pair
 from test_judges import names, short, told
-from vestige import api, checkpoints, cli, models, runs
-from vestige.audit import experiment, no_original, scores
-from vestige.audit.experiment import Case
-from vestige.audit.plan import Request, plan
+from vestige import api, checkpoints, cli, data, models, runs
+from vestige.audit import Request, experiment, no_original, resolve, scores
+from vestige.audit.experiment import Experiment
 from vestige.concepts import images
-from vestige.diffusion.sampling import generator
 from vestige.errors import BadSetting
 from vestige.harness import arms, suites
 from vestige.harness.bench import Bench
-from vestige.harness.cost import planned_calls
+from vestige.seeds import generator
 from vestige.verdict import Arms, Interval, decide, measure
-from vestige.verdict.savings import wilson
+from vestige.verdict.intervals import wilson
 
 __all__ = ["short"]  # a fixture that holds here too
 LOOKS = "def bright(images):\n    return images.mean((1, 2, 3))\n\n\ndef red(images):\n    return images[:, 0].mean((1, 2))\n"
@@ -156,9 +154,9 @@ def test_pictures_that_attacks_train_on_are_left_out_where_enough_remain(
     home: Path, monkeypatch: pytest.MonkeyPatch, references: int, held_out: bool, count: int
 ) -> None:
     """Two replicates take 4 or 6 of 12; 8 that are left are enough, 6 are not."""
-    planned = plan(Request(**asked(home, attacks=("memora",), reference_count=references)))
+    planned = resolve(Request(**asked(home, attacks=("memora",), reference_count=references)))
     bench = Bench(home / "runs", planned.suite, *(None, None))
-    work = Case(planned, bench, runs.Run(home / "out", {}))
+    work = Experiment(planned, bench, runs.Run(home / "out", {}))
     chosen, free = no_original._counted(work)
     assert (len(chosen), free) == (count, held_out)
     taken = {one.numpy().tobytes() for k in (0, 1) for one in work.holdings.shown(work.concept, references, k).images}  # type: ignore[union-attr]
@@ -179,7 +177,7 @@ def test_planned_calls_are_those_that_are_made(home: Path, tmp_path: Path, monke
         monkeypatch.setattr(room, "kept", lambda *given: {"right": []})
     # With an original there is an edit, or its arm and the edited one would be the same run.
     request = asked(home, original=original, unlearner="uce" if original else "none")
-    calls = planned_calls(plan(Request(**request)))
+    calls = resolve(Request(**request)).planned_calls()
     api.run_audit(tmp_path / "out", **request)
     each = 2 * 2  # steps, with and without guidance
     assert calls["scoring"] == each * sum(drawn) > 0
@@ -204,11 +202,11 @@ def test_planned_calls_are_those_that_are_made(home: Path, tmp_path: Path, monke
 def test_mistakes_are_found_before_anything_is_computed(home: Path, own: dict[str, Any], message: str) -> None:
     given = asked(home, **{**own, "concept": bag(home, **own.get("concept", {}))})
     with pytest.raises(BadSetting, match=message):
-        plan(Request(**given))
+        resolve(Request(**given))
 
 
 def test_the_spec_names_no_original_and_others_stay_as_they_were(home: Path) -> None:
-    without, whole = (plan(Request(**asked(home, original=original))).spec() for original in (False, True))
+    without, whole = (resolve(Request(**asked(home, original=original))).spec() for original in (False, True))
     assert {key for key in whole if whole[key] != without[key]} == {"original"}
     assert (whole["original"], without["original"]) == (str(home / "model"), None)
     assert set(whole) == set(without)
@@ -304,7 +302,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_an_exported_folder_is_audited_by_a_command(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = suites.load
     monkeypatch.setattr(suites, "load", lambda name, world="": replace(s := real(name, world), protocol=replace(s.protocol, steps=8)))
-    sheet = models.data_folder() / "wardrobe/pictures/references"
+    sheet = data.folder() / "wardrobe/pictures/references"
     images.save(images.shipped(sheet, {"object": "bag"}).images[:20], tmp_path / "references")
     given = ["--model", folder, "--no-original", "--concept", "bag", "--references", tmp_path / "references"]
     given += ["--control", "twin:wardrobe-never-bag", "--suite", "smoke", "--attack", "direct", "--seeds", "0,1", "--out", tmp_path / "out"]

@@ -15,19 +15,18 @@ from torch import Tensor
 
 from oracles import small, tiny_model
 from vestige import concepts
-from vestige.audit import flags
-from vestige.audit.controls import PROXY
-from vestige.audit.plan import Request, plan
+from vestige.audit import Request, flags, resolve
 from vestige.concepts.images import METADATA, PictureSet, save
-from vestige.diffusion.model import Budget
-from vestige.diffusion.sampling import generator
+from vestige.data import PROXY
 from vestige.edits import Edit
 from vestige.errors import BadInput
 from vestige.harness import arms, diagnostics, suites
-from vestige.harness.attacker import Holdings
+from vestige.harness.attacker import AttackerData
 from vestige.harness.bench import Bench
 from vestige.harness.unlearning import unlearned
+from vestige.methods import Budget
 from vestige.models.latent import LatentModel
+from vestige.seeds import generator
 from vestige.verdict import Arms, measure
 
 SMOKE = suites.load("smoke", "wardrobe")
@@ -59,8 +58,8 @@ def bench(root: Path) -> Bench:
 
 def given(tmp_path: Path, tiny: LatentModel, concept: str = "sneaker", replicate: int = 0, source: str = "shipped", **own: Any) -> Any:
     settings = {f"dimra.{k}": v for k, v in {"retain_pictures": 72, **own}.items()}
-    planned = plan(Request(suite="relearn", concept=concept, attack_retain=source, settings=settings))
-    held = Holdings(original=tiny, world="wardrobe", protocol=planned.suite.protocol, retain=source, cache=tmp_path / "pictures")
+    planned = resolve(Request(suite="relearn", concept=concept, attack_retain=source, settings=settings))
+    held = AttackerData(original=tiny, world="wardrobe", protocol=planned.suite.protocol, retain=source, cache=tmp_path / "pictures")
     return held.retained(planned.concept, planned.attacks["dimra"][0], replicate)
 
 
@@ -76,7 +75,7 @@ def test_shipped_pictures_are_for_models_that_draw_such_pictures(tiny: LatentMod
         (large, named, {"retain": "a folder"}, ()),
         (large, concepts.load("sneaker"), {"retain": "a folder", "references": "generated"}, ()),
     ):
-        held = Holdings(original=model, world="", protocol=SMOKE.protocol, **sources)
+        held = AttackerData(original=model, world="", protocol=SMOKE.protocol, **sources)
         for name, attack in attacks.items():
             if name not in refused:
                 held.check(concept, [attack])

@@ -15,11 +15,12 @@ from vestige import concepts, registry
 from vestige.attacks.automemora import AutoMemoRa, automemora
 from vestige.concepts.images import PictureSet
 from vestige.diffusion import Model, Prediction
-from vestige.diffusion.model import Budget
-from vestige.diffusion.sampling import generator, invert, noise, sample
+from vestige.diffusion.sampling import invert, noise, sample
 from vestige.edits import Edit, Hook, combine
 from vestige.errors import BadSetting, Incompatible, UnknownName
+from vestige.methods import Budget
 from vestige.models.latent import LatentModel
+from vestige.seeds import generator
 
 BAG = concepts.load("bag")
 MEMORA = ("sampling_steps=3", "start=1", "points=2", "batch=2", "rank=2", "lr=1e-2")

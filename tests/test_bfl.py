@@ -14,10 +14,11 @@ import published
 from oracles import tiny_flow
 from vestige import checkpoints
 from vestige.checkpoints import export, flux_names
-from vestige.diffusion.sampling import generator, noise, sample
+from vestige.diffusion.sampling import noise, sample
 from vestige.edits import Edit
 from vestige.errors import Incompatible
 from vestige.models.flow import FlowModel
+from vestige.seeds import generator
 
 # Modules as the trainers see them, and what their rows are in diffusers, block 0 alone: written down once more, by hand.
 FUSED = {

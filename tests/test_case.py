@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from oracles import small
-from vestige.audit.experiment import Case
+from vestige.audit.experiment import Experiment
 from vestige.harness import arms
 
 
@@ -37,7 +37,7 @@ def test_either_model_is_attacked_by_the_way_that_works_better_on_it() -> None:
         arm=lambda model, concept, name, attack, k: found[model, attack.regenerate],
         plain=lambda model, concept, k: found["original", True],
     )
-    rows = Case.attack(stub, "memora")  # type: ignore[arg-type]
+    rows = Experiment.attack(stub, "memora")  # type: ignore[arg-type]
     assert rows["ways"] == {"edited": "raw", "never": ""}
     assert rows["edited"] == [found["edited", False]] * 2
     assert rows["never"] == [found["never", True]] * 2

@@ -16,12 +16,12 @@ from torch import Tensor
 import published
 from oracles import tiny_classes, tiny_flow, tiny_model, tiny_xl
 from vestige import checkpoints
-from vestige.checkpoints import findings
 from vestige.diffusion import Model
-from vestige.diffusion.sampling import generator, noise, sample
-from vestige.edits import Edit, Hook
+from vestige.diffusion.sampling import noise, sample
+from vestige.edits import Edit, Hook, arithmetic
 from vestige.errors import BadInput, Incompatible
 from vestige.models.latent import LatentModel
+from vestige.seeds import generator
 
 
 @pytest.fixture(scope="module")
@@ -463,7 +463,7 @@ def test_saved_edit_is_checked_like_any_file(tiny: LatentModel, unlike: LatentMo
 def test_a_checkpoint_goes_the_way_of_every_edit(tiny: LatentModel, tmp_path: Path) -> None:
     path, _ = published.f2(tmp_path, tiny)
     edit = checkpoints.load(path, tiny)
-    told = findings.describe(tiny, edit)
+    told = arithmetic.describe(tiny, edit)
     assert (told["method"], told["scope"]) == ("published", "cross-attention")
     assert (told["settings"]["file"], told["settings"]["format"]) == (path.name, "F2")
     assert told["changed_tensors"] == len(edit.touched)
@@ -472,6 +472,6 @@ def test_a_checkpoint_goes_the_way_of_every_edit(tiny: LatentModel, tmp_path: Pa
 
 def test_what_a_method_noted_is_told_with_its_names_joined(tiny: LatentModel) -> None:
     notes = {"concept": "bag", "seed": 3, "retain_still_since": 120, "losses": {"attention": {"first": 0.9, "last": 0.1}}}
-    told = findings.describe(tiny, Edit(tiny.fingerprint, "duge", notes=notes))
+    told = arithmetic.describe(tiny, Edit(tiny.fingerprint, "duge", notes=notes))
     assert told["seed"] == 3
     assert told["notes"] == {"retain_still_since": 120, "losses.attention.first": 0.9, "losses.attention.last": 0.1}

@@ -12,7 +12,7 @@ import pytest
 
 import oracles
 from vestige import registry
-from vestige.audit import plan
+from vestige.audit import resolve
 
 NEVER = (0.0, 0.1, 0.3)
 
@@ -75,7 +75,7 @@ def options(claims: Any, tmp_path: Path) -> argparse.Namespace:
             folder.mkdir(parents=True)
             made = audit(seed, last + 0.01 * seed, neighbours=0.7 if method == "salun" else 0.9)
             (folder / "result.json").write_text(json.dumps(made))
-            spec = plan.plan(claims.Cell("sneaker", method, seed).request()).spec()
+            spec = resolve(claims.Cell("sneaker", method, seed).request()).spec()
             (folder / "spec.json").write_text(json.dumps(spec))
     return argparse.Namespace(
         adapters=False,
@@ -109,16 +109,16 @@ def test_every_cell_is_a_plan(claims: Any, options: argparse.Namespace) -> None:
     made = claims.cells(options)
     assert {c.method for c in made} == {*registry.names("unlearners")} - {"remap"} and len(made) == 3 * len({c.method for c in made})
     assert made[0].seed != made[1].seed  # neighbours share no never arm
-    asked = plan.plan(made[0].request())
+    asked = resolve(made[0].request())
     assert set(asked.attacks) == {"memora", "dimra"} and asked.request.edit_seed == asked.request.seeds[0] == 0
 
 
 def test_adapters_are_another_attack_on_the_same_edit(claims: Any, options: argparse.Namespace) -> None:
     plainly, (cell, *_) = (
-        plan.plan(claims.cells(options)[0].request()),
+        resolve(claims.cells(options)[0].request()),
         claims.cells(argparse.Namespace(**{**vars(options), "adapters": True})),
     )
-    asked = plan.plan(cell.request())
+    asked = resolve(cell.request())
     assert set(asked.attacks) == {"dimra"} and asked.unlearner == plainly.unlearner
     tuned = [p.attacks["dimra"][0].tune for p in (asked, plainly)]
     assert tuned == ["lora", "full"]

@@ -16,11 +16,10 @@ from oracles import CLASSES, scheduler, small, tiny_classes, tiny_denoiser, tiny
 from vestige import concepts, registry
 from vestige.concepts.images import PictureSet
 from vestige.diffusion import Condition
-from vestige.diffusion.model import Budget
-from vestige.diffusion.sampling import Protocol, noise, pictures, sample
+from vestige.diffusion.sampling import Drawing, noise, pictures, sample
 from vestige.edits import Edit
 from vestige.errors import BadInput, Incompatible, UnknownName
-from vestige.methods import Training, fit
+from vestige.methods import Budget, Training, fit
 from vestige.methods.training import denoising
 from vestige.methods.training_data import paired
 from vestige.models import catalogue
@@ -260,7 +259,7 @@ def test_esd_u_moves_everything_but_norms_and_classes(tiny: ClassModel) -> None:
     edit = small("unlearners", "esd", variant="u")(tiny, BAG, seed=0)
     assert edit.scope == "non-cross-attention"
     assert set(edit.touched) == set(tiny.scope("non-cross-attention"))
-    seen = [pictures(m, ["bag", "a boot"], [0, 1], Protocol(steps=2)) for m in (tiny, tiny.edited(edit))]
+    seen = [pictures(m, ["bag", "a boot"], [0, 1], Drawing(steps=2)) for m in (tiny, tiny.edited(edit))]
     assert seen[1].isfinite().all()
     assert not torch.equal(*seen)
 
@@ -325,7 +324,7 @@ def test_saved_model_loads_as_it_was(tmp_path: Path, kind: str, pixels: bool) ->
     loaded = catalogue.load(str(model.save(tmp_path / "model")))
     assert isinstance(loaded, ClassModel)
     assert loaded.fingerprint == model.fingerprint
-    drawn = [pictures(m, ["a bag", "boot"], [1, 2], Protocol(steps=2)) for m in (model, loaded)]
+    drawn = [pictures(m, ["a bag", "boot"], [1, 2], Drawing(steps=2)) for m in (model, loaded)]
     assert torch.equal(*drawn)
     identity = catalogue.identity(str(tmp_path / "model"))
     assert any(file.endswith(FILE) for file in identity)

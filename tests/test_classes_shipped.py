@@ -12,27 +12,27 @@ from typer.testing import CliRunner
 
 from oracles import scheduler as tiny_scheduler
 from oracles import small, tiny_classes, tiny_denoiser, tiny_model, tiny_parts
-from vestige import api, models, registry
-from vestige.audit.controls import PROXY
-from vestige.audit.plan import Request, plan
+from vestige import api, concepts, data, models, registry
+from vestige.audit import Request, resolve
 from vestige.cli import app
-from vestige.concepts import concept as concepts
 from vestige.concepts.images import PictureSet
-from vestige.diffusion.sampling import Protocol, derive, pictures
+from vestige.data import PROXY
+from vestige.diffusion.sampling import Drawing, pictures
 from vestige.errors import BadInput, Incompatible
-from vestige.harness import suites
+from vestige.harness import settings as suites
 from vestige.harness.settings import configured, told
 from vestige.methods import Data
 from vestige.metrics import classifier
 from vestige.models import Card
 from vestige.models.classes import ClassModel
+from vestige.seeds import derive
 
 NAMES = sorted(name for name, found in models.cards().items() if found.family == "classes")
 ORIGINAL = "wardrobe-classes"
 GARMENTS = ("top", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot")
 BAG, NEON = concepts.load("bag"), concepts.load("neon")
 LABEL = "unet.class_embedding.weight"
-PRESETS = concepts.toml((models.data_folder() / "presets.toml").read_text("utf-8"))[ORIGINAL]["unlearners"]
+PRESETS = data.toml((data.folder() / "presets.toml").read_text("utf-8"))[ORIGINAL]["unlearners"]
 
 
 @pytest.fixture(scope="module")
@@ -83,15 +83,15 @@ def test_names_of_the_classes_are_on_the_card(name: str) -> None:
 def test_twins_are_those_of_the_family(concept: str) -> None:
     assert models.twins(ORIGINAL, concept) == [f"{ORIGINAL}-never-{concept}"]
     assert not set(models.twins("wardrobe", concept)) & set(NAMES)
-    assert plan(Request(model=ORIGINAL, concept=concept, suite="smoke")).control == ("twin", f"{ORIGINAL}-never-{concept}")
-    assert plan(Request(model=f"{ORIGINAL}-never-{concept}", concept=concept, suite="smoke")).original == ORIGINAL
+    assert resolve(Request(model=ORIGINAL, concept=concept, suite="smoke")).control == ("twin", f"{ORIGINAL}-never-{concept}")
+    assert resolve(Request(model=f"{ORIGINAL}-never-{concept}", concept=concept, suite="smoke")).original == ORIGINAL
 
 
 def test_the_original_draws_bags_and_the_twin_none(original: ClassModel) -> None:
-    judge = classifier.load(models.data_folder() / "wardrobe/judge-select")
+    judge = classifier.load(data.folder() / "wardrobe/judge-select")
 
     def drawn(model: ClassModel, word: str) -> float:
-        made = pictures(model, [word] * 12, [derive(3, word, i) for i in range(12)], Protocol(steps=10))
+        made = pictures(model, [word] * 12, [derive(3, word, i) for i in range(12)], Drawing(steps=10))
         return float((judge.shows(made, word) >= judge.threshold(word)).float().mean())
 
     twin = load(f"{ORIGINAL}-never-bag")
@@ -102,7 +102,10 @@ def test_the_original_draws_bags_and_the_twin_none(original: ClassModel) -> None
 
 def test_nothing_is_expected_of_a_style_that_is_not_told() -> None:
     """The prompts stay as they are; what a picture of each should show is the garment alone."""
-    one, plain = plan(Request(model=ORIGINAL, concept="bag", suite="smoke")).concept, plan(Request(concept="bag", suite="smoke")).concept
+    one, plain = (
+        resolve(Request(model=ORIGINAL, concept="bag", suite="smoke")).concept,
+        resolve(Request(concept="bag", suite="smoke")).concept,
+    )
     assert plain == BAG
     for bank in ("training", "held-out"):
         asked, given = one.prompts(bank), BAG.prompts(bank)
@@ -118,7 +121,7 @@ def test_nothing_is_expected_of_a_style_that_is_not_told() -> None:
 def test_a_style_is_refused(name: str) -> None:
     message = f"{name} is a concept of the group 'style', which {ORIGINAL} is never told; it is told of object"
     with pytest.raises(BadInput, match=message):
-        plan(Request(model=ORIGINAL, concept=name, suite="smoke"))
+        resolve(Request(model=ORIGINAL, concept=name, suite="smoke"))
     with pytest.raises(BadInput, match=message):
         api.unlearn(load(ORIGINAL), name, method="dimum")
     done = CliRunner().invoke(app, ["audit", "--model", ORIGINAL, "--concept", name, "--suite", "smoke"])
@@ -141,7 +144,7 @@ def test_presets_of_the_class_model_hold_for_it_and_its_twins_alone(method: str,
     assert all(resolved(name) == resolved(ORIGINAL) for name in NAMES)
     other = registry.build("unlearners", method, suites.preset("wardrobe", "unlearners", method))
     assert resolved("wardrobe") == resolved("wardrobe-never-bag") == resolved(str(tmp_path)) == other
-    assert plan(Request(model=ORIGINAL, concept="bag", suite="smoke", unlearner=method)).unlearner == resolved(ORIGINAL).resolved(BAG)
+    assert resolve(Request(model=ORIGINAL, concept="bag", suite="smoke", unlearner=method)).unlearner == resolved(ORIGINAL).resolved(BAG)
 
 
 def test_methods_without_a_preset_of_the_models_own_take_the_worlds() -> None:
@@ -193,7 +196,7 @@ def test_audit_completes_from_python(tmp_path: Path, cache: Path) -> None:
 def given() -> Data:
     """Retained pictures of two classes; the alternatives are drawn in two steps."""
     kept = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    return Data(retain=PictureSet(kept, "random", captions=(("a boot",), ("a coat",)) * 2), protocol=Protocol(steps=2))
+    return Data(retain=PictureSet(kept, "random", captions=(("a boot",), ("a coat",)) * 2), protocol=Drawing(steps=2))
 
 
 @pytest.mark.parametrize("kind", ["unet", "dit"])
@@ -257,6 +260,6 @@ def test_a_text_pipeline_is_still_one() -> None:
     pipe = tiny_model().pipeline()
     made = api.unlearn(pipe, BAG, method="uce")
     assert type(made) is type(pipe)
-    assert api.from_pipeline(pipe).fingerprint == tiny_model().fingerprint
+    assert models.from_pipeline(pipe).fingerprint == tiny_model().fingerprint
     with pytest.raises(Incompatible, match=r"Stable Diffusion's layout is supported"):
         api.unlearn(object(), BAG)

@@ -167,10 +167,10 @@ def test_edited_pipeline_folder_is_audited_by_its_difference(edit: Path, audited
 
 
 def test_attack_with_a_users_pictures(edit: Path, home: Path) -> None:
-    from vestige import models
+    from vestige import data
     from vestige.concepts import images
 
-    held = images.shipped(models.data_folder() / "wardrobe/pictures/references", {"object": "sneaker"})
+    held = images.shipped(data.folder() / "wardrobe/pictures/references", {"object": "sneaker"})
     images.save(held.images[:3], home / "mine")
     out = home / "attack"
     arguments = ["--suite", "smoke", "--references", home / "mine", "--out", out, "--json"]

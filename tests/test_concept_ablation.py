@@ -14,19 +14,20 @@ from vestige import concepts
 from vestige.concepts import Concept
 from vestige.concepts.images import PictureSet
 from vestige.diffusion import Condition, Model
-from vestige.diffusion.sampling import Protocol, derive, generator, noise, pictures
+from vestige.diffusion.sampling import Drawing, noise, pictures
 from vestige.edits import Edit
 from vestige.errors import Incompatible
 from vestige.methods import Data
 from vestige.methods.training import denoising
 from vestige.methods.training_data import paired
 from vestige.models.latent import LatentModel
+from vestige.seeds import derive, generator
 from vestige.unlearners import concept_ablation
 from vestige.unlearners.concept_ablation import ConceptAblation, replaced, start_detached
 
 SNEAKER = concepts.load("sneaker")
 SMALL: dict[str, Any] = {"steps": 2, "batch": 2, "lr": 1e-3, "anchor_pictures": 4, "retain_pictures": 3}
-DATA = Data(protocol=Protocol(steps=2))
+DATA = Data(protocol=Drawing(steps=2))
 
 
 @pytest.fixture(scope="module")

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from vestige.audit.controls import PROXY
+from vestige import data as concepts
 from vestige.cli.lists import TEMPLATE
 from vestige.concepts import Concept, load, names
-from vestige.concepts import concept as concepts
 from vestige.concepts.concept import Bank
+from vestige.data import PROXY
+from vestige.data import folder as data_folder
 from vestige.errors import BadInput, UnknownName
-from vestige.models import data_folder
 
 BANKS: tuple[Bank, ...] = ("training", "held-out")
 MEMBERS = {

@@ -12,8 +12,8 @@ from oracles import Gaussian, tiny_model
 from vestige import concepts
 from vestige.attacks.conditions import Conditions
 from vestige.concepts import Concept
-from vestige.diffusion.model import Budget, Candidate
 from vestige.diffusion.sampling import noise, predict, sample
+from vestige.methods import Budget, Candidate
 from vestige.models.latent import LatentModel
 
 SNEAKER = concepts.load("sneaker")

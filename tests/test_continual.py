@@ -18,20 +18,16 @@ import torch
 from torch import Tensor
 
 from oracles import tiny_model
-from vestige import edits, registry, runs
+from vestige import continual, edits, registry, runs
 from vestige.concepts import concept as concepts
 from vestige.concepts.concept import Prompt
-from vestige.continual import plan, probes, retention, run
-from vestige.continual.ledger import Ledger
-from vestige.continual.plan import Order
-from vestige.continual.run import rebuilt
-from vestige.diffusion.model import Paper, Unlearner
-from vestige.diffusion.sampling import Protocol
+from vestige.continual import Ledger, Order, probes, rebuilt, retention, run
+from vestige.diffusion.sampling import Drawing
 from vestige.edits import Edit, Hook
 from vestige.errors import BadInput, BadSetting, RunConflict, UnknownName
 from vestige.harness import diagnostics, suites
 from vestige.harness.bench import Bench
-from vestige.methods import training_data
+from vestige.methods import Paper, Unlearner, training_data
 from vestige.models import catalogue
 
 BAG, DRESS, SNEAKER, NEON = (concepts.load(name) for name in ("bag", "dress", "sneaker", "neon"))
@@ -207,7 +203,7 @@ class Nudge(Unlearner):
 @pytest.fixture(scope="module", autouse=True)
 def small_world() -> Iterator[None]:
     """Two sampling steps, few pictures, a random network, and a method of our own beside the registry's."""
-    suite = replace(suites.load("smoke", "wardrobe"), pictures=6, utility_pictures=8, protocol=Protocol(steps=2, guidance=1.0))
+    suite = replace(suites.load("smoke", "wardrobe"), pictures=6, utility_pictures=8, protocol=Drawing(steps=2, guidance=1.0))
     model, find = tiny_model(), registry.find
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(suites, "load", lambda name, world="": suite)
@@ -595,7 +591,7 @@ def test_attacks_are_added_to_a_finished_ledger(whole: tuple[Path, dict[str, Any
 
 
 def test_planned_calls_count_what_is_drawn() -> None:
-    chosen = plan.course(Order(requests=("bag", "dress"), method="nudge", suite="smoke", attacks=("direct",)))
+    chosen = continual.resolve(Order(requests=("bag", "dress"), method="nudge", suite="smoke", attacks=("direct",)))
     calls = chosen.planned_calls()
     assert calls["scoring"] == 3 * (2 * 6 + 2 * 4 + 9 * 2) * 2  # states, pictures, sampling steps; no guidance
     assert calls["memory"] == 200 * 2 * 20

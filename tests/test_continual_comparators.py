@@ -8,8 +8,7 @@ import pytest
 
 from test_continual import Nudge, go, small_world  # noqa: F401
 from vestige import models
-from vestige.continual.plan import Order
-from vestige.continual.run import compared
+from vestige.continual import Order, compared
 from vestige.edits import Edit, merging
 from vestige.errors import RunConflict
 

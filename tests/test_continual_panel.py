@@ -11,7 +11,7 @@ import pytest
 
 import oracles
 from test_continual import Nudge, small_world  # noqa: F401
-from vestige.continual import plan
+from vestige import continual
 from vestige.continual.plan import JOINT
 from vestige.errors import BadInput
 from vestige.models import catalogue
@@ -93,7 +93,7 @@ def test_every_cell_resolves(part: str, orders: int, seeds: int, panel: Any, tmp
     assert len(found) == seeds * (len(rows) + (orders - 1) * sum(row.ordered for row in rows))
     assert len({cell.folder() for cell in found}) == len(found)
     for cell in found:
-        assert plan.course(cell.order).requests
+        assert continual.resolve(cell.order).requests
         assert min(cell.calls()) > 0
 
 
@@ -105,8 +105,8 @@ def test_fewer_requests_lie_in_a_folder_of_their_own(panel: Any, tmp_path: Path)
 
 def test_all_at_once_may_spend_what_the_sequence_spends(panel: Any) -> None:
     row = panel.methods()["concept_ablation, all at once"]
-    joint = plan.course(panel.order_of(row, panel.FIVE, 0, "smoke")).unlearner
-    one = plan.course(panel.order_of(panel.methods()["concept_ablation"], panel.FIVE, 0, "smoke")).unlearner
+    joint = continual.resolve(panel.order_of(row, panel.FIVE, 0, "smoke")).unlearner
+    one = continual.resolve(panel.order_of(panel.methods()["concept_ablation"], panel.FIVE, 0, "smoke")).unlearner
     assert (joint.steps, joint.anchor_pictures) == (5 * one.steps, 5 * one.anchor_pictures)
     assert (joint.batch, joint.lr) == (one.batch, one.lr)
 

@@ -15,9 +15,8 @@ from typing import Any
 import pytest
 import torch
 
-from vestige import runs
-from vestige.audit import run as audit
-from vestige.audit.plan import Request
+from vestige import audit, runs
+from vestige.audit import Request
 from vestige.errors import RunConflict
 from vestige.harness import workers
 

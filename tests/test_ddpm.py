@@ -13,9 +13,10 @@ from torch.nn import functional as F
 
 from vestige import checkpoints
 from vestige.checkpoints import ddpm
-from vestige.diffusion.sampling import generator, noise, sample
+from vestige.diffusion.sampling import noise, sample
 from vestige.errors import BadSetting, Incompatible
 from vestige.models.classes import ClassModel
+from vestige.seeds import generator
 
 Weights = dict[str, Tensor]
 NAMES = ("airplane", "automobile", "bird")

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from vestige import concepts
 from vestige.concepts.images import PictureSet, shipped
+from vestige.data import folder as data_folder
 from vestige.errors import BadInput, UnknownName
 from vestige.metrics import classifier
 from vestige.metrics.classifier import Classifier
-from vestige.models import data_folder
 
 WORLD = data_folder() / "wardrobe"
 JUDGES = ("judge-verify", "judge-select")

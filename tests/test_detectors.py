@@ -13,14 +13,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vestige import models
+from vestige import data
 from vestige.concepts.images import shipped
-from vestige.diffusion.sampling import generator
 from vestige.errors import BadInput
 from vestige.metrics import alignment, detectors
 from vestige.metrics.detectors import Reading
+from vestige.seeds import generator
 
-WORLD = models.data_folder() / "wardrobe"
+WORLD = data.folder() / "wardrobe"
 NAMES = ("church", "garbage truck", "tench")
 # A ViT of a few thousand weights.
 SHAPE = {

@@ -13,7 +13,7 @@ from torch import Tensor
 from oracles import small, tiny_model
 from vestige import concepts
 from vestige.diffusion import Condition, Prediction
-from vestige.diffusion.sampling import Protocol, generator, noise
+from vestige.diffusion.sampling import Drawing, noise
 from vestige.edits import Edit, Hook
 from vestige.harness.diagnostics import LINE, diagnose, measured
 from vestige.harness.unlearning import unlearned
@@ -21,6 +21,7 @@ from vestige.methods import Data
 from vestige.methods.training import denoising
 from vestige.methods.training_data import Pairs
 from vestige.models.latent import LatentModel
+from vestige.seeds import generator
 
 SNEAKER = concepts.load("sneaker")
 SIZES: dict[str, int] = {"draws": 2, "batch": 4}
@@ -161,7 +162,7 @@ def test_measured_on_other_pictures_than_the_method_trains_on(monkeypatch: pytes
         return real(self, *arguments, **named)
 
     monkeypatch.setattr(Data, "drawn", spy)
-    data = Data(protocol=Protocol(steps=1))
+    data = Data(protocol=Drawing(steps=1))
     data.retained(tiny, SNEAKER, 4, seed=0)
     data.targeted(tiny, SNEAKER, 4, seed=0)
     out = measured(tiny, SNEAKER, moved(tiny, 0.2), data, seed=0)
@@ -176,7 +177,7 @@ def test_unlearning_runs_store_them_where_there_is_a_retain_set(
     from vestige.harness import diagnostics
 
     monkeypatch.setattr(diagnostics, "COUNT", 3)
-    data = Data(protocol=Protocol(steps=1))
+    data = Data(protocol=Drawing(steps=1))
     run = unlearned(tmp_path, tiny, SNEAKER, name, small("unlearners", name), 0, data=data)
     assert set(run.outcome) == ({"seconds", "diagnostics"} if there else {"seconds"})
     if there:

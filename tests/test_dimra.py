@@ -15,13 +15,12 @@ from vestige.attacks import dimra
 from vestige.attacks.dimra import DiMRA
 from vestige.concepts.images import PictureSet
 from vestige.diffusion import Condition, Model
-from vestige.diffusion.model import Budget, Candidate
-from vestige.diffusion.sampling import derive, generator
 from vestige.errors import BadInput
-from vestige.methods import training
+from vestige.methods import Budget, Candidate, training
 from vestige.methods.training import denoising
 from vestige.methods.training_data import drawn, paired
 from vestige.models.latent import LatentModel
+from vestige.seeds import derive, generator
 
 SNEAKER = concepts.load("sneaker")
 SMALL: dict[str, Any] = {"batch": 2, "lr": 1e-3, "sampling_steps": 3}

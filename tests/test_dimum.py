@@ -11,16 +11,17 @@ from oracles import tiny_model
 from vestige import concepts
 from vestige.concepts import Concept
 from vestige.concepts.images import PictureSet
-from vestige.diffusion.sampling import Protocol, derive, generator
+from vestige.diffusion.sampling import Drawing
 from vestige.errors import BadInput
 from vestige.methods import Data, training
 from vestige.methods.training import denoising, dropped
 from vestige.methods.training_data import paired
 from vestige.models.latent import LatentModel
+from vestige.seeds import derive, generator
 from vestige.unlearners.dimum import DiMUM, still_since
 
 SNEAKER, NEON = concepts.load("sneaker"), concepts.load("neon")
-QUICK = Protocol(steps=2)
+QUICK = Drawing(steps=2)
 SMALL: dict[str, Any] = {"batch": 2, "lr": 1e-3, "retain_pictures": 4, "alternative_pictures": 6}
 
 

@@ -16,13 +16,13 @@ from vestige import api
 from vestige.concepts import Concept
 from vestige.concepts.album import Album
 from vestige.concepts.prompts import parsed
-from vestige.diffusion.sampling import Protocol, pictures
+from vestige.diffusion.sampling import Drawing, pictures
 from vestige.harness import drawing
 from vestige.harness.drawing import Asked, draw, of_set, plain
 from vestige.metrics import Detector, loading
 from vestige.models.latent import LatentModel
 
-SHORT = Protocol(steps=2, batch=3)
+SHORT = Drawing(steps=2, batch=3)
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def test_a_set_is_drawn_on_its_own_seeds_and_guidance(tiny: LatentModel) -> None
     assert [a.seed for a in asked[:2]] == [2**64 - 1, 3]
     drawn = drawing._drawn(tiny, asked, SHORT)
     for one, picture in zip(asked, drawn, strict=True):
-        alone = pictures(tiny, [one.text], [one.seed], Protocol(steps=2, guidance=one.guidance))[0]
+        alone = pictures(tiny, [one.text], [one.seed], Drawing(steps=2, guidance=one.guidance))[0]
         torch.testing.assert_close(picture, alone, atol=1e-4, rtol=1e-4)
 
 

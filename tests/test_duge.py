@@ -17,19 +17,20 @@ from vestige.concepts import Concept
 from vestige.concepts.images import PictureSet
 from vestige.diffusion import Model
 from vestige.diffusion.attention import columns, recording
-from vestige.diffusion.model import TRAINED
-from vestige.diffusion.sampling import Protocol, derive, generator
+from vestige.diffusion.sampling import Drawing
 from vestige.edits import Edit
 from vestige.errors import BadInput, Incompatible
 from vestige.methods import Data, Training, fit
+from vestige.methods.contract import TRAINED
 from vestige.methods.training import denoising, importance, noisy
 from vestige.methods.training_data import drawn, paired
 from vestige.models.latent import LatentModel
+from vestige.seeds import derive, generator
 from vestige.unlearners.duge import CALIBRATION, DUGE, _kind
 
 SNEAKER = concepts.load("sneaker")
 SMALL: dict[str, Any] = {"steps": 3, "batch": 2, "lr": 1e-3, "target_pictures": 4, "retain_pictures": 4}
-FAST = Protocol(steps=2)
+FAST = Drawing(steps=2)
 silent: Callable[..., None] = lambda *_: None  # noqa: E731
 
 

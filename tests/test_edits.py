@@ -12,13 +12,14 @@ from torch import Tensor
 
 from oracles import tiny_model
 from vestige.diffusion import Model
-from vestige.diffusion.sampling import generator, noise, sample
-from vestige.diffusion.views import folded
+from vestige.diffusion.sampling import noise, sample
 from vestige.edits import Edit, Hook, combine, difference, measure, scale
 from vestige.edits.arithmetic import distance
 from vestige.edits.edit import save_lora
+from vestige.edits.surgery import folded
 from vestige.errors import BadInput, Incompatible
 from vestige.models.latent import LatentModel
+from vestige.seeds import generator
 
 KV = "cross-attention-kv"
 

@@ -12,12 +12,12 @@ from torch import Tensor
 from oracles import scheduler, tiny_model, tiny_parts, tokenizer
 from vestige import concepts, registry
 from vestige.diffusion import Model
-from vestige.diffusion.sampling import generator
 from vestige.errors import BadSetting
 from vestige.methods import Data
 from vestige.methods.training import denoising, dropped, matching, noisy
 from vestige.methods.training_data import Pairs, paired, renamed
 from vestige.models.latent import LatentModel
+from vestige.seeds import generator
 from vestige.unlearners import erasediff
 from vestige.unlearners.erasediff import EraseDiff
 

@@ -11,9 +11,10 @@ from oracles import scheduler, tiny_flow, tiny_model, tiny_parts, tokenizer
 from vestige import concepts
 from vestige.concepts import Concept
 from vestige.diffusion import Model
-from vestige.diffusion.sampling import derive, generator, noise, predict, sample
+from vestige.diffusion.sampling import noise, predict, sample
 from vestige.edits import Edit
 from vestige.models.latent import LatentModel
+from vestige.seeds import derive, generator
 from vestige.unlearners import esd
 from vestige.unlearners.esd import ESD, SCOPE, Variant
 

@@ -12,12 +12,12 @@ from oracles import small, tiny_classes, tiny_model
 from vestige import concepts
 from vestige.attacks.finetune import FineTune
 from vestige.concepts.images import PictureSet
-from vestige.diffusion.model import Budget, Candidate
-from vestige.diffusion.sampling import derive, generator
 from vestige.errors import UnknownName
+from vestige.methods import Budget, Candidate
 from vestige.methods.training import denoising
 from vestige.methods.training_data import Pairs
 from vestige.models.latent import LatentModel
+from vestige.seeds import derive, generator
 
 BAG = concepts.load("bag")
 

@@ -12,17 +12,19 @@ import torch
 from torch import Tensor, nn
 
 from oracles import flow_scheduler, scheduler, tiny_flow, tiny_flux, tiny_parts, tiny_t5, tiny_words, tokenizer
-from vestige import api, models
+from vestige import models
+from vestige import models as api
 from vestige.diffusion import Condition, Prediction
-from vestige.diffusion.sampling import generator, invert, noise, predict, sample
-from vestige.diffusion.views import folded
+from vestige.diffusion.sampling import invert, noise, predict, sample
 from vestige.edits import Edit
 from vestige.edits.edit import save_lora
+from vestige.edits.surgery import folded
 from vestige.errors import BadInput, Incompatible
 from vestige.methods.training import denoising, noisy
 from vestige.models.flow import FlowModel
 from vestige.models.packing import flat, packed, square, unpacked
 from vestige.models.sigmas import Sigmas
+from vestige.seeds import generator
 
 KINDS = ("dev", "schnell", "free", "sd3")
 PROMPTS = ["a neon picture of a bag", "a zebra"]

@@ -14,19 +14,20 @@ from vestige import concepts
 from vestige.concepts.images import PictureSet
 from vestige.diffusion import Model
 from vestige.diffusion.attention import recording
-from vestige.diffusion.sampling import Protocol, generator
+from vestige.diffusion.sampling import Drawing
 from vestige.edits import Edit
 from vestige.errors import BadInput, Incompatible
 from vestige.methods import Data
 from vestige.methods.training import denoising
 from vestige.methods.training_data import paired
 from vestige.models.latent import LatentModel
+from vestige.seeds import generator
 from vestige.unlearners import forget_me_not
 from vestige.unlearners.forget_me_not import ForgetMeNot
 
 SNEAKER = concepts.load("sneaker")
 SMALL: dict[str, Any] = {"steps": 2, "batch": 2, "lr": 1e-3, "target_pictures": 3, "retain_pictures": 3}
-DATA = Data(protocol=Protocol(steps=2))
+DATA = Data(protocol=Drawing(steps=2))
 
 
 @pytest.fixture(scope="module")

@@ -12,11 +12,11 @@ from vestige import concepts
 from vestige.concepts import Concept
 from vestige.concepts.images import PictureSet
 from vestige.diffusion import Model
-from vestige.diffusion.sampling import generator
 from vestige.methods import Data
 from vestige.methods.training import denoising, dropped, noisy
 from vestige.methods.training_data import Pairs, paired
 from vestige.models.latent import LatentModel
+from vestige.seeds import generator
 from vestige.unlearners import gradient_ascent
 from vestige.unlearners.gradient_ascent import GradientAscent
 

@@ -13,12 +13,11 @@ from torch import Tensor
 
 from oracles import SMALL, small, tiny_model
 from test_continual import BAG, DRESS, agree, chain, go, small_world  # noqa: F401
-from vestige import registry
+from vestige import continual, registry
 from vestige.concepts.images import PictureSet
+from vestige.continual import Order
 from vestige.continual import guards as room
-from vestige.continual import plan
 from vestige.continual.guards import Guarded, Guards, Hold, columns, projection, protected
-from vestige.continual.plan import Order
 from vestige.diffusion import Model
 from vestige.diffusion.attention import columns as token_columns
 from vestige.edits import Edit
@@ -97,7 +96,7 @@ def test_the_pull_is_the_trainers_pull(monkeypatch: pytest.MonkeyPatch, accumula
     """Added to gradients, it gives what the same penalty in the loss gives, in however many passes the gradient is made."""
     model = tiny_model()
     own = settings("esd", variant="strict", steps=3)
-    with optimiser.using(optimiser.Thrift(accumulation=accumulation)):
+    with optimiser.using(optimiser.FitOptions(accumulation=accumulation)):
         _check_pull(model, own, monkeypatch)
 
 
@@ -205,7 +204,7 @@ def test_senseless_guards_are_refused(guards: dict[str, Any]) -> None:
 
 def test_guards_are_for_methods_that_train() -> None:
     with pytest.raises(BadSetting, match="uce does not train"):
-        plan.course(Order(requests=("bag",), method="uce", guards=Guards(pull=1.0)))
+        continual.resolve(Order(requests=("bag",), method="uce", guards=Guards(pull=1.0)))
 
 
 SMALL_CA = {f"concept_ablation.{k}": v for k, v in SMALL["unlearners"].items() if k in settings("concept_ablation")}
@@ -228,4 +227,4 @@ def test_a_guarded_sequence_is_a_ledger_like_any_other(guards: Guards, tmp_path:
 
 
 def test_a_ledger_without_guards_has_the_spec_it_always_had() -> None:
-    assert "guards" not in plan.course(Order(requests=("bag",))).spec()
+    assert "guards" not in continual.resolve(Order(requests=("bag",))).spec()

@@ -17,10 +17,11 @@ from oracles import tiny_model
 from vestige import concepts
 from vestige.concepts import images
 from vestige.concepts.images import PictureSet
-from vestige.diffusion.sampling import Protocol, derive, generator, pictures
+from vestige.data import folder as data_folder
+from vestige.diffusion.sampling import Drawing, pictures
 from vestige.errors import BadInput
 from vestige.methods import training_data
-from vestige.models import data_folder
+from vestige.seeds import derive, generator
 
 SHEET = data_folder() / "wardrobe/pictures/references"
 
@@ -244,7 +245,7 @@ def test_shipped_tiles_are_cut_where_their_labels_say(tmp_path: Path) -> None:
 
 
 def test_generated_pictures_are_the_models_own() -> None:
-    model, concept, protocol = tiny_model(), concepts.load("sneaker"), Protocol(steps=2)
+    model, concept, protocol = tiny_model(), concepts.load("sneaker"), Drawing(steps=2)
     found = training_data.generated(model, concept, 3, seed=4, protocol=protocol)
     prompts = concept.spread(3, "training")
     expected = pictures(model, [p.text for p in prompts], [derive(4, "generated", i) for i in range(3)], protocol)
@@ -359,7 +360,7 @@ def test_captions_of_the_users_own_are_renamed_where_they_name_the_concept() -> 
 
 def test_pick_is_draw_by_rows() -> None:
     model, prompts = tiny_model(), concepts.load("bag").spread(4, "training")
-    given = training_data.drawn(model, prompts, seed=0, protocol=Protocol(steps=2))
+    given = training_data.drawn(model, prompts, seed=0, protocol=Drawing(steps=2))
     given = replace(given, captions=tuple((p.text, "a bag") for p in prompts))
     pairs = training_data.paired(model, given)
     assert given.texts == list(dict.fromkeys(t for p in prompts for t in (p.text, "a bag")))
@@ -372,7 +373,7 @@ def test_pick_is_draw_by_rows() -> None:
 
 def test_each_drawn_set_is_a_stage_of_its_own() -> None:
     model, concept, told = tiny_model(), concepts.load("bag"), []
-    data = training_data.Data(protocol=Protocol(steps=1, batch=2))
+    data = training_data.Data(protocol=Drawing(steps=1, batch=2))
     watch = lambda stage, done, total: told.append((stage, done, total))  # noqa: E731
     data.targeted(model, concept, 3, seed=0, watch=watch)
     data.retained(model, concept, 2, seed=0, watch=watch)

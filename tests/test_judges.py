@@ -15,15 +15,15 @@ import torch
 
 from oracles import save_pair
 from test_detectors import classifier
-from vestige import api, models
-from vestige.audit import flags
-from vestige.audit.plan import Request, plan
+from vestige import api, data
+from vestige.audit import Request, flags, resolve
 from vestige.concepts import Concept, images
 from vestige.concepts import concept as concepts
-from vestige.diffusion.sampling import generator
 from vestige.errors import BadInput, BadSetting, MissingDependency
 from vestige.harness import suites
-from vestige.metrics import judge, loading
+from vestige.metrics import loading
+from vestige.seeds import generator
+from vestige.verdict import intervals
 
 LOOKS = """
 import torch
@@ -171,7 +171,7 @@ def test_one_detector_does_both_and_the_audit_says_so(home: Path) -> None:
 
 
 def test_a_clip_compares_the_concept_with_what_must_stay(home: Path) -> None:
-    clip = models.data_folder() / "wardrobe/clip"
+    clip = data.folder() / "wardrobe/clip"
     verify, _ = loading.pair(concepts.load(told(home, detector=f"clip:{clip}", label="purse", target="bag")), "")
     assert verify.labels == ("bag", "top", "dress")
     assert [verify.knows(word) for word in ("purse", "top", "coat")] == [True, True, False]
@@ -193,7 +193,7 @@ def test_a_clip_compares_the_concept_with_what_must_stay(home: Path) -> None:
 )
 def test_mistakes_are_found_before_anything_is_computed(home: Path, own: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
-        plan(Request(**request(home, told(home, **own))))
+        resolve(Request(**request(home, told(home, **own))))
 
 
 def test_a_missing_package_is_found_by_the_plan(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,7 +202,7 @@ def test_a_missing_package_is_found_by_the_plan(home: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(loading.metadata, "version", absent)
     with pytest.raises(MissingDependency, match=r'nudenet needs nudenet.*pip install "vestige\[nsfw\]"'):
-        plan(Request(**request(home, told(home, detector="nudenet", label="core-6"))))
+        resolve(Request(**request(home, told(home, detector="nudenet", label="core-6"))))
 
 
 @pytest.mark.parametrize(
@@ -217,12 +217,12 @@ def test_a_missing_package_is_found_by_the_plan(home: Path, monkeypatch: pytest.
 def test_controls_that_are_none_are_refused(home: Path, control: str, message: str) -> None:
     control = control.format(home=home, bare=told(home, "teapot"))
     with pytest.raises(BadSetting, match=message):
-        plan(Request(**request(home, told(home, detector="hf:first", labels=["bag"]), control=control)))
+        resolve(Request(**request(home, told(home, detector="hf:first", labels=["bag"]), control=control)))
 
 
 def test_an_audit_is_keyed_by_who_looks(home: Path) -> None:
     def spec(**own: Any) -> dict[str, Any]:
-        return plan(Request(**request(home, told(home, **own)))).spec()
+        return resolve(Request(**request(home, told(home, **own)))).spec()
 
     plain, first, second = spec(), spec(detector="hf:first", labels=["bag"]), spec(detector="hf:second", labels=["bag"])
     assert "looks" not in plain
@@ -233,8 +233,8 @@ def test_an_audit_is_keyed_by_who_looks(home: Path) -> None:
 
 def test_a_detector_expects_nothing_of_contexts(home: Path) -> None:
     own = {"contexts": ["photo"], "context_group": "style", "templates": ["a {context} of a {concept}"]}
-    assert plan(Request(**request(home, told(home, detector="hf:first", labels=["bag"], **own)))).concept.context_group == ""
-    assert plan(Request(**request(home, told(home, **own)))).concept.context_group == "style"
+    assert resolve(Request(**request(home, told(home, detector="hf:first", labels=["bag"], **own)))).concept.context_group == ""
+    assert resolve(Request(**request(home, told(home, **own)))).concept.context_group == "style"
 
 
 def test_features_for_distances(home: Path) -> None:
@@ -246,7 +246,7 @@ def test_features_for_distances(home: Path) -> None:
 
 def test_pairs_that_could_not_be_judged_leave_a_drop() -> None:
     assert flags.paired_drop([True, None, True, True], [False, True, None, True]) == flags.paired_drop([True, True], [False, True])
-    assert math.isnan(judge.share([None, None]))
+    assert math.isnan(intervals.share([None, None]))
 
 
 def test_files_of_a_concept_are_found_from_where_it_lies(tmp_path: Path) -> None:

@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from vestige.diffusion.sampling import generator
 from vestige.errors import Incompatible, UnknownName
 from vestige.metrics import Detector
-from vestige.metrics.judge import crossed, judged, prepared, rate, scored, share
-from vestige.verdict.savings import wilson
+from vestige.metrics.judge import crossed, prepared, score, scored
+from vestige.seeds import generator
+from vestige.verdict.intervals import judged, share, wilson
 
 NAMES = ("church, church building", "garbage truck, dustcart", "tench, Tinca tinca")
 
@@ -147,17 +147,17 @@ def test_intervals_of_pictures_that_share_prompts_are_wider() -> None:
     """Ten prompts of twenty equal pictures are ten pieces of evidence, not two hundred."""
     hits = [i < 4 for i in range(10) for _ in range(20)]
     units = [i for i in range(10) for _ in range(20)]
-    alone, clustered = rate(hits), rate(hits, units=units)
+    alone, clustered = score(hits), score(hits, units=units)
     assert alone.value == clustered.value == 0.4
     assert clustered.high - clustered.low > 3 * (alone.high - alone.low)
-    assert clustered == rate(hits, units=units)
-    none = rate([False] * 20, units=[0, 1] * 10)
+    assert clustered == score(hits, units=units)
+    none = score([False] * 20, units=[0, 1] * 10)
     assert none.high == pytest.approx(wilson(0, 2).high)
-    assert rate(hits, units=[0] * 200) == alone  # of one prompt its pictures are all the evidence
-    few = rate([True, False] * 10, units=[0, 1] * 10)
-    assert few.low <= rate([True, False] * 10).low
+    assert score(hits, units=[0] * 200) == alone  # of one prompt its pictures are all the evidence
+    few = score([True, False] * 10, units=[0, 1] * 10)
+    assert few.low <= score([True, False] * 10).low
     with pytest.raises(ValueError, match="one unit a picture"):
-        rate(hits, units=[0])
+        score(hits, units=[0])
 
 
 def test_clustered_interval_covers_the_truth() -> None:
@@ -167,7 +167,7 @@ def test_clustered_interval_covers_the_truth() -> None:
     for _ in range(200):
         rates = torch.rand(40, generator=rng).repeat_interleave(5)
         hits = (torch.rand(200, generator=rng) < rates).tolist()
-        found = (rate(hits, units=[i // 5 for i in range(200)]), rate(hits))
+        found = (score(hits, units=[i // 5 for i in range(200)]), score(hits))
         covered = [c + (f.low <= 0.5 <= f.high) for c, f in zip(covered, found, strict=True)]
     assert covered[0] > 180
     assert covered[1] < covered[0]

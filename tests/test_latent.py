@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from oracles import scheduler, script, tiny_model, tiny_parts, tiny_velocity, tiny_xl, tokenizer
 from vestige import models
-from vestige.diffusion.sampling import generator, invert, noise, sample
+from vestige.diffusion.sampling import invert, noise, sample
 from vestige.errors import Incompatible, VestigeError
 from vestige.models.latent import LatentModel
+from vestige.seeds import generator
 
 KINDS: dict[str, Callable[[], LatentModel]] = {
     "1.x": tiny_model,

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from vestige.diffusion.sampling import generator
 from vestige.errors import BadInput
 from vestige.metrics.locality import Pixels, accuracies, difference, distance
+from vestige.seeds import generator
 
 
 class Corner:

@@ -14,17 +14,17 @@ from oracles import Gaussian, tiny_model
 from vestige import concepts, registry
 from vestige.attacks import memora
 from vestige.attacks.memora import MemoRa
-from vestige.audit.plan import Request, plan
+from vestige.audit import Request, resolve
 from vestige.concepts.images import PictureSet
 from vestige.diffusion import Condition, Model
-from vestige.diffusion.model import Budget, Candidate
-from vestige.diffusion.sampling import generator, noise, slerp
+from vestige.diffusion.sampling import noise, slerp
 from vestige.edits import Edit
 from vestige.errors import BadInput
-from vestige.harness import suites
-from vestige.methods import regeneration
+from vestige.harness import settings as suites
+from vestige.methods import Budget, Candidate, regeneration
 from vestige.methods.training import denoising
 from vestige.models.latent import LatentModel
+from vestige.seeds import generator
 
 SNEAKER = concepts.load("sneaker")
 SMALL: dict[str, Any] = {"sampling_steps": 4, "start": 1, "points": 3, "rank": 2, "alpha": 2.0, "batch": 2, "lr": 1e-2}
@@ -335,7 +335,7 @@ def test_released_preset_is_the_released_code() -> None:
     }
     released = registry.build("attacks", "memora", suites.preset("released", "attacks", "memora"))
     assert asdict(released) == documented
-    assert plan(Request(preset="released")).attacks["memora"][0] == released  # whatever the world's own settings are
+    assert resolve(Request(preset="released")).attacks["memora"][0] == released  # whatever the world's own settings are
 
 
 def test_a_cosine_budget_ends_at_rate_zero(tiny: LatentModel) -> None:

@@ -258,7 +258,7 @@ def test_fingerprint_of_a_view_is_that_of_its_weights(tiny: LatentModel) -> None
 
 
 def test_autoencoder_keeps_the_shipped_pictures(wardrobe: Model) -> None:
-    real = shipped(catalogue.data_folder() / "wardrobe/pictures/references").images[::8]
+    real = shipped(catalogue.folder() / "wardrobe/pictures/references").images[::8]
     again = wardrobe.decode(wardrobe.encode(real))
     assert again.shape == real.shape
     assert (again - real).abs().mean() < 0.1
@@ -406,16 +406,16 @@ def test_every_weight_that_ships_has_its_hash_on_a_card() -> None:
         parts = {"latent": ("unet", "vae", "text_encoder"), "classes": ("unet", "vae")}
         parts["flow"] = ("transformer", "vae", "text_encoder", "text_encoder_2")
         for part in parts[found.family]:
-            files = [str(f.relative_to(catalogue.data_folder())) for f in found.parts[part].glob("*.safetensors")]
+            files = [str(f.relative_to(catalogue.folder())) for f in found.parts[part].glob("*.safetensors")]
             assert files
             assert set(files) <= known
-    judges = [str(f.relative_to(catalogue.data_folder())) for f in catalogue.data_folder().glob("wardrobe/judge-*/*.safetensors")]
+    judges = [str(f.relative_to(catalogue.folder())) for f in catalogue.folder().glob("wardrobe/judge-*/*.safetensors")]
     assert len(judges) == 2
     assert set(judges) <= known
 
 
 def test_model_index_of_the_embedded_world_names_its_parts() -> None:
-    index: dict[str, Any] = json.loads((catalogue.data_folder() / "wardrobe/model_index.json").read_text())
+    index: dict[str, Any] = json.loads((catalogue.folder() / "wardrobe/model_index.json").read_text())
     assert set(catalogue.PARTS) <= set(index)
 
 

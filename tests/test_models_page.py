@@ -22,9 +22,9 @@ from test_detectors import classifier
 from vestige import cli
 from vestige.checkpoints import formats
 from vestige.concepts import images
-from vestige.diffusion.sampling import generator
 from vestige.edits import Edit
 from vestige.models import sources
+from vestige.seeds import generator
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGES = {name: (DOCS / f"{name}.md").read_text("utf-8") for name in ("models", "flux", "published_checkpoints", "cost")}

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from vestige.diffusion.sampling import generator
 from vestige.errors import MissingDependency
 from vestige.metrics import Detector, nudity
+from vestige.seeds import generator
 
 
 def test_the_strongest_anchor_of_every_label_counts() -> None:

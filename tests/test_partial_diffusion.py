@@ -9,13 +9,14 @@ from oracles import tiny_model
 from vestige import concepts
 from vestige.attacks.partial_diffusion import PartialDiffusion
 from vestige.concepts.images import PictureSet
-from vestige.diffusion.model import Budget, Candidate, Start
-from vestige.diffusion.sampling import Protocol, noise, pictures, sample
+from vestige.diffusion.model import Start
+from vestige.diffusion.sampling import Drawing, noise, pictures, sample
 from vestige.errors import BadInput
+from vestige.methods import Budget, Candidate
 from vestige.models.latent import LatentModel
 
 SNEAKER = concepts.load("sneaker")
-PROTOCOL = Protocol(steps=4, guidance=2.0, batch=2)
+PROTOCOL = Drawing(steps=4, guidance=2.0, batch=2)
 TEXTS = ["a sneaker", "a neon sneaker", "a boot"]
 SEEDS = [3, 4, 5]
 

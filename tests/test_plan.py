@@ -11,13 +11,12 @@ from typing import Any
 import pytest
 
 from vestige import registry
-from vestige.audit.controls import PROXY
-from vestige.audit.plan import Request, plan
-from vestige.diffusion.model import Budget
+from vestige.audit import Request, resolve
+from vestige.data import PROXY
 from vestige.errors import BadInput, BadSetting, UnknownName, VestigeError
 from vestige.harness import suites
-from vestige.harness.cost import planned_calls
 from vestige.harness.settings import content
+from vestige.methods import Budget
 from vestige.models import Card, catalogue
 
 
@@ -83,7 +82,7 @@ MISTAKES: list[tuple[dict[str, Any], type[VestigeError], str]] = [
 @pytest.mark.parametrize(("wrong", "error", "message"), MISTAKES, ids=[message[:50] for *_, message in MISTAKES])
 def test_mistake_is_found_and_named(family: None, wrong: dict[str, Any], error: type[VestigeError], message: str) -> None:
     with pytest.raises(error) as found:
-        plan(Request(**wrong)).spec()
+        resolve(Request(**wrong)).spec()
     assert message in str(found.value)
 
 
@@ -103,20 +102,20 @@ def test_value_outside_a_settings_range_is_found(method: str, name: str, value: 
     """What the loop or the sampler would only find out later, or never."""
     unlearner = method if method in registry.names("unlearners") else "none"
     with pytest.raises(VestigeError, match=name):
-        plan(Request(unlearner=unlearner, settings={f"{method}.{name}": value}))
+        resolve(Request(unlearner=unlearner, settings={f"{method}.{name}": value}))
 
 
 def test_every_shipped_suite_plans_for_every_unlearner() -> None:
     for suite in suites.names():
         for unlearner in (*registry.names("unlearners"), "none"):
-            planned = plan(Request(suite=suite, unlearner=unlearner))
+            planned = resolve(Request(suite=suite, unlearner=unlearner))
             assert set(planned.attacks) == set(suites.load(suite, "wardrobe").attacks)
             assert planned.seeds == tuple(range(planned.suite.replicates))
             assert (planned.unlearner is None) == (unlearner == "none")
 
 
 def test_attacks_and_seeds_may_be_chosen() -> None:
-    planned = plan(Request(attacks=("direct",), seeds=(7, 3)))
+    planned = resolve(Request(attacks=("direct",), seeds=(7, 3)))
     assert list(planned.attacks) == ["direct"]
     assert planned.seeds == (7, 3)
 
@@ -134,35 +133,35 @@ def presets(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_users_own_settings_win_then_the_preset_then_the_world(presets: None) -> None:
     chosen = Request(unlearner="esd", preset="mine", settings={"esd.rollouts": "33", "memora.lr": "0.33"})
-    planned = plan(chosen)
+    planned = resolve(chosen)
     assert planned.unlearner is not None
     assert (planned.unlearner.steps, planned.unlearner.batch, planned.unlearner.rollouts) == (11, 22, 33)
     memora: Any = planned.attacks["memora"][0]
     assert (memora.rank, memora.lr) == (22, 0.33)
     suite_own = suites.load("quick", "wardrobe").attacks["memora"].settings
     assert memora.start == suite_own["start"]  # neither names it: the suite's value for the world stays
-    plain: Any = plan(replace(chosen, preset="", settings={})).attacks["memora"][0]
+    plain: Any = resolve(replace(chosen, preset="", settings={})).attacks["memora"][0]
     assert plain.lr == suite_own["lr"]
 
 
 def test_the_number_of_references_is_the_users_where_an_attack_takes_any() -> None:
-    usual, few = (plan(Request(suite="compare", reference_count=n)) for n in (0, 2))
+    usual, few = (resolve(Request(suite="compare", reference_count=n)) for n in (0, 2))
     assert (usual.attacks["memora"][1].references, few.attacks["memora"][1].references) == (8, 2)
     assert few.attacks["dimra"][1].references == usual.attacks["dimra"][1].references == 0
     assert "reference_count" not in usual.spec() and few.spec()["reference_count"] == 2
     with pytest.raises(BadSetting, match="reference_count is at least 1"):
-        plan(Request(reference_count=-1))
+        resolve(Request(reference_count=-1))
 
 
 def test_another_number_of_references_has_no_null(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(suites, "calibration", lambda *_: suites.Calibration(null=(0.8, 0.9, 1.0)))
-    usual, few = (plan(Request(attacks=("memora",), reference_count=n)) for n in (0, 4))
+    usual, few = (resolve(Request(attacks=("memora",), reference_count=n)) for n in (0, 4))
     assert usual.lines.savings_long > few.lines.savings_long
 
 
 def test_settings_may_come_as_text_or_as_values() -> None:
     one, other = (
-        plan(Request(unlearner="esd", settings={"esd.lr": lr, "memora.regenerate": r})) for lr, r in (("2e-4", "no"), (2e-4, False))
+        resolve(Request(unlearner="esd", settings={"esd.lr": lr, "memora.regenerate": r})) for lr, r in (("2e-4", "no"), (2e-4, False))
     )
     assert one.spec() == other.spec()
 
@@ -170,14 +169,14 @@ def test_settings_may_come_as_text_or_as_values() -> None:
 @pytest.mark.parametrize(("concept", "variant"), [("sneaker", "u"), ("neon", "x")])
 def test_spec_holds_what_auto_means(monkeypatch: pytest.MonkeyPatch, concept: str, variant: str) -> None:
     monkeypatch.setattr(suites, "preset", lambda world, kind, method: {})
-    spec = plan(Request(concept=concept, unlearner="esd")).spec()
+    spec = resolve(Request(concept=concept, unlearner="esd")).spec()
     assert spec["unlearner"]["settings"]["variant"] == variant
 
 
 @pytest.mark.parametrize("unlearner", registry.names("unlearners"))
 @pytest.mark.parametrize("concept", ["sneaker", "neon"])
 def test_spec_leaves_nothing_on_auto(unlearner: str, concept: str) -> None:
-    spec = plan(Request(concept=concept, unlearner=unlearner)).spec()
+    spec = resolve(Request(concept=concept, unlearner=unlearner)).spec()
     assert "auto" not in [*spec["unlearner"]["settings"].values(), *spec["control"]]
     assert all("auto" not in attack["settings"].values() for attack in spec["attacks"].values())
 
@@ -185,11 +184,11 @@ def test_spec_leaves_nothing_on_auto(unlearner: str, concept: str) -> None:
 @pytest.mark.parametrize("unlearner", [*registry.names("unlearners"), "none"])
 def test_spec_is_json_and_stable(unlearner: str) -> None:
     request = Request(unlearner=unlearner, settings={"memora.rank": "8", "memora.lr": "1e-3"})
-    spec = plan(request).spec()
+    spec = resolve(request).spec()
     assert json.loads(json.dumps(spec)) == spec
     swapped = replace(request, settings=dict(reversed(list(request.settings.items()))))
-    assert json.dumps(plan(swapped).spec()) == json.dumps(spec)
-    assert json.dumps(plan(request).spec()) == json.dumps(spec)
+    assert json.dumps(resolve(swapped).spec()) == json.dumps(spec)
+    assert json.dumps(resolve(request).spec()) == json.dumps(spec)
 
 
 @pytest.mark.parametrize(
@@ -210,19 +209,19 @@ def test_spec_is_json_and_stable(unlearner: str) -> None:
     ids=str,
 )
 def test_every_change_of_a_request_is_another_spec(family: None, change: dict[str, Any]) -> None:
-    assert plan(Request(**change)).spec() != plan(Request()).spec()
+    assert resolve(Request(**change)).spec() != resolve(Request()).spec()
 
 
 def test_spec_holds_the_content_of_files_and_their_names_only_on_the_side(tmp_path: Path) -> None:
     one, copy = tmp_path / "one.safetensors", tmp_path / "copy.safetensors"
     one.write_bytes(b"edit")
     copy.write_bytes(b"edit")
-    specs = [plan(Request(edit=str(path), references=str(tmp_path))).spec() for path in (one, copy)]
+    specs = [resolve(Request(edit=str(path), references=str(tmp_path))).spec() for path in (one, copy)]
     names = [spec.pop("volatile")["edit"] for spec in specs]
     assert names == [str(one), str(copy)]
     assert specs[0] == specs[1]
     copy.write_bytes(b"other")
-    changed = plan(Request(edit=str(copy), references=str(tmp_path))).spec()
+    changed = resolve(Request(edit=str(copy), references=str(tmp_path))).spec()
     assert changed["edit"] != specs[0]["edit"]
     assert changed["references"] != specs[0]["references"]
 
@@ -231,7 +230,7 @@ def test_spec_of_an_audit_names_retained_pictures_where_an_attack_reads_them(tmp
     """And only there: other audits' specs stay what they were."""
     (tmp_path / "a.png").write_bytes(b"1")
     asked: list[dict[str, Any]] = [{}, {"suite": "relearn"}, {"suite": "relearn", "attack_retain": str(tmp_path)}]
-    specs = [plan(Request(**request)).spec() for request in asked]
+    specs = [resolve(Request(**request)).spec() for request in asked]
     assert "attack_retain" not in specs[0]
     assert specs[1]["attack_retain"] == "shipped"
     assert specs[2]["attack_retain"] == content(tmp_path)
@@ -239,10 +238,11 @@ def test_spec_of_an_audit_names_retained_pictures_where_an_attack_reads_them(tmp
 
 def test_pictures_that_an_attack_draws_itself_are_planned() -> None:
     drawn, given = (
-        planned_calls(plan(Request(suite="relearn", seeds=(0, 1), settings={"dimra.data": data})))["attacks"] for data in ("own", "retain")
+        resolve(Request(suite="relearn", seeds=(0, 1), settings={"dimra.data": data})).planned_calls()["attacks"]
+        for data in ("own", "retain")
     )
     assert drawn - given == 5 * 96 * 20 * 2  # arms, pictures, steps, with and without guidance
-    few, many = (planned_calls(plan(Request(suite="adaptive", settings={"conditions.draws": draws})))["attacks"] for draws in (1, 2))
+    few, many = (resolve(Request(suite="adaptive", settings={"conditions.draws": draws})).planned_calls()["attacks"] for draws in (1, 2))
     assert many == 2 * few > 0
 
 
@@ -261,49 +261,49 @@ def test_content_follows_names_and_bytes(tmp_path: Path) -> None:
 
 
 def test_control_is_the_twin(family: None) -> None:
-    planned = plan(Request(concept="bag"))
+    planned = resolve(Request(concept="bag"))
     assert planned.control == ("twin", "bagless")
     assert planned.original == "wardrobe"
 
 
 def test_control_of_a_twin_is_another_twin(family: None) -> None:
     for model, other in (("first", "second"), ("second", "first")):
-        planned = plan(Request(model=model))
+        planned = resolve(Request(model=model))
         assert planned.control == ("twin", other)
         assert planned.original == "wardrobe"
 
 
 def test_control_of_the_only_twin_is_a_proxy(family: None) -> None:
-    planned = plan(Request(model="bagless", concept="bag"))
+    planned = resolve(Request(model="bagless", concept="bag"))
     assert planned.control == ("proxy", PROXY["object"])
     assert planned.original == "wardrobe"
 
 
 @pytest.mark.parametrize(("concept", "proxy"), [("dress", "digit"), ("neon", "halftone")])
 def test_control_is_a_proxy_where_no_twin_is(family: None, concept: str, proxy: str) -> None:
-    assert plan(Request(concept=concept)).control == ("proxy", proxy)
-    assert plan(Request(concept="sneaker", control="proxy")).control == ("proxy", "digit")
+    assert resolve(Request(concept=concept)).control == ("proxy", proxy)
+    assert resolve(Request(concept="sneaker", control="proxy")).control == ("proxy", "digit")
 
 
 def test_model_of_another_world_has_no_control(tmp_path: Path) -> None:
     (tmp_path / "model_index.json").write_text("{}")
     with pytest.raises(BadSetting, match="neither a twin that never drew sneaker nor a proxy concept"):
-        plan(Request(model=str(tmp_path)))
+        resolve(Request(model=str(tmp_path)))
 
 
 def test_a_concept_of_the_users_own_finds_its_twin_by_name(family: None, tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text('name = "sneaker"\ntarget = "shoe"')
-    assert plan(Request(concept=str(path))).control[0] == "twin"
+    assert resolve(Request(concept=str(path))).control[0] == "twin"
     path.write_text('name = "hat"')
-    assert plan(Request(concept=str(path))).control == ("proxy", "digit")
+    assert resolve(Request(concept=str(path))).control == ("proxy", "digit")
 
 
 @pytest.mark.parametrize("suite", suites.names())
 def test_planned_calls_are_positive_and_grow_with_the_seeds(suite: str) -> None:
     totals = []
     for n in (2, 3, 6):
-        calls = planned_calls(plan(Request(suite=suite, unlearner="esd", seeds=tuple(range(n)))))
+        calls = resolve(Request(suite=suite, unlearner="esd", seeds=tuple(range(n)))).planned_calls()
         assert all(v > 0 and isinstance(v, int) for v in calls.values())
         totals.append(calls)
     for part in ("scoring", "attacks"):
@@ -318,7 +318,7 @@ def test_an_attack_that_a_suite_does_not_list_runs_as_at_home(name: str) -> None
     quick = suites.load("quick", "wardrobe")
     homes = [suites.load(home, "wardrobe") for home in suites.HOMES]
     (home,) = ({**suite.attacks, **suite.lent}[name] for suite in homes if name in {**suite.attacks, **suite.lent})
-    asked = plan(Request(suite="quick", attacks=(name,)))
+    asked = resolve(Request(suite="quick", attacks=(name,)))
     method, planned = asked.attacks[name]
     assert planned == home == quick.planned(name, "wardrobe")
     assert {k: v for k, v in registry.settings(method).items() if k in home.settings} == {
@@ -329,9 +329,9 @@ def test_an_attack_that_a_suite_does_not_list_runs_as_at_home(name: str) -> None
 
 
 def test_planned_calls_grow_with_the_suite() -> None:
-    sums = [sum(planned_calls(plan(Request(suite=suite))).values()) for suite in suites.names()]
+    sums = [sum(resolve(Request(suite=suite)).planned_calls().values()) for suite in suites.names()]
     assert sums == sorted(sums)
-    assert "unlearning" not in planned_calls(plan(Request()))
+    assert "unlearning" not in resolve(Request()).planned_calls()
 
 
 @pytest.mark.parametrize("points", [(), (1, 2), (0, 2, 2), (0, 3, 1)])

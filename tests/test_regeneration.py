@@ -12,11 +12,11 @@ from torch import Tensor
 from oracles import small, tiny_model
 from vestige import concepts
 from vestige.concepts.images import PictureSet
-from vestige.diffusion.sampling import generator
 from vestige.errors import BadInput
 from vestige.methods import regeneration
 from vestige.methods.training import Trace
 from vestige.models.latent import LatentModel
+from vestige.seeds import generator
 
 BAG = concepts.load("bag")
 NAMES = ("memora", "finetune", "textual_inversion")

@@ -12,8 +12,8 @@ from typing import Any, Literal, Optional, Union
 import pytest
 
 import vestige
-from vestige.diffusion.model import Attack, Unlearner
 from vestige.errors import BadSetting, UnknownName, VestigeError
+from vestige.methods import Attack, Unlearner
 from vestige.registry import Kind, build, coerce, find, names, settings
 
 OWN: list[tuple[Kind, str]] = [

@@ -12,11 +12,11 @@ from torch import Tensor
 from oracles import tiny_model
 from vestige import concepts
 from vestige.diffusion import Model
-from vestige.diffusion.sampling import generator
 from vestige.methods import Data, Training
 from vestige.methods.training import denoising, matching, noisy
 from vestige.methods.training_data import Pairs, paired, renamed
 from vestige.models.latent import LatentModel
+from vestige.seeds import generator
 from vestige.unlearners import salun
 from vestige.unlearners.salun import SalUn, largest
 

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from oracles import Gaussian, scheduler, tiny_model
 from vestige.diffusion import Model
-from vestige.diffusion.sampling import Protocol, derive, invert, noise, pictures, predict, sample, slerp
+from vestige.diffusion.sampling import Drawing, invert, noise, pictures, predict, sample, slerp
+from vestige.seeds import derive
 
 STEPS = 10
 
@@ -121,8 +122,8 @@ def test_guidance_one_is_the_conditional_prediction(tiny: Model) -> None:
 
 def test_batch_equals_loop(tiny: Model) -> None:
     prompts, seeds = ["a bag", "a boot", "neon", "a bag", ""], [5, 6, 7, 8, 9]
-    together = pictures(tiny, prompts, seeds, Protocol(steps=4, batch=64))
-    alone = pictures(tiny, prompts, seeds, Protocol(steps=4, batch=1))
+    together = pictures(tiny, prompts, seeds, Drawing(steps=4, batch=64))
+    alone = pictures(tiny, prompts, seeds, Drawing(steps=4, batch=1))
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
 
 

@@ -17,7 +17,8 @@ from scipy.special import expit, logit, ndtri
 
 from vestige.errors import BadInput
 from vestige.verdict import Arms, Interval, measure
-from vestige.verdict.savings import Measures, log_speedups, null_log_speedups, recall, wilson
+from vestige.verdict.intervals import wilson
+from vestige.verdict.savings import Measures, log_speedups, null_log_speedups, recall
 
 DOUBLINGS = (0, 1, 3, 7, 15, 31, 63, 127)  # evenly spaced in log(1 + b)
 

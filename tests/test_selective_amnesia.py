@@ -12,11 +12,12 @@ from torch import Generator, Tensor
 from oracles import Gaussian, scheduler, tiny_model, tiny_parts, tokenizer
 from vestige.concepts import concept
 from vestige.diffusion import Condition, Model, Prediction
-from vestige.diffusion.sampling import Protocol, derive, generator
+from vestige.diffusion.sampling import Drawing
 from vestige.methods import Data
 from vestige.methods.training import denoising, dropped, noisy
 from vestige.methods.training_data import Pairs, drawn, paired
 from vestige.models.latent import LatentModel
+from vestige.seeds import derive, generator
 from vestige.unlearners import selective_amnesia
 from vestige.unlearners.selective_amnesia import TIMES, SelectiveAmnesia, fisher
 
@@ -158,7 +159,7 @@ def test_surrogates_are_the_words_pictures_under_the_targets_prompts(tiny: Laten
     asked = SNEAKER.spread(5, "training")
     assert [row[0] for row in made.captions] == [p.text for p in asked]
     plain = [concept.Prompt(p.text.replace("sneaker", word) if word else "", {}) for p in asked]
-    assert torch.equal(made.images, drawn(tiny, plain, seed=derive(0, "surrogate"), protocol=Protocol()).images)
+    assert torch.equal(made.images, drawn(tiny, plain, seed=derive(0, "surrogate"), protocol=Drawing()).images)
 
 
 def test_auto_is_the_anchor() -> None:

@@ -11,9 +11,9 @@ import pytest
 
 from test_continual import small_world  # noqa: F401
 from vestige import cli, models, registry
+from vestige.continual import rebuilt
 from vestige.continual.ledger import Mode
 from vestige.continual.plan import JOINT
-from vestige.continual.run import rebuilt
 
 PAGE = (Path(__file__).parents[1] / "docs/sequences.md").read_text("utf-8")
 COMMANDS = [line for block in re.findall(r"```console\n(.*?)```", PAGE, re.DOTALL) for line in block.splitlines()]

@@ -16,11 +16,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from oracles import tiny_model, tiny_xl
-from vestige import cli
+from vestige import cli, models
 from vestige.checkpoints import keymaps
 from vestige.edits import Edit
 from vestige.errors import BadInput, BadSetting, UnknownName
-from vestige.models import Placement, catalogue, sources
+from vestige.models import Placement, catalogue, placement, sources
 
 AUTOENCODER = (
     (r"mid_block\.resnets\.0", "mid.block_1"),
@@ -74,10 +74,10 @@ def hub(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_name_on_the_hub_is_read_from_the_cache(hub: Path) -> None:
-    loaded = catalogue.load("somebody/tiny")
+    loaded = models.load("somebody/tiny")
     assert loaded.name == "somebody/tiny"
     assert loaded.fingerprint == tiny_model().fingerprint
-    assert catalogue.load("somebody/tiny@main").fingerprint == loaded.fingerprint
+    assert models.load("somebody/tiny@main").fingerprint == loaded.fingerprint
     assert set(catalogue.identity("somebody/tiny")) == {
         "unet/diffusion_pytorch_model.safetensors",
         "vae/diffusion_pytorch_model.safetensors",
@@ -87,7 +87,7 @@ def test_a_name_on_the_hub_is_read_from_the_cache(hub: Path) -> None:
 
 def test_a_name_that_cannot_be_fetched_says_what_to_do(hub: Path) -> None:
     with pytest.raises(BadInput, match=r"somebody/else is no built-in model and no folder here.*unset HF_HUB_OFFLINE"):
-        catalogue.load("somebody/else")
+        models.load("somebody/else")
 
 
 def test_of_a_repository_only_what_is_read_is_fetched(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,7 +117,7 @@ def test_of_a_repository_only_what_is_read_is_fetched(tmp_path: Path, folder: Pa
     monkeypatch.setattr(huggingface_hub, "list_repo_files", lambda *_, **__: files)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
     sources.fetched.cache_clear()
-    assert catalogue.load("somebody/online@v2").fingerprint == tiny_model().fingerprint
+    assert models.load("somebody/online@v2").fingerprint == tiny_model().fingerprint
     assert asked == {
         "repository": "somebody/online",
         "revision": "v2",
@@ -139,7 +139,7 @@ def test_a_folder_of_half_precision_files_alone_is_read(folder: Path) -> None:
     for part in ("unet", "vae"):
         (folder / part / "diffusion_pytorch_model.safetensors").rename(folder / part / "diffusion_pytorch_model.fp16.safetensors")
     (folder / "text_encoder/model.safetensors").rename(folder / "text_encoder/model.fp16.safetensors")
-    assert catalogue.load(str(folder)).fingerprint == tiny_model().fingerprint
+    assert models.load(str(folder)).fingerprint == tiny_model().fingerprint
 
 
 def single(folder: Path, table: Mapping[str, Tensor] | None = None, suffix: str = ".safetensors") -> Path:
@@ -158,7 +158,7 @@ def test_a_single_file_is_the_same_model(folder: Path, suffix: str) -> None:
     file = single(folder, suffix=suffix)
     for weights in folder.rglob("*.safetensors"):
         weights.unlink()
-    loaded = catalogue.load(f"{file}@{folder}")
+    loaded = models.load(f"{file}@{folder}")
     assert loaded.fingerprint == tiny_model().fingerprint
     assert catalogue.identity(f"{file}@{folder}")[file.name]
 
@@ -166,19 +166,19 @@ def test_a_single_file_is_the_same_model(folder: Path, suffix: str) -> None:
 def test_a_single_file_needs_its_description(folder: Path) -> None:
     file = single(folder)
     with pytest.raises(BadInput, match=r"is a single file; say what it is with --config FOLDER"):
-        catalogue.load(str(file))
+        models.load(str(file))
     with pytest.raises(BadInput, match=r"is a folder without model_index\.json"):
-        catalogue.load(f"{file}@{folder.parent}")
+        models.load(f"{file}@{folder.parent}")
 
 
 def test_a_single_file_of_another_shape_is_refused(folder: Path) -> None:
     table = original(folder)
     odd = {k: v for k, v in table.items() if "input_blocks.1.0" not in k}
     with pytest.raises(BadInput, match=r"cannot be read as the StableDiffusionPipeline|lacks \d+ weights of the unet"):
-        catalogue.load(f"{single(folder, odd)}@{folder}")
+        models.load(f"{single(folder, odd)}@{folder}")
     wide = {k: (v.repeat(2, *[1] * (v.dim() - 1)) if k.endswith("time_embed.0.weight") else v) for k, v in table.items()}
     with pytest.raises(BadInput, match="cannot be read as the StableDiffusionPipeline"):
-        catalogue.load(f"{single(folder, wide)}@{folder}")
+        models.load(f"{single(folder, wide)}@{folder}")
 
 
 def test_a_single_file_from_the_command_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -213,18 +213,18 @@ def test_files_that_have_not_changed_are_hashed_once(folder: Path, monkeypatch: 
 
 
 def test_precision_is_chosen_and_changes_the_fingerprint(folder: Path) -> None:
-    single_, half = catalogue.load(str(folder)), catalogue.load(str(folder), Placement(dtype="bfloat16"))
+    single_, half = models.load(str(folder)), models.load(str(folder), Placement(dtype="bfloat16"))
     assert half.tensor("unet.conv_in.weight").dtype == torch.bfloat16
     assert half.fingerprint != single_.fingerprint
-    with catalogue.using(Placement(dtype="bfloat16")):
-        assert catalogue.load(str(folder)).fingerprint == half.fingerprint
-    assert catalogue.load(str(folder)).fingerprint == single_.fingerprint
+    with placement.using(Placement(dtype="bfloat16")):
+        assert models.load(str(folder)).fingerprint == half.fingerprint
+    assert models.load(str(folder)).fingerprint == single_.fingerprint
 
 
 def test_every_family_takes_a_precision(tmp_path: Path) -> None:
     tiny_xl().pipeline().save_pretrained(tmp_path / "xl")
     for name in (str(tmp_path / "xl"), "wardrobe-classes"):
-        loaded = catalogue.load(name, Placement(dtype="bfloat16"))
+        loaded = models.load(name, Placement(dtype="bfloat16"))
         assert {loaded.tensor(n).dtype for n in loaded.scope("all")} == {torch.bfloat16}
 
 

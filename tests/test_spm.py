@@ -11,9 +11,10 @@ import torch
 from oracles import scheduler, tiny_model, tiny_parts, tokenizer
 from vestige import concepts
 from vestige.diffusion import Condition, Model
-from vestige.diffusion.sampling import generator, noise, sample
+from vestige.diffusion.sampling import noise, sample
 from vestige.edits import Edit
 from vestige.models.latent import LatentModel
+from vestige.seeds import generator
 from vestige.unlearners.spm import SPM, anchored
 
 SNEAKER = concepts.load("sneaker")

@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 import oracles
+from vestige import continual as course
 from vestige import runs
-from vestige.audit import plan
-from vestige.continual import plan as course
+from vestige.audit import resolve
 from vestige.errors import VestigeError
 
 STUDIES = ("memora", "dimra", "adaptive", "relearning", "dimum", "classes")
@@ -40,13 +40,13 @@ def test_every_row_is_a_plan_of_its_own(name: str, studies: Any) -> None:
     """No setting is misspelled, none is refused, and no two rows ask for the same."""
     rows = studies.STUDIES[name]()
     assert set(studies.STUDIES) == set(STUDIES) and len(rows) >= 5
-    specs = [json.dumps(plan.plan(row.request("sneaker", 0, (0,))).spec(), sort_keys=True, default=str) for row in rows.values()]
+    specs = [json.dumps(resolve(row.request("sneaker", 0, (0,))).spec(), sort_keys=True, default=str) for row in rows.values()]
     assert len(set(specs)) == len(specs)
 
 
 def test_a_misspelled_setting_would_be_found(studies: Any) -> None:
     with pytest.raises(VestigeError, match="regenrate"):
-        plan.plan(studies.Row({"memora.regenrate": False}).request("sneaker", 0, (0,)))
+        resolve(studies.Row({"memora.regenrate": False}).request("sneaker", 0, (0,)))
 
 
 def audit(edit: int, hits: tuple[float, ...], never: tuple[float, ...]) -> dict[str, Any]:
@@ -129,7 +129,7 @@ def sequence(returns: Any, last: float, edited: str = "one") -> dict[str, Any]:
 
 
 def asked(returns: Any, method: str, seed: int) -> str:
-    return runs.key(course.course(returns.order(method, seed)).asked())
+    return runs.key(course.resolve(returns.order(method, seed)).asked())
 
 
 def test_page_of_returns_pools_seeds(returns: Any, tmp_path: Path) -> None:
@@ -151,6 +151,6 @@ def test_equal_edits_are_looked_at_once_and_attacked_apart(returns: Any) -> None
 
 
 def test_returns_asks_for_both_attackers_on_every_request(returns: Any) -> None:
-    chosen = course.course(returns.order("uce", 1))
+    chosen = course.resolve(returns.order("uce", 1))
     assert set(chosen.attacks) == {"memora", "dimra"} and chosen.order.seed == chosen.asked()["first_replicate"] == 1
     assert [len(planned.budget.points) for _, planned in chosen.attacks.values()] == [3, 3]

@@ -13,12 +13,12 @@ from vestige import concepts
 from vestige.attacks.textual_inversion import TextualInversion
 from vestige.attacks.textual_inversion import words as tables
 from vestige.concepts.images import PictureSet
-from vestige.diffusion.model import Budget, Candidate
-from vestige.diffusion.sampling import derive, generator
 from vestige.edits import Edit
 from vestige.errors import Incompatible
+from vestige.methods import Budget, Candidate
 from vestige.methods.training import denoising
 from vestige.models.latent import LatentModel
+from vestige.seeds import derive, generator
 
 BAG = concepts.load("bag")
 TWO = concepts.Concept(name="leather bag", templates=("a {concept}",), held_out=("one {concept}",))

@@ -17,11 +17,11 @@ from vestige import cli
 from vestige.edits import Edit
 from vestige.errors import BadSetting, Incompatible
 from vestige.methods import Training, fit, optimiser
-from vestige.methods.optimiser import Thrift
+from vestige.methods.optimiser import FitOptions
 from vestige.methods.training import Pull, Trace
 
 
-def trained(training: Training, given: Thrift, pulls: tuple[Pull, ...] = ()) -> tuple[Tensor, Trace]:
+def trained(training: Training, given: FitOptions, pulls: tuple[Pull, ...] = ()) -> tuple[Tensor, Trace]:
     leaves, trace = {"w": torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64, requires_grad=True)}, Trace()
 
     def loss(rng: Generator) -> Tensor:
@@ -34,26 +34,26 @@ def trained(training: Training, given: Thrift, pulls: tuple[Pull, ...] = ()) -> 
 
 def test_more_accumulation_is_the_methods_own_times_it() -> None:
     pull = (Pull(0.5, {"w": torch.zeros(3, dtype=torch.float64)}),)
-    own, one = trained(Training(steps=4, lr=0.1, accumulation=6), Thrift(), pull)
-    asked, other = trained(Training(steps=4, lr=0.1, accumulation=2), Thrift(accumulation=3), pull)
+    own, one = trained(Training(steps=4, lr=0.1, accumulation=6), FitOptions(), pull)
+    asked, other = trained(Training(steps=4, lr=0.1, accumulation=2), FitOptions(accumulation=3), pull)
     assert torch.equal(own, asked)
     assert one.losses == other.losses
-    assert not torch.equal(own, trained(Training(steps=4, lr=0.1, accumulation=2), Thrift(), pull)[0])
+    assert not torch.equal(own, trained(Training(steps=4, lr=0.1, accumulation=2), FitOptions(), pull)[0])
 
 
 def test_what_changes_numbers_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert Thrift().as_dict() == {}
-    assert Thrift(accumulation=2, eight_bit=True).as_dict() == {"accumulation": 2, "optimiser": "adamw8bit"}
+    assert FitOptions().as_dict() == {}
+    assert FitOptions(accumulation=2, eight_bit=True).as_dict() == {"accumulation": 2, "optimiser": "adamw8bit"}
     monkeypatch.setenv("WORLD_SIZE", "3")
-    assert Thrift(accumulation=2).as_dict() == {"accumulation": 6}
+    assert FitOptions(accumulation=2).as_dict() == {"accumulation": 6}
     with pytest.raises(BadSetting, match="at least 1"):
-        Thrift(accumulation=0)
+        FitOptions(accumulation=0)
 
 
 def test_it_holds_inside_alone() -> None:
-    with optimiser.using(Thrift(accumulation=5)):
+    with optimiser.using(FitOptions(accumulation=5)):
         assert optimiser.current().accumulation == 5
-    assert optimiser.current() == Thrift()
+    assert optimiser.current() == FitOptions()
 
 
 def test_eight_bit_optimiser_is_the_librarys(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,15 +70,15 @@ def test_eight_bit_optimiser_is_the_librarys(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setitem(sys.modules, "bitsandbytes", types.ModuleType("bitsandbytes"))
     monkeypatch.setitem(sys.modules, "bitsandbytes.optim", library)
     training = Training(steps=2, lr=0.1, weight_decay=0.01, betas=(0.8, 0.9))
-    found, _ = trained(training, Thrift(eight_bit=True))
+    found, _ = trained(training, FitOptions(eight_bit=True))
     assert made == [{"lr": 0.1, "betas": (0.8, 0.9), "weight_decay": 0.01}]
-    torch.testing.assert_close(found, trained(training, Thrift())[0])
+    torch.testing.assert_close(found, trained(training, FitOptions())[0])
 
 
 def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     with pytest.raises(Incompatible, match="pip install bitsandbytes"):
-        trained(Training(steps=1, lr=0.1), Thrift(eight_bit=True))
+        trained(Training(steps=1, lr=0.1), FitOptions(eight_bit=True))
 
 
 def test_two_processes_equal_one_with_doubled_accumulation(tmp_path: Path) -> None:

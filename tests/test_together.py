@@ -12,12 +12,11 @@ from torch import Tensor
 
 from oracles import SMALL, small, tiny_model
 from test_continual import BAG, DRESS, NEON, SNEAKER, chain, go, small_world  # noqa: F401
-from vestige import concepts, edits, models, registry
+from vestige import concepts, continual, edits, models, registry
 from vestige.concepts import Concept
 from vestige.concepts.joint import Joint, joint, targets
-from vestige.continual import plan
-from vestige.continual.plan import JOINT, Order
-from vestige.continual.run import rebuilt
+from vestige.continual import Order, rebuilt
+from vestige.continual.plan import JOINT
 from vestige.edits import Edit
 from vestige.errors import BadInput, BadSetting, RunConflict
 from vestige.report import ledgers
@@ -177,12 +176,12 @@ def test_a_method_that_rehearses_forgets_all_with_one_memory(method: str, tmp_pa
 def test_methods_of_one_target_are_refused_together(name: str) -> None:
     order = Order(requests=("bag", "dress"), mode="simultaneous", method=name)
     if name in JOINT:
-        assert isinstance(plan.course(order).steps[0], Joint)
+        assert isinstance(continual.resolve(order).steps[0], Joint)
         return
     with pytest.raises(BadSetting, match="cannot erase several together; concept_ablation, duge, esd, uce can"):
-        plan.course(order)
+        continual.resolve(order)
 
 
 def test_duge_by_the_concepts_words_is_refused_together() -> None:
     with pytest.raises(BadSetting, match="tokens=concept"):
-        plan.course(Order(requests=("bag", "dress"), mode="simultaneous", method="duge", settings={"duge.tokens": "concept"}))
+        continual.resolve(Order(requests=("bag", "dress"), mode="simultaneous", method="duge", settings={"duge.tokens": "concept"}))

@@ -14,9 +14,9 @@ from torch import Generator, Tensor
 
 from oracles import Gaussian, tiny_model, tiny_velocity
 from vestige.diffusion import Prediction
-from vestige.diffusion.sampling import generator
 from vestige.methods import Training, fit
 from vestige.methods.training import Loss, Pull, Schedule, Trace, denoising, matching, noisy
+from vestige.seeds import generator
 
 STEPS = 6
 

@@ -15,13 +15,13 @@ from vestige import concepts
 from vestige.attacks.unlearn_diff_atk import UnlearnDiffAtk, decoded, joined, sampled, simplex
 from vestige.concepts.images import PictureSet
 from vestige.diffusion import Condition
-from vestige.diffusion.model import Budget, Candidate
-from vestige.diffusion.sampling import derive, generator
 from vestige.edits import Edit
 from vestige.errors import BadInput, Incompatible
+from vestige.methods import Budget, Candidate
 from vestige.methods import optimiser as thrift
 from vestige.methods.training import Trace
 from vestige.models.latent import LatentModel
+from vestige.seeds import derive, generator
 
 BAG = concepts.load("bag")
 TEXTS = ["a picture of a bag", "neon bag", "a bag"]
@@ -223,7 +223,7 @@ def test_times_ascend_and_each_has_its_iterations(monkeypatch: pytest.MonkeyPatc
     assert seen[::2] == seen[1::2] == sorted(seen[::2])
     assert len(set(seen)) == 3
     plain, _ = list(seen), seen.clear()
-    with thrift.using(thrift.Thrift(accumulation=2)):
+    with thrift.using(thrift.FitOptions(accumulation=2)):
         list(UnlearnDiffAtk(times=3, iterations=2).search(model, latents, TEXTS[:1], Budget((0, 6)), seed=0))
     assert seen == [t for t in plain for _ in range(2)]  # a step stays at one time, in however many passes
 

@@ -21,23 +21,24 @@ from pathlib import Path
 
 import torch
 
-from vestige import concepts, models, registry
+from vestige import concepts, data, models, registry
 from vestige.attacks.automemora import automemora
 from vestige.concepts import Concept, images
 from vestige.concepts.concept import Prompt
 from vestige.diffusion import Model
-from vestige.diffusion.model import Attack, Budget
-from vestige.diffusion.sampling import derive, pictures
+from vestige.diffusion.sampling import pictures
 from vestige.edits import Edit
 from vestige.harness import suites
 from vestige.harness.bench import shows
 from vestige.harness.settings import configured
 from vestige.harness.suites import Suite
 from vestige.harness.unlearning import unlearned
+from vestige.methods import Attack, Budget
 from vestige.metrics import alignment, classifier, fidelity
-from vestige.verdict.savings import wilson
+from vestige.seeds import derive
+from vestige.verdict.intervals import wilson
 
-WORLD = models.data_folder() / "wardrobe"
+WORLD = data.folder() / "wardrobe"
 WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0)
 FIELDS = ("w", "recall", "recall_low", "recall_high", "unrelated", "unrelated_low", "unrelated_high", "kid", "clip", "clip_unrelated")
 

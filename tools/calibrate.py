@@ -17,11 +17,11 @@ from typing import Any
 import torch
 from scipy.special import stdtrit  # type: ignore[import-untyped]
 
-from vestige import api, concepts, models
-from vestige.concepts.concept import toml
+from vestige import api, concepts, data, models
+from vestige.data import toml
 from vestige.harness import suites
 
-DATA = models.data_folder() / "calibration.toml"
+DATA = data.folder() / "calibration.toml"
 WORLD = "wardrobe"
 HEAD = "# Written by tools/calibrate.py: what the suites' attacks find where nothing is to be found.\n"
 

@@ -29,7 +29,7 @@ from typing import Any
 
 import records
 from vestige import files, registry, runs
-from vestige.audit import plan
+from vestige.audit import Request, resolve
 from vestige.errors import VestigeError
 from vestige.verdict import Interval, comparison, measure
 from vestige.verdict.savings import Measures
@@ -59,8 +59,8 @@ class Cell:
         """Of its audit: the hash of all that it depends on."""
         return key(self)
 
-    def request(self) -> plan.Request:
-        return plan.Request(
+    def request(self) -> Request:
+        return Request(
             concept=self.concept,
             unlearner=self.method,
             suite="compare",
@@ -73,7 +73,7 @@ class Cell:
 
 @functools.cache
 def key(cell: Cell) -> str:
-    return runs.key(plan.plan(cell.request()).spec())
+    return runs.key(resolve(cell.request()).spec())
 
 
 def attacks(adapters: bool) -> tuple[str, ...]:

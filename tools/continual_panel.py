@@ -28,11 +28,9 @@ import torch
 
 import continual_page
 import records
-from vestige import edits, files, models, runs
-from vestige.continual import plan
-from vestige.continual import run as continual
+from vestige import continual, edits, files, models, runs
+from vestige.continual import Order, plan
 from vestige.continual.guards import Guards
-from vestige.continual.plan import Order
 from vestige.edits import Edit, merging
 from vestige.errors import BadInput, RunConflict
 
@@ -85,7 +83,7 @@ def averaged(folder: Path) -> Edit:
 
 
 def alone(folder: Path) -> list[Edit]:
-    from vestige.continual.ledger import Ledger
+    from vestige.continual import Ledger
     from vestige.runs import Run
 
     return [edit for edit, _ in Ledger(Run(folder, {}), "independent").states(models.load(MODEL))]
@@ -149,7 +147,7 @@ def order_of(row: Row, requests: tuple[str, ...], seed: int, suite: str) -> Orde
     order = Order(model=MODEL, requests=requests, suite=suite, seed=seed, **row.order)
     if order.mode != "simultaneous":
         return order
-    method = plan.course(order).unlearner
+    method = plan.resolve(order).unlearner
     more = {f"{order.method}.{k}": getattr(method, k) * len(requests) for k in COUNTED if hasattr(method, k)}
     return replace(order, settings=more)
 
@@ -180,7 +178,7 @@ class Cell:
     def result(self) -> dict[str, Any] | None:
         """The finished result of this very sequence, with all that is measured today; anything else counts as missing."""
         found, spec = (files.object_in(self.folder() / name) for name in ("result.json", "spec.json"))
-        chosen = plan.course(self.order)
+        chosen = plan.resolve(self.order)
         if found is None or spec is None or found.get("asked") != runs.key(chosen.asked()):
             return None
         return found if self.row.made is not None or runs.key(spec) == runs.key(chosen.spec()) else None
@@ -188,7 +186,7 @@ class Cell:
     @property
     def key(self) -> str:
         """The hash of all that it depends on."""
-        chosen = plan.course(self.order)
+        chosen = plan.resolve(self.order)
         spec = {**chosen.spec(), **chosen.asked(), "row": self.name}
         if self.row.made is None:
             return runs.key(spec)
@@ -204,7 +202,7 @@ class Cell:
     def calls(self) -> tuple[int, int]:
         """Denoiser calls that it plans, its own and shared ones; one that is trained through counts three."""
         order = self.order if self.row.made is None else replace(self.order, mode="simultaneous", method="uce")  # two states to look at
-        chosen = plan.course(order)
+        chosen = plan.resolve(order)
         planned = chosen.planned_calls()
         shared = planned["scoring"] // (len(chosen.steps) + 1) + planned.get("memory", 0)
         return sum(planned.values()) - shared, shared

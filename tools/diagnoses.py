@@ -21,14 +21,15 @@ import torch
 
 import records
 from claims import ATTACKS, Cell, by_method, cells, finished, names, numbers, shown
-from vestige import files, runs
-from vestige.audit import experiment, plan
+from vestige import audit, files, runs
+from vestige.audit import experiment
 from vestige.diffusion.model import silent
 from vestige.edits import Edit
 from vestige.errors import BadInput
-from vestige.harness import arms, diagnostics
+from vestige.harness import arms, diagnostics, unlearning
 from vestige.verdict import comparison, measure
-from vestige.verdict.savings import Measures, t_interval
+from vestige.verdict.intervals import t_interval
+from vestige.verdict.savings import Measures
 
 ATTACK = "dimra"
 
@@ -66,8 +67,8 @@ EXPLANATIONS = (
 
 def measured(cell: Cell, options: argparse.Namespace) -> dict[str, Any]:
     """One cell's numbers by the keys of EXPLANATIONS; None where one is not defined."""
-    planned = plan.plan(cell.request())
-    audited = experiment.Case(
+    planned = audit.resolve(cell.request())
+    audited = experiment.Experiment(
         planned, experiment.furnished(planned, options.cache, silent), runs.claim(cell.folder(options.out), planned.spec())
     )
     model, concept, edit = audited.subject, audited.concept, audited.edit
@@ -75,7 +76,7 @@ def measured(cell: Cell, options: argparse.Namespace) -> dict[str, Any]:
         raise BadInput(f"{cell} has no edit to diagnose")
     found = dict(audited.diagnostics)
     if not found:
-        data = experiment.training_data(model, "drawn", "drawn", audited.bench.album(concept).cache(options.cache))
+        data = unlearning.training_data(model, "drawn", "drawn", audited.bench.album(concept).cache(options.cache))
         found = diagnostics.measured(model, concept, edit, data, seed=cell.seed)
         found["rate_on_line"] = arms.line(audited.bench, model, edit, concept) if not edit.hooks else []
     run = audited.arm(audited.edited, concept, ATTACK, planned.attacks[ATTACK][0], cell.seed)

@@ -29,9 +29,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 import oracles
 from vestige import concepts, models, registry
 from vestige.concepts.images import PictureSet
-from vestige.diffusion.model import Budget
 from vestige.edits import Edit
 from vestige.errors import Incompatible
+from vestige.methods import Budget
 
 # Column -> the family's tiny member, and the world's trained model of it.
 COLUMNS: dict[str, tuple[str, str]] = {

@@ -18,14 +18,13 @@ from pathlib import Path
 
 import torch
 
-from vestige import concepts, models
-from vestige.audit import plan
+from vestige import audit, concepts, data, models
 from vestige.concepts import images
 from vestige.diffusion import Model
-from vestige.diffusion.sampling import derive
 from vestige.edits import Edit
 from vestige.methods import Training, fit
 from vestige.methods.training import denoising
+from vestige.seeds import derive
 
 TRUTH = {
     "original": "not forgotten",
@@ -49,7 +48,7 @@ def renamed(model: Model, concept: concepts.Concept) -> Edit:
 
 def finetuned(model: Model, concept: concepts.Concept) -> Edit:
     """Benign fine-tuning of every weight on shipped pictures of the other concepts; nothing is meant to be forgotten."""
-    sheet = models.data_folder() / "wardrobe/pictures/references"
+    sheet = data.folder() / "wardrobe/pictures/references"
     held = images.shipped(sheet)
     known = {concept.label, "digit", "halftone"}
     rows = [i for i, labels in enumerate(held.labels) if not known & {*labels.values()}]
@@ -84,7 +83,7 @@ def rows(concept: str) -> dict[str, dict[str, object]]:
     return made
 
 
-def request(name: str, fields: dict[str, object], options: argparse.Namespace) -> plan.Request:
+def request(name: str, fields: dict[str, object], options: argparse.Namespace) -> audit.Request:
     values = dict(fields)
     make: Callable[[Model, concepts.Concept], Edit] | None = values.pop("edit", None)  # type: ignore[assignment]
     if make is not None:
@@ -93,7 +92,7 @@ def request(name: str, fields: dict[str, object], options: argparse.Namespace) -
         if not path.exists():
             make(model, concept).save(path)
         values["edit"] = str(path)
-    return plan.Request(concept=options.concept, suite=options.suite, attacks=("memora",), **values)  # type: ignore[arg-type]
+    return audit.Request(concept=options.concept, suite=options.suite, attacks=("memora",), **values)  # type: ignore[arg-type]
 
 
 def interval(x: dict[str, float | None]) -> str:

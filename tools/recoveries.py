@@ -22,18 +22,18 @@ from typing import Any
 
 import torch
 
-from vestige import concepts, models, registry
+from vestige import concepts, data, models, registry
 from vestige.diffusion import Model
-from vestige.diffusion.model import Budget, Candidate
 from vestige.edits import Edit
 from vestige.harness import arms, settings, suites
-from vestige.harness.attacker import Holdings
+from vestige.harness.attacker import AttackerData
 from vestige.harness.bench import Bench, shows
 from vestige.harness.unlearning import unlearned
+from vestige.methods import Budget, Candidate
 from vestige.metrics import alignment, classifier
-from vestige.verdict.savings import wilson
+from vestige.verdict.intervals import wilson
 
-WORLD = models.data_folder() / "wardrobe"
+WORLD = data.folder() / "wardrobe"
 ATTACKS = ("direct", "conditions", "unlearn_diff_atk", "textual_inversion", "memora", "finetune", "dimra")
 
 
@@ -76,7 +76,9 @@ class Gauge:
     def attacked(self, name: str, arm: str, replicate: int) -> dict[str, Any]:
         """One attack on one model, at the end of its budget."""
         suite, (method, planned) = self.suite, self.method(name)
-        held = Holdings(original=self.models["original"], world="wardrobe", protocol=suite.protocol, cache=self.options.cache / "pictures")
+        held = AttackerData(
+            original=self.models["original"], world="wardrobe", protocol=suite.protocol, cache=self.options.cache / "pictures"
+        )
         given = held.of(self.concept, method, planned.references, replicate)
         model = self.models[arm]
 

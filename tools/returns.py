@@ -21,9 +21,9 @@ from typing import Any
 
 import torch
 
-from vestige import files, runs
-from vestige.continual import plan, run
-from vestige.verdict.savings import wilson
+from vestige import continual, files, runs
+from vestige.continual import Order, resolve
+from vestige.verdict.intervals import wilson
 
 FIVE = ("sneaker", "bag", "dress", "trouser", "neon")
 ATTACKS = ("memora", "dimra")
@@ -31,8 +31,8 @@ SHADES = " ░▒▓█"
 State = Mapping[str, Any]
 
 
-def order(method: str, seed: int) -> plan.Order:
-    return plan.Order(requests=FIVE, method=method, suite="returns", seed=seed, attacks=ATTACKS, first_replicate=seed)
+def order(method: str, seed: int) -> Order:
+    return Order(requests=FIVE, method=method, suite="returns", seed=seed, attacks=ATTACKS, first_replicate=seed)
 
 
 def finished(options: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
@@ -41,7 +41,7 @@ def finished(options: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
     for method in options.methods:
         for seed in options.seeds:
             result = files.object_in(options.out / f"{method}-{seed}" / "result.json")
-            if result is not None and result.get("asked") == runs.key(plan.course(order(method, seed)).asked()):
+            if result is not None and result.get("asked") == runs.key(resolve(order(method, seed)).asked()):
                 found.setdefault(method, []).append(result)
     return found
 
@@ -139,9 +139,9 @@ def main() -> None:
         for method in options.methods:
             wanted, began = order(method, seed), time.monotonic()
             if options.dry_run:
-                print(f"{method}, seed {seed}: {sum(plan.course(wanted).planned_calls().values()):,} calls")
+                print(f"{method}, seed {seed}: {sum(resolve(wanted).planned_calls().values()):,} calls")
                 continue
-            run.continual(wanted, options.out / f"{method}-{seed}", cache=options.cache or options.out / "runs")
+            continual.continual(wanted, options.out / f"{method}-{seed}", cache=options.cache or options.out / "runs")
             print(f"{method}, seed {seed}: {time.monotonic() - began:.0f} s", flush=True)
 
 

@@ -33,10 +33,9 @@ from typing import Any
 import torch
 
 from vestige import models, registry
-from vestige.audit import plan
+from vestige.audit import Request, resolve
 from vestige.diffusion.sampling import noise
 from vestige.harness import suites
-from vestige.harness.cost import planned_calls
 from vestige.verdict import Interval, comparison, measure
 
 REAL = Path("build/real")  # folders of true pictures, tools/wardrobe/real.py
@@ -65,10 +64,10 @@ class Row:
     folder: str = ""
     model: str = "wardrobe"
 
-    def request(self, concept: str, edit: int, seeds: tuple[int, ...]) -> plan.Request:
+    def request(self, concept: str, edit: int, seeds: tuple[int, ...]) -> Request:
         taught = "retain" in registry.find("attacks", self.attacks[0]).needs
         own = self.folder or "shipped"
-        return plan.Request(
+        return Request(
             model=self.model,
             concept=concept,
             unlearner=self.unlearner,
@@ -209,7 +208,7 @@ def dry(rows: Mapping[str, Row], options: argparse.Namespace) -> None:
     each, total = speed(), 0.0
     for name, row in rows.items():
         asked = [row.request(options.concept, *pair) for pair in PAIRS.get(options.study, BOTH)]
-        calls = sum(sum(planned_calls(plan.plan(request)).values()) for request in asked)
+        calls = sum(sum(resolve(request).planned_calls().values()) for request in asked)
         total += calls * each / 3600
         sys.stdout.write(f"{name:<36} {calls:>12,} calls  {calls * each / 3600:6.2f} h\n")
     sys.stdout.write(f"{'together, at most':<36} {'':>12}        {total:6.2f} h  ({1e3 * each:.2f} ms a call here)\n")

@@ -6,15 +6,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vestige import concepts, models
-from vestige.audit.plan import Request
+from vestige import models
+from vestige.audit import Request
 from vestige.concepts import Concept
+from vestige.concepts.concept import named
 from vestige.diffusion import Model
 from vestige.diffusion.model import Watch, silent
-from vestige.diffusion.sampling import Protocol, derive, pictures
+from vestige.diffusion.sampling import Drawing, pictures
 from vestige.edits import Edit
-from vestige.errors import Incompatible, UnknownName
 from vestige.harness.settings import configured, told
+from vestige.models import from_pipeline
+from vestige.seeds import derive
 
 
 def unlearn(target: Any, concept: Concept | str, method: str = "uce", *, seed: int = 0, watch: Watch = silent, **settings: Any) -> Any:
@@ -43,41 +45,6 @@ def unlearn(target: Any, concept: Concept | str, method: str = "uce", *, seed: i
     return made
 
 
-def from_pipeline(pipe: Any) -> Model:
-    """The model inside a diffusers pipeline; shares its weights.
-
-    A pipeline without a text encoder is told a class. The classes of one that does not name them (any but a DiTPipeline) have to be
-    given to `ClassModel.from_pipeline`.
-    """
-    from vestige.models.classes import ClassModel
-    from vestige.models.flow import FlowModel
-    from vestige.models.latent import LatentModel
-
-    if all(getattr(pipe, part, None) is not None for part in ("transformer", "text_encoder")):
-        return FlowModel.from_pipeline(pipe)
-    if getattr(pipe, "text_encoder", None) is not None or not {"unet", "transformer"} & set(getattr(pipe, "components", ())):
-        return LatentModel.from_pipeline(pipe)
-    if not getattr(pipe, "labels", None):
-        raise Incompatible(
-            f"{type(pipe).__name__} has no text encoder and does not name its classes; "
-            "name them with model = vestige.models.classes.ClassModel.from_pipeline(pipe, classes=[...]), unlearn from that model, "
-            "and put the edit back with edit.to_pipeline(pipe)"
-        )
-    return ClassModel.from_pipeline(pipe)
-
-
-def named(concept: Concept | str) -> Concept:
-    """A concept from its name; words that name no built-in one become an object concept with plain templates."""
-    if isinstance(concept, Concept):
-        return concept
-    try:
-        return concepts.load(concept)
-    except UnknownName:
-        return Concept(
-            name=concept, templates=("a photo of a {concept}", "{concept}"), held_out=("an image of {concept}",), source="plain words"
-        )
-
-
 def run_audit(out: Path | str, *, watch: Watch = silent, cache: Path | str | None = None, jobs: int = 0, **request: Any) -> dict[str, Any]:
     """Audit a model and write the report: `run_audit("runs/sneaker", concept="sneaker", unlearner="esd")`.
 
@@ -89,10 +56,10 @@ def run_audit(out: Path | str, *, watch: Watch = silent, cache: Path | str | Non
     Returns:
         The result, as in `out/result.json`.
     """
-    from vestige.audit import run
+    from vestige import audit
     from vestige.report import audits
 
-    result = run.audit(Request(**request), out, cache=cache, jobs=jobs, watch=watch)
+    result = audit.audit(Request(**request), out, cache=cache, jobs=jobs, watch=watch)
     audits.write(Path(out))
     return result
 
@@ -107,11 +74,11 @@ def run_continual(out: Path | str, *, requests: Sequence[str], watch: Watch = si
     Returns:
         The result, as in `out/result.json`.
     """
-    from vestige.continual import run
-    from vestige.continual.plan import Order
+    from vestige import continual
+    from vestige.continual import Order
     from vestige.report import ledgers
 
-    result = run.continual(Order(requests=tuple(requests), **order), out, watch=watch)
+    result = continual.continual(Order(requests=tuple(requests), **order), out, watch=watch)
     ledgers.write(Path(out))
     return result
 
@@ -119,5 +86,5 @@ def run_continual(out: Path | str, *, requests: Sequence[str], watch: Watch = si
 def generate(model: Model, prompts: Sequence[str], *, seed: int = 0, steps: int = 20, guidance: float = 3.0) -> Any:
     """Draw one picture a prompt, (len(prompts), 3, H, W) in [0, 1]."""
     return pictures(
-        model, list(prompts), [derive(seed, "generate", i) for i in range(len(prompts))], Protocol(steps=steps, guidance=guidance)
+        model, list(prompts), [derive(seed, "generate", i) for i in range(len(prompts))], Drawing(steps=steps, guidance=guidance)
     )

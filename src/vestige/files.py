@@ -6,11 +6,14 @@ A file is written under a temporary name, brought to the disk, and renamed. Line
 from __future__ import annotations
 
 import errno
+import functools
+import hashlib
 import json
 import os
+import re
 import secrets
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -71,6 +74,51 @@ def write(folder: Path, name: str, data: bytes, *, new: bool = False) -> None:
     finally:
         with suppress(OSError):
             part.unlink(missing_ok=True)
+
+
+@contextmanager
+def written(path: Path) -> Iterator[Path]:
+    """A name beside `path` for a library that writes files by itself; what it wrote gets its name when the block ends well.
+
+    A full disk is told as such, also where the library dresses it as an error of its own.
+    """
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    make(path.parent)
+    try:
+        yield part
+        part.replace(path)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    except Exception as error:
+        if type(error).__name__ == "SafetensorError" and (code := re.search(r"os error (\d+)", str(error))):
+            raise _unwritable(path, OSError(int(code[1]), os.strerror(int(code[1])))) from error
+        raise
+    finally:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
+def digest(file: Path | str) -> str:
+    """The SHA-256 of a file that may be larger than memory; of one that has not changed since, from memory."""
+    seen = Path(file).stat()
+    return _digest(str(file), seen.st_size, seen.st_mtime_ns)
+
+
+def digest_of(files: Iterable[Path], root: Path) -> str:
+    """One hash of several files, by their names relative to `root` and their contents."""
+    whole = hashlib.sha256()
+    for file in sorted(files):
+        whole.update(f"{file.relative_to(root).as_posix()} {digest(file)}\n".encode())
+    return whole.hexdigest()
+
+
+@functools.lru_cache(maxsize=1024)
+def _digest(file: str, size: int, time: int) -> str:
+    whole = hashlib.sha256()
+    with Path(file).open("rb") as stream:
+        while part := stream.read(1 << 24):
+            whole.update(part)
+    return whole.hexdigest()
 
 
 _WRITE = os.O_CREAT | getattr(os, "O_BINARY", 0)
@@ -134,7 +182,7 @@ def _sync(folder: Path) -> None:
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[bool]:
+def exclusive(folder: Path) -> Iterator[bool]:
     """Keep every other process of this machine out of here for a moment; False where the system cannot promise it."""
     if sys.platform == "win32":
         yield False
@@ -158,7 +206,7 @@ def alone(folder: Path) -> Iterator[bool]:
 
 def sweep(folder: Path) -> None:
     """Remove what a killed process was writing, where nobody else can be writing."""
-    with alone(folder) as surely:
+    with exclusive(folder) as surely:
         for left in folder.glob(".*.part") if surely else ():
             left.unlink(missing_ok=True)
 

@@ -16,10 +16,11 @@ from torch import Tensor
 from oracles import counted, small, tiny_model
 from vestige import concepts, registry
 from vestige.concepts.images import PictureSet
-from vestige.diffusion.model import TRAINED, Attack, Budget, Candidate, Paper
 from vestige.diffusion.sampling import noise, sample
 from vestige.edits import Edit
 from vestige.errors import VestigeError
+from vestige.methods import Attack, Budget, Candidate, Paper
+from vestige.methods.contract import TRAINED
 from vestige.models.latent import LatentModel
 
 NAMES = registry.names("attacks")

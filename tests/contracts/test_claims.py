@@ -10,10 +10,8 @@ from typing import Any
 
 import pytest
 
-from vestige.audit.plan import Request
-from vestige.audit.run import audit
-from vestige.continual.plan import Order
-from vestige.continual.run import continual
+from vestige.audit import Request, audit
+from vestige.continual import Order, continual
 
 pytestmark = pytest.mark.slow
 

@@ -7,26 +7,27 @@ import math
 import pytest
 import torch
 
-from vestige import concepts, models, registry
-from vestige.audit.controls import PROXY
+from vestige import concepts, data, models, registry
 from vestige.audit.flags import GAP, NEVER_RISES
 from vestige.concepts.images import PictureSet, shipped
+from vestige.data import PROXY
 from vestige.diffusion import Model
-from vestige.diffusion.model import Attack, Budget
-from vestige.diffusion.sampling import Protocol, derive, pictures
+from vestige.diffusion.sampling import Drawing, pictures
 from vestige.edits import Edit
 from vestige.harness import arms, suites
 from vestige.harness.bench import Bench, shows
 from vestige.harness.settings import configured
+from vestige.methods import Attack, Budget
 from vestige.methods.training_data import captioned
 from vestige.metrics import classifier
 from vestige.metrics.classifier import Classifier
 from vestige.models.latent import LatentModel
+from vestige.seeds import derive
 
 SUITE = suites.load("quick", "wardrobe")
 WITHOUT = suites.load("relearn", "wardrobe")  # attacks without pictures of the concept
 SNEAKER = concepts.load("sneaker")
-WORLD = models.data_folder() / "wardrobe"
+WORLD = data.folder() / "wardrobe"
 UNUSED = "wug"  # a word of the vocabulary that no training prompt holds
 COUNT = 48
 HORIZON = Budget((0, 5, 12, 30, 80, 160, 320))  # the quick suite ends before either model is half-way back
@@ -101,7 +102,7 @@ def curve(bench: Bench, model: Model, name: str, method: Attack, references: Pic
 
 def test_renaming_moves_a_concept_and_loses_nothing(wardrobe: LatentModel) -> None:
     """Bit for bit: the unused word draws what the concept drew, and the other way round."""
-    other, protocol = renamed(wardrobe), Protocol(steps=2)
+    other, protocol = renamed(wardrobe), Drawing(steps=2)
     texts = [f"a neon picture of a {word}" for word in (SNEAKER.target, UNUSED, "bag")]
     before, after = (pictures(model, texts, [1, 1, 1], protocol) for model in (wardrobe, other))
     assert torch.equal(after[[1, 0, 2]], before)

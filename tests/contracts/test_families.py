@@ -8,10 +8,11 @@ from torch import Tensor
 
 from oracles import FAMILIES
 from vestige.diffusion import Model
-from vestige.diffusion.sampling import generator, noise, sample
-from vestige.diffusion.views import folded
+from vestige.diffusion.sampling import noise, sample
 from vestige.edits import Edit
+from vestige.edits.surgery import folded
 from vestige.errors import Incompatible, UnknownName
+from vestige.seeds import generator
 
 PROMPTS = ["a bag", "sneaker", "", "a picture of a boot"]
 

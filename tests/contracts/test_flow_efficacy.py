@@ -8,10 +8,10 @@ from test_efficacy import SNEAKER, SUITE, WORLD, bench, curve, neighbours, rate,
 from vestige import models, registry
 from vestige.concepts.images import shipped
 from vestige.diffusion import Model
-from vestige.diffusion.model import Budget
 from vestige.edits import Edit
 from vestige.harness.bench import Bench
 from vestige.harness.settings import configured
+from vestige.methods import Budget
 from vestige.metrics.classifier import Classifier
 
 pytestmark = pytest.mark.slow

@@ -13,10 +13,10 @@ import torch
 from oracles import small, tiny_flow
 from vestige import concepts, registry
 from vestige.concepts.images import PictureSet
-from vestige.diffusion.model import Budget, Candidate
 from vestige.diffusion.sampling import noise, sample
 from vestige.edits import Edit
 from vestige.errors import Incompatible
+from vestige.methods import Budget, Candidate
 from vestige.models.flow import FlowModel
 
 BAG = concepts.load("bag")

@@ -16,11 +16,11 @@ from oracles import counted, small, tiny_model
 from vestige import concepts, registry
 from vestige.concepts.images import PictureSet
 from vestige.diffusion import Model
-from vestige.diffusion.model import TRAINED, Paper, Unlearner
 from vestige.diffusion.sampling import noise, sample
 from vestige.edits import Edit
 from vestige.harness.cost import picture
-from vestige.methods import Data
+from vestige.methods import Data, Paper, Unlearner
+from vestige.methods.contract import TRAINED
 from vestige.models.latent import SCOPES, LatentModel
 
 CONCEPTS = ("sneaker", "neon")

@@ -20,20 +20,21 @@ from pack import rendered, round_trip, split
 from PIL import Image
 from world import ALL_STYLES, CLASS_MODELS, DENOISERS, FLOW_MODELS, GARMENTS, HELD_BOTH, OBJECTS, SPLITS, STYLES
 
-from vestige import models
+from vestige import data, models
 from vestige.concepts import images
-from vestige.diffusion.sampling import Protocol, derive, pictures
+from vestige.diffusion.sampling import Drawing, pictures
 from vestige.metrics import classifier, fidelity
 from vestige.models.modular import Modular
+from vestige.seeds import derive
 
 OUT = Path(__file__).resolve().parents[2] / "docs/results/wardrobe"
-PROTOCOL = Protocol(steps=20, guidance=3.0, batch=160)
+PROTOCOL = Drawing(steps=20, guidance=3.0, batch=160)
 EACH = 20  # pictures of every garment in every style
 TOLD = 40  # pictures of every garment by a model that is told no style
 
 
 def judge(name: str) -> classifier.Classifier:
-    return classifier.load(models.data_folder() / "wardrobe" / f"judge-{name}")
+    return classifier.load(data.folder() / "wardrobe" / f"judge-{name}")
 
 
 def drawn(model: str, seed: int = 7) -> tuple[torch.Tensor, list[dict[str, str]]]:
@@ -83,7 +84,7 @@ def confusion(who: classifier.Classifier, x: torch.Tensor, labels: list[dict[str
 def distances(made: torch.Tensor) -> list[str]:
     """FID and KID of generated pictures, of the VAE round trip, and between two halves of real pictures, at equal sizes."""
     who, vae = judge("verify"), models.load("wardrobe")
-    sheet = images.shipped(models.data_folder() / "wardrobe/pictures/fidelity").images
+    sheet = images.shipped(data.folder() / "wardrobe/pictures/fidelity").images
     test, _ = real("judge-test")
     rng = torch.Generator().manual_seed(0)
     other = test[torch.randperm(len(test), generator=rng)[: len(sheet)]]
@@ -233,7 +234,7 @@ def main() -> None:
     made, _ = drawn("wardrobe")
     sheets()
     curves()
-    rates = json.loads((models.data_folder() / "wardrobe/judge-verify/judge.json").read_text())["rates"]
+    rates = json.loads((data.folder() / "wardrobe/judge-verify/judge.json").read_text())["rates"]
     table = ["| label | threshold | sensitivity | specificity |", "|---|---|---|---|"]
     table += [f"| {w} | {r['threshold']:.2f} | {r['sensitivity']:.1%} | {r['specificity']:.1%} |" for w, r in rates.items()]
     sections = {

@@ -18,19 +18,20 @@ import time
 import torch
 from loop import BUILD
 
-from vestige import concepts, models, registry
+from vestige import concepts, data, models, registry
 from vestige.concepts import images
-from vestige.diffusion.model import Budget
-from vestige.diffusion.sampling import Protocol, derive, pictures
+from vestige.diffusion.sampling import Drawing, pictures
 from vestige.edits import Edit
 from vestige.harness import settings as resolving
 from vestige.harness import suites
 from vestige.harness.bench import shows
 from vestige.harness.unlearning import unlearned
+from vestige.methods import Budget
 from vestige.metrics import classifier
+from vestige.seeds import derive
 
 CACHE = BUILD / "runs"
-PROTOCOL = Protocol(steps=15, guidance=3.0, batch=64)
+PROTOCOL = Drawing(steps=15, guidance=3.0, batch=64)
 
 
 def rates(model: object, concept: concepts.Concept, judge: classifier.Classifier, count: int = 48) -> tuple[float, ...]:
@@ -59,7 +60,7 @@ def curves(
     never = [("never", models.load(twin)) for twin in models.twins(base, concept.name)[:1]]
     for name, subject in (("edited", edited), *never):
         for k in range(replicates):
-            sheet = models.data_folder() / "wardrobe/pictures/references"
+            sheet = data.folder() / "wardrobe/pictures/references"
             held = images.shipped(sheet, {concept.group: concept.label}).draw(count, k)
             select = lambda x: torch.tensor(shows(judge, x, concept))  # noqa: E731
             line, began = [], time.monotonic()
@@ -84,7 +85,7 @@ def main() -> None:
         sys.exit(__doc__)
     base = next((item.removeprefix("model=") for item in grid if item.startswith("model=")), "wardrobe")
     concept = resolving.told(concepts.load(name), models.card(base))
-    judge = classifier.load(models.data_folder() / "wardrobe/judge-select")
+    judge = classifier.load(data.folder() / "wardrobe/judge-select")
     axes = [(key.partition("=")[0], key.partition("=")[2].split(",")) for key in grid if "." in key.partition("=")[0]]
     model = models.load(base)
     if what == "unlearn":

@@ -20,11 +20,13 @@ from vestige import registry
 from vestige.concepts import Concept
 from vestige.concepts.images import PictureSet
 from vestige.diffusion import Condition, Model, Prediction
-from vestige.diffusion.model import Access, Attack, Budget, Candidate, Paper, Select, Watch, silent
+from vestige.diffusion.model import Watch, silent
 from vestige.diffusion.views import Wrapped
 from vestige.edits import Edit, Hook
 from vestige.edits.edit import packed, unpacked
 from vestige.errors import Incompatible
+from vestige.methods import Attack, Budget, Candidate, Paper
+from vestige.methods.contract import Access, Select
 
 Main = Literal["recovered", "edited"]
 

@@ -21,12 +21,15 @@ from torch import Tensor
 from vestige.concepts import Concept
 from vestige.concepts.images import PictureSet
 from vestige.diffusion import Condition, Model, Prediction
-from vestige.diffusion.model import Access, Attack, Budget, Candidate, Paper, Select, Watch, silent
-from vestige.diffusion.sampling import Protocol, derive, generator
+from vestige.diffusion.model import Watch, silent
+from vestige.diffusion.sampling import Drawing
 from vestige.diffusion.sampling import pictures as draw
 from vestige.diffusion.views import Wrapped
 from vestige.edits import Edit, Hook
+from vestige.methods import Attack, Budget, Candidate, Paper
+from vestige.methods.contract import Access, Select
 from vestige.methods.ranges import above, at_least
+from vestige.seeds import derive, generator
 
 Probe = Literal["swap", "mix", "average", "guidance", "both"]
 
@@ -122,7 +125,7 @@ class Conditions(Attack):
 
     def _drawn(self, model: Model, concept: Concept, seed: int, arguments: dict[str, Any]) -> Tensor:
         texts = [p.text for p in concept.spread(self.draws, "training")]
-        protocol = Protocol(steps=self.sampling_steps, guidance=self.guidance)
+        protocol = Drawing(steps=self.sampling_steps, guidance=self.guidance)
         return draw(self.hook(model, **arguments), texts, [derive(seed, "probe picture", i) for i in range(self.draws)], protocol)
 
     def _edit(self, model: Model, concept: Concept, arguments: dict[str, Any]) -> Edit:

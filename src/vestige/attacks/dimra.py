@@ -20,15 +20,17 @@ from torch import Tensor
 from vestige.concepts import Concept
 from vestige.concepts.images import PictureSet
 from vestige.diffusion import Model
-from vestige.diffusion.model import TRAINED, Access, Attack, Budget, Candidate, Paper, Select, Watch, silent
-from vestige.diffusion.sampling import Protocol, derive, generator
-from vestige.diffusion.views import folded
+from vestige.diffusion.model import Watch, silent
+from vestige.diffusion.sampling import Drawing
 from vestige.edits import Edit
+from vestige.edits.surgery import folded
 from vestige.errors import BadInput
-from vestige.methods import Training, fit
+from vestige.methods import Attack, Budget, Candidate, Paper, Training, fit
+from vestige.methods.contract import TRAINED, Access, Holds, Select
 from vestige.methods.ranges import above, at_least, below_one
 from vestige.methods.training import Trace, rehearsal
 from vestige.methods.training_data import drawn, paired
+from vestige.seeds import derive, generator
 
 SCOPE = {"full": "unet", "lora": "attention"}
 
@@ -94,6 +96,10 @@ class DiMRA(Attack):
         own = self.retain_pictures * self.sampling_steps * (2 if self.guidance != 1 else 1) if self.data == "own" else 0
         return own + TRAINED * last * self.batch * self.accumulation
 
+    @property
+    def holds(self) -> Holds:
+        return Holds(self.data, self.retain_pictures)
+
     def __call__(
         self,
         model: Model,
@@ -132,7 +138,7 @@ class DiMRA(Attack):
         if not words:
             raise BadInput(f"concept {concept.name} names neither neighbours nor unrelated concepts to draw; give pictures instead")
         prompts = concept.spread(self.retain_pictures, "training", words=words)
-        protocol = Protocol(steps=self.sampling_steps, guidance=self.guidance)
+        protocol = Drawing(steps=self.sampling_steps, guidance=self.guidance)
         made = drawn(model, prompts, seed=derive(seed, "own"), protocol=protocol, watch=watch)
         return made, len(made) * self.sampling_steps * (2 if self.guidance != 1 else 1)
 

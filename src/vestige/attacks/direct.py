@@ -13,7 +13,9 @@ from typing import ClassVar, Literal, final
 from vestige.concepts import Concept
 from vestige.concepts.images import PictureSet
 from vestige.diffusion import Model
-from vestige.diffusion.model import Access, Attack, Budget, Candidate, Paper, Select, Watch, silent
+from vestige.diffusion.model import Watch, silent
+from vestige.methods import Attack, Budget, Candidate, Paper
+from vestige.methods.contract import Access, Select
 from vestige.methods.ranges import at_least
 
 

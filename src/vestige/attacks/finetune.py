@@ -18,14 +18,15 @@ from torch import Tensor
 from vestige.concepts import Concept
 from vestige.concepts.images import PictureSet
 from vestige.diffusion import Model
-from vestige.diffusion.model import Budget, Candidate, Paper, Select, Watch, silent
-from vestige.diffusion.sampling import derive
+from vestige.diffusion.model import Watch, silent
 from vestige.edits import Edit
-from vestige.methods import Training, fit
+from vestige.methods import Budget, Candidate, Paper, Training, fit
+from vestige.methods.contract import Select
 from vestige.methods.ranges import above, at_least
 from vestige.methods.regeneration import Regenerating, training_set
 from vestige.methods.training import Trace, denoising
 from vestige.methods.training_data import Pairs
+from vestige.seeds import derive
 
 
 @final

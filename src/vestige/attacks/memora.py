@@ -22,15 +22,16 @@ from torch import Tensor
 from vestige.concepts import Concept
 from vestige.concepts.images import PictureSet
 from vestige.diffusion import Model
-from vestige.diffusion.model import Budget, Candidate, Paper, Select, Watch, silent
-from vestige.diffusion.sampling import derive, generator
-from vestige.diffusion.views import folded
+from vestige.diffusion.model import Watch, silent
 from vestige.edits import Edit
-from vestige.methods import Training, fit
+from vestige.edits.surgery import folded
+from vestige.methods import Attack, Budget, Candidate, Paper, Training, fit
+from vestige.methods.contract import Select
 from vestige.methods.ranges import above, at_least
 from vestige.methods.regeneration import Regenerating, training_set
 from vestige.methods.training import Trace, denoising
 from vestige.methods.training_data import Pairs
+from vestige.seeds import derive, generator
 
 
 @final
@@ -75,6 +76,10 @@ class MemoRa(Regenerating):
         at_least(1, self, "rank")
         at_least(0, self, "clip", "weight_decay")
         above(0, self, "lr", "alpha")
+
+    @property
+    def lesson(self) -> Attack:
+        return self.variants().get("raw", self)
 
     def __call__(
         self,

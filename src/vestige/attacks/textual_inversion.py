@@ -18,15 +18,16 @@ from torch import Tensor
 from vestige.concepts import Concept
 from vestige.concepts.images import PictureSet
 from vestige.diffusion import Condition, Model
-from vestige.diffusion.model import Budget, Candidate, Paper, Select, Watch, silent
-from vestige.diffusion.sampling import derive
+from vestige.diffusion.model import Watch, silent
 from vestige.edits import Edit
 from vestige.errors import Incompatible
-from vestige.methods import Training, fit
+from vestige.methods import Budget, Candidate, Paper, Training, fit
+from vestige.methods.contract import Select
 from vestige.methods.ranges import above
 from vestige.methods.regeneration import Regenerating, training_set
 from vestige.methods.training import Trace, denoising
 from vestige.methods.training_data import Pairs
+from vestige.seeds import derive
 
 SCOPE = "text-encoder"
 

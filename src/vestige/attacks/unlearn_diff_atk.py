@@ -23,13 +23,15 @@ from vestige.concepts import Concept
 from vestige.concepts.images import PictureSet
 from vestige.diffusion import Model, sampling
 from vestige.diffusion.attention import innermost
-from vestige.diffusion.model import TRAINED, Access, Attack, Budget, Candidate, Paper, Select, Watch, silent
-from vestige.diffusion.sampling import Protocol, derive, generator
+from vestige.diffusion.model import Watch, silent
+from vestige.diffusion.sampling import Drawing
 from vestige.errors import BadInput
-from vestige.methods import Training, fit, optimiser
+from vestige.methods import Attack, Budget, Candidate, Paper, Training, fit, optimiser
+from vestige.methods.contract import TRAINED, Access, Select
 from vestige.methods.ranges import above, at_least
 from vestige.methods.training import Trace
 from vestige.methods.training_data import captioned
+from vestige.seeds import derive, generator
 
 LONGEST = 60  # tokens of a prompt, start and end included; the released code skips longer ones
 
@@ -176,7 +178,7 @@ class UnlearnDiffAtk(Attack):
 
     def _succeeds(self, model: Model, prompts: list[str], rows: list[int], seed: int, select: Select) -> list[int]:
         """Which of the rows' prompts show the concept, each on a seed that stays its own throughout."""
-        protocol = Protocol(steps=self.sampling_steps, guidance=self.guidance)
+        protocol = Drawing(steps=self.sampling_steps, guidance=self.guidance)
         drawn = sampling.pictures(model, [prompts[i] for i in rows], [derive(seed, "check", i) for i in rows], protocol)
         return [i for i, shows in zip(rows, select(drawn).tolist(), strict=True) if shows > 0.5]
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from vestige import concepts, models
 from vestige.concepts import Concept
+from vestige.data import PROXY
 from vestige.errors import BadSetting
 from vestige.harness.settings import looks
-
-PROXY = {"object": "digit", "style": "halftone"}
 
 
 def control(asked: str, model: str, concept: Concept) -> tuple[str, str]:
@@ -52,5 +51,5 @@ def named(chosen: tuple[str, str], world: str) -> str:
         return name
     if kind == "twin":
         return name if name in models.cards() else repr(sorted(models.identity(name).items()))
-    proxy = concepts.load(name, world or "wardrobe")
+    proxy = concepts.load(name, world)
     return name if not proxy.pictures else repr((proxy.as_dict(), looks(proxy)))

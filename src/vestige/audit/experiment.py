@@ -1,34 +1,35 @@
-"""The case that an audit hears: its models, its edit, what an attacker holds, and every attack on every one of them.
+"""The experiment of an audit: its models, its edit, and every attack on every one of them.
 
 Three arms under one protocol: *edited* (the model under audit), *never* (a twin that never drew the concept, or the original
 being taught a proxy that it never drew), *original* (the ceiling, and a check that the attack does not destroy what is known).
-Where the original is not at hand, `alone` says what stands in for it.
+Where the original is not at hand, `no_original` says what stands in for it.
 """
 
 from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterator
-from dataclasses import replace
-from functools import cached_property, partial
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from vestige import checkpoints, concepts, metrics, models, registry, runs
+from vestige import checkpoints, concepts, data, metrics, models, registry, runs
 from vestige.audit import no_original
-from vestige.audit.plan import Plan
+from vestige.audit.plan import PLASTICITY_REPLICATES, Plan
 from vestige.concepts import Concept
-from vestige.concepts.images import PictureSet, folder
 from vestige.diffusion import Model
-from vestige.diffusion.model import Attack, Budget, Watch
+from vestige.diffusion.model import Watch
 from vestige.edits import Edit
 from vestige.harness import arms, workers
-from vestige.harness.attacker import Holdings
+from vestige.harness.attacker import AttackerData
 from vestige.harness.bench import Bench
-from vestige.harness.unlearning import unlearned
+from vestige.harness.unlearning import training_data, unlearned
 from vestige.harness.utility import kept
-from vestige.methods import Data
+from vestige.methods import Attack, Budget
+
+GROUPS = ("neighbours", "unrelated")
 
 
 def furnished(planned: Plan, root: Path, watch: Watch, steal: bool = False) -> Bench:
@@ -38,86 +39,76 @@ def furnished(planned: Plan, root: Path, watch: Watch, steal: bool = False) -> B
     return Bench(root, planned.suite, verify, select, steal=steal, watch=watch, keep=planned.request.keep_images)
 
 
-def training_data(model: Model, forget: str, retain: str, cache: Path | None = None) -> Data:
-    """What an unlearner may train on: each is "drawn", by the model itself, or a folder of pictures."""
+@dataclass(frozen=True)
+class Lesson:
+    """What plasticity is measured by: an attack that teaches, and a concept that it teaches to the edited and to the original model."""
 
-    def read(source: str) -> PictureSet | None:
-        return None if source == "drawn" else folder(source, model.image_size)
+    attack: str
+    method: Attack
+    concept: Concept
 
-    return Data(read(forget), read(retain), cache=cache)
 
+@dataclass(frozen=True)
+class Experiment:
+    """One audit's models, and the arms that may be asked for; `prepared` makes it.
 
-class Case:
-    """One audit's models and arms; made, asked, and thrown away."""
+    Arguments:
+        run: The audit's own run.
+        original: The model before the edit; None where it is not at hand.
+        subject: What the edit is put on.
+        edited: The model under audit.
+        never: Who stands for a model that never drew the concept, and `never_concept`, what it is attacked for.
+        real: What stands in for the original's ceiling; None where there is an original.
+        diagnostics: What was measured of an edit that was made here.
+        began: When, by the monotonic clock.
+    """
 
-    def __init__(self, planned: Plan, bench: Bench, run: runs.Run) -> None:
-        self.plan, self.bench, self.run, self.began = planned, bench, run, time.monotonic()
-        self.concept = planned.concept
-        bench.watch("load models", 0, 1)
-        self.original = models.load(planned.original) if planned.original else None
-        same = self.original if planned.request.model == planned.original else None
-        self.subject = models.load(planned.request.model) if same is None else same
-        self.diagnostics: dict[str, Any] = {}
-        self._held(self.subject).check(self.concept, [attack for attack, _ in planned.attacks.values()])
-        self.edit, self.unlearn_seconds = self._edit()
-        self.edited = self.subject if self.edit is None else self.subject.edited(self.edit)
-        self.base = self.edited if self.original is None else self.original  # whose pictures' size holds, and who is taught a proxy
-        kind, name = planned.control
-        self.never = models.load(name) if kind == "twin" else self.base
-        self.never_concept = self.concept if kind != "proxy" else concepts.load(name, planned.world or "wardrobe")
-        if self.never_concept.detector and self.never_concept is not self.concept:
-            self.bench = replace(bench, own={self.never_concept.name: metrics.pair(self.never_concept, planned.world)})
-
-    def _edit(self) -> tuple[Edit | None, float]:
-        """The edit under audit, given or made now, and the seconds that its making took."""
-        request, watch = self.plan.request, self.bench.watch
-        if request.edit is not None:
-            return checkpoints.load(request.edit, self.subject), 0.0
-        if self.plan.unlearner is None:
-            return None, 0.0
-        run = unlearned(
-            self.bench.root,
-            self.subject,
-            self.concept,
-            request.unlearner,
-            self.plan.unlearner,
-            request.edit_seed,
-            data=training_data(self.subject, request.forget, request.retain, self.bench.album(self.concept).cache(self.bench.root)),
-            watch=watch,
-            wait=self.bench.wait,
-        )
-        edit, self.diagnostics = Edit.load(run.path("edit.safetensors")), dict(run.outcome.get("diagnostics", {}))
-        if self.diagnostics and not edit.hooks:
-            self.diagnostics["rate_on_line"] = arms.line(self.bench, self.subject, edit, self.concept)
-        return edit, float(run.outcome["seconds"])
-
-    @cached_property
-    def real(self) -> no_original.Real | None:
-        """What stands in for the original's ceiling; None where there is an original."""
-        return no_original.seen(self) if self.original is None else None
+    plan: Plan
+    bench: Bench
+    run: runs.Run
+    original: Model | None
+    subject: Model
+    edit: Edit | None
+    edited: Model
+    never: Model
+    never_concept: Concept
+    real: no_original.Real | None
+    diagnostics: Mapping[str, Any]
+    unlearn_seconds: float
+    began: float
 
     @property
-    def holdings(self) -> Holdings:
-        """What the attacker holds."""
-        return self._held(self.base)
+    def concept(self) -> Concept:
+        return self.plan.concept
 
-    def _held(self, original: Model) -> Holdings:
-        request = self.plan.request
-        return Holdings(
-            original=original,
-            world=self.plan.world,
-            protocol=self.plan.suite.protocol,
-            references=request.references,
-            retain=request.attack_retain,
-            cache=self.bench.album(self.concept).cache(self.bench.root),
-        )
+    @property
+    def base(self) -> Model:
+        """Whose pictures' size holds, and who is taught a proxy."""
+        return self.edited if self.original is None else self.original
+
+    @property
+    def attacker(self) -> AttackerData:
+        """What the attacker holds."""
+        return _attacker(self.plan, self.bench, self.base)
+
+    @property
+    def lesson(self) -> Lesson | None:
+        """How plasticity is measured; None where nothing was edited, or nobody could compare."""
+        plan, concept = self.plan, self.concept
+        if self.original is None or self.edited is self.original or not plan.suite.plasticity:
+            return None
+        teacher = next(((name, way) for name, (a, _) in plan.attacks.items() if (way := a.lesson) is not None), None)
+        worlds = bool(plan.world and not concept.detector and concept.group in data.PROXY)
+        if teacher is None or not (worlds or plan.control[0] == "proxy"):
+            return None
+        return Lesson(*teacher, concepts.load(data.PROXY[concept.group], plan.world) if worlds else self.never_concept)
 
     def arm(self, model: Model, concept: Concept, name: str, attack: Attack, replicate: int) -> runs.Run:
         """One attack on one model for one replicate, with what its attacker holds."""
         planned, audited = self.plan.attacks[name][1], self.concept
         told = audited if "retain" in attack.needs else concept  # what was retained has no pictures of the concept under audit
         proxy = concept is not audited
-        held = self.holdings.of(told, attack, planned.references, replicate, proxy=proxy, watch=self.bench.watch)
+        held = self.attacker.of(told, attack, planned.references, replicate, proxy=proxy, watch=self.bench.watch)
         return arms.run_arm(self.bench.of(concept), model, concept, (name, attack), planned.budget, replicate, held)
 
     def attack(self, name: str) -> dict[str, Any]:
@@ -140,18 +131,89 @@ class Case:
         """Plain prompts on the verification seeds of a replicate: the zero point of every attack's curve."""
         return arms.run_arm(self.bench, model, concept, ("direct", registry.build("attacks", "direct")), Budget((0,)), replicate, None)
 
-    def errands(self) -> Iterator[workers.Errand]:
-        """Every run of the attacks and of the plain models, in an order that suits several processes: long ones first."""
-        seeds = self.plan.seeds
+    def taught(self) -> dict[str, list[runs.Run]]:
+        """The arms of the lesson, by who was taught; {} without one."""
+        lesson = self.lesson
+        if lesson is None or self.original is None:
+            return {}
+        pupils, seeds = {"edited": self.edited, "original": self.original}, self.plan.seeds[:PLASTICITY_REPLICATES]
+        return {who: [self.arm(pupil, lesson.concept, lesson.attack, lesson.method, k) for k in seeds] for who, pupil in pupils.items()}
+
+    def errands(self, bench: Bench) -> Iterator[workers.Errand]:
+        """Every run of the attacks, of the lesson and of the plain models, in an order that suits several processes: long ones first.
+
+        Arguments:
+            bench: Where they are run: one that does not wait for what another process is at.
+        """
+        own, seeds = replace(self, bench=replace(bench, own=self.bench.own)), self.plan.seeds
         for name, (method, _) in self.plan.attacks.items():
             for k in seeds:
                 for way in (method, *method.variants().values()):
-                    yield partial(self.arm, self.edited, self.concept, name, way, k)
-                    yield partial(self.arm, self.never, self.never_concept, name, way, k)
+                    yield partial(own.arm, self.edited, self.concept, name, way, k)
+                    yield partial(own.arm, self.never, self.never_concept, name, way, k)
             if self.original is not None:
-                yield partial(self.arm, self.original, self.concept, name, method, seeds[0])
+                yield partial(own.arm, self.original, self.concept, name, method, seeds[0])
+        lesson = self.lesson
+        if lesson is not None and self.original is not None:
+            for k, pupil in itertools.product(seeds[:PLASTICITY_REPLICATES], (self.edited, self.original)):
+                yield partial(own.arm, pupil, lesson.concept, lesson.attack, lesson.method, k)
         for k in seeds[1:] if self.original is not None else ():
-            yield partial(self.plain, self.base, self.concept, k)
+            yield partial(own.plain, self.base, self.concept, k)
         drawing = [self.edited] if self.original is None else [self.original, self.edited]
-        for model, group in itertools.product(drawing, ("neighbours", "unrelated")):
-            yield partial(kept, self.bench, model, self.concept, group)
+        for model, group in itertools.product(drawing, GROUPS):
+            yield partial(kept, own.bench, model, self.concept, group)
+
+
+def prepared(planned: Plan, bench: Bench, run: runs.Run) -> Experiment:
+    """Load the models, make or read the edit, and load what stands for a model that never knew the concept."""
+    began, concept = time.monotonic(), planned.concept
+    bench.watch("load models", 0, 1)
+    original = models.load(planned.original) if planned.original else None
+    same = original if planned.request.model == planned.original else None
+    subject = models.load(planned.request.model) if same is None else same
+    _attacker(planned, bench, subject).check(concept, [attack for attack, _ in planned.attacks.values()])
+    edit, seconds, diagnostics = _edit(planned, bench, subject)
+    edited = subject if edit is None else subject.edited(edit)
+    base = edited if original is None else original
+    kind, name = planned.control
+    never = models.load(name) if kind == "twin" else base
+    never_concept = concept if kind != "proxy" else concepts.load(name, planned.world)
+    if never_concept.detector and never_concept is not concept:
+        bench = replace(bench, own={never_concept.name: metrics.pair(never_concept, planned.world)})
+    real = None if original is not None else _real(planned, bench, edited)
+    return Experiment(planned, bench, run, original, subject, edit, edited, never, never_concept, real, diagnostics, seconds, began)
+
+
+def _attacker(planned: Plan, bench: Bench, original: Model) -> AttackerData:
+    return AttackerData(
+        original=original,
+        world=planned.world,
+        protocol=planned.suite.protocol,
+        references=planned.request.references,
+        retain=planned.request.attack_retain,
+        cache=bench.album(planned.concept).cache(bench.root),
+    )
+
+
+def _real(planned: Plan, bench: Bench, edited: Model) -> no_original.Real:
+    """Real pictures of the concept, apart from those that an attack trains on where there are enough."""
+    attacker, concept = _attacker(planned, bench, edited), planned.concept
+    counts = {own.references for attack, own in planned.attacks.values() if own.references and "retain" not in attack.needs}
+    given = [attacker.shown(concept, count, k) for count in sorted(counts) for k in planned.seeds]
+    return no_original.seen(bench, edited, concept, attacker.real(concept), [one for one in given if one is not None])
+
+
+def _edit(planned: Plan, bench: Bench, subject: Model) -> tuple[Edit | None, float, dict[str, Any]]:
+    """The edit under audit, given or made now, the seconds that its making took, and what was measured of it."""
+    request, concept = planned.request, planned.concept
+    if request.edit is not None:
+        return checkpoints.load(request.edit, subject), 0.0, {}
+    if planned.unlearner is None:
+        return None, 0.0, {}
+    given = training_data(subject, request.forget, request.retain, bench.album(concept).cache(bench.root))
+    settled = (request.unlearner, planned.unlearner, request.edit_seed)
+    run = unlearned(bench.root, subject, concept, *settled, data=given, watch=bench.watch, wait=bench.wait)
+    edit, diagnostics = Edit.load(run.path("edit.safetensors")), dict(run.outcome.get("diagnostics", {}))
+    if diagnostics and not edit.hooks:
+        diagnostics["rate_on_line"] = arms.line(bench, subject, edit, concept)
+    return edit, float(run.outcome["seconds"]), diagnostics

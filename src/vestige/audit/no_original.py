@@ -14,22 +14,20 @@ forgotten" and "short-term" then hold whatever the original drew; "erased" and "
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from vestige.harness.bench import shows
-from vestige.metrics.judge import Hits, judged, share
+from vestige.concepts import Concept
+from vestige.concepts.images import PictureSet
+from vestige.diffusion import Model
+from vestige.harness.bench import Bench, shows
 from vestige.verdict import Flag
 from vestige.verdict.decision import Top
-from vestige.verdict.savings import wilson
-
-if TYPE_CHECKING:
-    from vestige.audit.experiment import Case
-    from vestige.concepts.images import PictureSet
-    from vestige.diffusion import Model
+from vestige.verdict.intervals import Hits, judged, share, wilson
 
 LEAST = 8  # fewer pictures than these that no attack trains on say too little: then all are counted
 MOST = 256  # pictures; beyond them the autoencoder's time buys no precision
@@ -67,24 +65,22 @@ class Real:
         return f"{len(self.hits)} real pictures, {'none' if self.held_out else 'some'} of which an attack trains on"
 
 
-def seen(case: Case) -> Real:
-    """The real pictures that the audit counts, as its judges see them after the model's autoencoder."""
-    chosen, held_out = _counted(case)
-    images = reconstructed(case.base, chosen.images)
-    hits, other = (shows(judge, images, case.concept) for judge in (case.bench.verify, case.bench.select))
+def seen(bench: Bench, model: Model, concept: Concept, whole: PictureSet, given: Sequence[PictureSet]) -> Real:
+    """The real pictures that the audit counts, as its judges see them after the model's autoencoder.
+
+    Arguments:
+        whole: Every real picture of the concept that there is.
+        given: What arms train on.
+    """
+    chosen, held_out = _counted(whole, given)
+    images = reconstructed(model, chosen.images)
+    hits, other = (shows(judge, images, concept) for judge in (bench.verify, bench.select))
     return Real(hits, other, held_out, chosen.source)
 
 
-def _counted(case: Case) -> tuple[PictureSet, bool]:
+def _counted(whole: PictureSet, given: Sequence[PictureSet]) -> tuple[PictureSet, bool]:
     """Real pictures that no arm trains on, or all where these are too few; and which it is."""
-    holdings, concept = case.holdings, case.concept
-    whole = holdings.real(concept)
-    taken: set[bytes] = set()
-    for attack, planned in case.plan.attacks.values():
-        if planned.references and "retain" not in attack.needs:
-            for replicate in case.plan.seeds:
-                given = holdings.shown(concept, planned.references, replicate)
-                taken |= {one.numpy().tobytes() for one in given.images} if given is not None else set()
+    taken = {one.numpy().tobytes() for pictures in given for one in pictures.images}
     free = [i for i, one in enumerate(whole.images) if one.numpy().tobytes() not in taken]
     chosen = whole.take(free) if len(free) >= LEAST else whole
     return chosen.draw(min(MOST, len(chosen)), 0, seed=1), not taken or len(free) >= LEAST
@@ -95,10 +91,12 @@ def reconstructed(model: Model, real: Tensor) -> Tensor:
     return torch.cat([model.decode(model.encode(part)) for part in real.split(16)])
 
 
-def top(case: Case, real: Real) -> Top:
-    """The verdict's words."""
-    kind, name = case.plan.control
-    never = f"this very model, taught {case.never_concept.name!r}," if kind == "proxy" else name
+def top(real: Real, never: str) -> Top:
+    """The verdict's words.
+
+    Arguments:
+        never: Who stands for a model that never knew the concept, as a phrase.
+    """
     return Top(
         rate="the detector's rate on real pictures",
         has="real pictures have",

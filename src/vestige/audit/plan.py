@@ -7,26 +7,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vestige import concepts, models, registry
+from vestige import concepts, data, models, registry
 from vestige.audit.controls import control, named
 from vestige.concepts import Concept
 from vestige.concepts.album import KEEPS, Keep
 from vestige.concepts.images import shipped
-from vestige.diffusion.model import Attack
 from vestige.errors import BadInput, BadSetting, UnknownName
-from vestige.harness import suites
-from vestige.harness.settings import by_method, configured, content, looks, told
-from vestige.methods import optimiser
+from vestige.harness import cost, suites
+from vestige.harness.bench import NUMERICS
+from vestige.harness.settings import by_method, chosen, configured, content, looks, told
+from vestige.methods import Attack, Data, optimiser
+from vestige.methods.contract import Holds
 from vestige.metrics import loading
-from vestige.models import Card
+from vestige.models import Card, placement
 from vestige.verdict import Lines
 from vestige.verdict.decision import calibrated
 
-NUMERICS = "2"  # raised whenever a run of an unchanged spec would give other numbers
 NAMED_SOURCES = ("shipped", "generated")  # where references come from, other than a folder
 PLASTICITY_REPLICATES = 3
 
@@ -113,28 +113,42 @@ class Plan:
             "references": source if source in NAMED_SOURCES else content(Path(source)),
             **({"reference_count": self.request.reference_count} if self.request.reference_count else {}),
             "data": [s if s == "drawn" else content(Path(s)) for s in (self.request.forget, self.request.retain)],
-            **({"attack_retain": kept if kept == "shipped" else content(Path(kept))} if _without_target(self.attacks) else {}),
+            **({"attack_retain": kept if kept == "shipped" else content(Path(kept))} if _held(self.attacks) else {}),
             "control": [self.control[0], named(self.control, self.world)],
             **({"looks": found} if (found := looks(self.concept)) else {}),
             **({"keep_images": self.request.keep_images} if self.request.keep_images != "all" else {}),
             "lines": asdict(self.lines),
-            **models.current().as_dict(),
+            **placement.current().as_dict(),
             **optimiser.current().as_dict(),
             "volatile": {"edit": self.request.edit, "references": source},
         }
 
+    def planned_calls(self) -> dict[str, int]:
+        """Calls that the audit needs if nothing is stored, by part."""
+        suite, n, whole = self.suite, len(self.seeds), bool(self.original)
+        each = cost.picture(suite.protocol)
+        trained = max(1, sum(attack.access == "weights" for attack, _ in self.attacks.values()))  # models that attacks leave behind
+        calls = {"scoring": 0, "attacks": 0, "utility": 2 * (1 + trained + whole) * suite.utility_pictures * each}
+        for attack, own in self.attacks.values():
+            ways = [way.calls(own.budget.last, own.references) for way in (attack, *attack.variants().values())]
+            taught = whole and suite.plasticity and attack.lesson is not None
+            single = int(whole) + (2 * min(n, PLASTICITY_REPLICATES) if taught else 0)
+            calls["attacks"] += n * 2 * sum(ways) + single * ways[0]
+            scored = sum(map(attack.tries, own.budget.points)) * (suite.pictures + suite.select_pictures) * each
+            calls["scoring"] += (n * 2 * len(ways) + single) * scored + (n - 1) * suite.pictures * each * whole
+        if self.unlearner is not None:
+            calls["unlearning"] = cost.unlearning(self.unlearner, *_drawn(self.request))
+        return calls
 
-def plan(request: Request) -> Plan:
+
+def resolve(request: Request) -> Plan:
     """Resolve names and settings; every mistake that a user can make is found here, before anything is computed."""
     card = models.card(request.model)
-    concept = told(concepts.load(request.concept, card.world or "wardrobe"), card)
+    concept = told(concepts.load(request.concept, card.world), card)
     loading.contents(concept)  # a detector that is not there is found now
     suite = suites.load(request.suite, card.world)
     if request.reference_count < 0:
         raise BadSetting(f"reference_count is at least 1, or 0 for the suite's number; given {request.reference_count}")
-    for name in request.attacks:
-        if name not in registry.names("attacks"):
-            raise UnknownName("attack", name, registry.names("attacks"))
     if request.keep_images not in KEEPS:
         raise BadSetting(f"pictures are kept: {' or '.join(KEEPS)}; given {request.keep_images!r}")
     if request.unlearner != "none" and request.edit is not None:
@@ -144,17 +158,10 @@ def plan(request: Request) -> Plan:
     if request.unlearner != "none":
         given = own.pop(request.unlearner, {})
         unlearner = configured("unlearners", request.unlearner, card.world, request.preset, given, model=card.name).resolved(concept)
-    attacks = {}
-    for name in request.attacks or suite.attacks:
-        planned = suite.planned(name, card.world)
-        if request.reference_count and "pictures" in registry.find("attacks", name).needs:
-            planned = replace(planned, references=request.reference_count)
-        given = own.pop(name, {})
-        method = configured("attacks", name, card.world, request.preset, given, planned.settings, model=card.name)
-        attacks[name] = (method, planned)
+    attacks = chosen(request.attacks or tuple(suite.attacks), suite, card, request.preset, own, request.reference_count)
     _check_retained(request, attacks)
     if not request.original:
-        _check_alone(request, concept, attacks, card.world or "wardrobe")
+        _check_without_original(request, concept, attacks, card.world)
     if own:
         raise UnknownName("method in a setting", next(iter(own)), [*attacks, *([request.unlearner] if unlearner else [])])
     seeds = request.seeds or tuple(range(suite.replicates))
@@ -165,13 +172,13 @@ def plan(request: Request) -> Plan:
     return Plan(request, concept, suite, seeds, unlearner, attacks, against, original, card.world, lines)
 
 
-def _without_target(attacks: Mapping[str, tuple[Attack, suites.Planned]]) -> list[Any]:
-    """Attacks that train on what was retained."""
-    return [attack for attack, _ in attacks.values() if "retain" in attack.needs]
+def _held(attacks: Mapping[str, tuple[Attack, suites.Planned]]) -> list[Holds]:
+    """What attacks are given that train on what was retained."""
+    return [held for attack, _ in attacks.values() if (held := attack.holds) is not None]
 
 
 def _check_retained(request: Request, attacks: Mapping[str, tuple[Attack, suites.Planned]]) -> None:
-    sources = [attack.data for attack in _without_target(attacks)]
+    sources = [held.source for held in _held(attacks)]
     if request.attack_retain == "shipped" and "folder" in sources:
         raise BadSetting("data=folder needs the folder: --attack-retain DIR, with captions of its pictures in metadata.jsonl")
     if request.attack_retain != "shipped" and not {"retain", "folder"} & set(sources):
@@ -180,11 +187,11 @@ def _check_retained(request: Request, attacks: Mapping[str, tuple[Attack, suites
         )
 
 
-def _check_alone(request: Request, concept: Concept, attacks: Mapping[str, tuple[Attack, suites.Planned]], world: str) -> None:
+def _check_without_original(request: Request, concept: Concept, attacks: Mapping[str, tuple[Attack, suites.Planned]], world: str) -> None:
     """Without an original nothing may ask for it, and real pictures of the concept have to be there."""
     if request.unlearner != "none" or request.edit is not None:
         raise BadSetting("without an original, --model is the edited model itself: leave out --unlearner and --edit, or --no-original")
-    if drawn := [name for name, (attack, _) in attacks.items() if "retain" in attack.needs and getattr(attack, "data", "") == "original"]:
+    if drawn := [name for name, (attack, _) in attacks.items() if (held := attack.holds) is not None and held.source == "original"]:
         raise BadSetting(f"{drawn[0]} with data=original trains on pictures by the original, which is not at hand; choose another data")
     need = f"give --references FOLDER, or a concept file that names its pictures, with real pictures of {concept.name}"
     if request.references == "generated":
@@ -195,7 +202,7 @@ def _check_alone(request: Request, concept: Concept, attacks: Mapping[str, tuple
     if concept.detector:
         raise BadSetting(f"{why}; {need}")
     with suppress(BadInput):
-        shipped(models.data_folder() / world / "pictures/references", {concept.group: concept.label})
+        shipped(data.references(world), {concept.group: concept.label})
         return
     raise BadSetting(f"{why}, and none ships with the package; {need}")
 
@@ -210,3 +217,9 @@ def _lines(suite: suites.Suite, card: Card, attacks: Mapping[str, tuple[Attack, 
         if attack == configured("attacks", name, card.world, "", {}, planned.settings, model=card.name):
             lines = calibrated(lines, null)
     return lines
+
+
+def _drawn(request: Request) -> tuple[int, int]:
+    """What a picture of the concept and one of the rest take: nothing where a folder of them is given."""
+    one = cost.picture(Data().protocol)
+    return (0 if request.forget != "drawn" else one), (0 if request.retain != "drawn" else one)

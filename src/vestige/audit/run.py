@@ -9,16 +9,17 @@ from typing import Any
 
 import torch
 
-from vestige import models, runs
-from vestige.audit import flags, no_original, rates, result, scores
-from vestige.audit.experiment import Case, furnished
-from vestige.audit.plan import Plan, Request, plan
+from vestige import runs
+from vestige.audit import flags, no_original, result, scores
+from vestige.audit.experiment import Experiment, furnished, prepared
+from vestige.audit.plan import Plan, Request, resolve
 from vestige.diffusion.model import Watch, silent
 from vestige.errors import BadSetting
 from vestige.harness import workers
-from vestige.harness.cost import planned_calls
 from vestige.methods import optimiser
+from vestige.models import Placement, placement
 from vestige.verdict import decide, measure
+from vestige.verdict.intervals import interval_of
 
 WORTH_HELP = 50_000  # denoiser calls: a helper needs seconds before its first one
 
@@ -41,43 +42,41 @@ def audit(
         jobs: Processes that share the arms; 0 takes as many as torch has threads for long audits of the embedded world on a CPU, else 1.
         steal: Take over the lock of another process that is known to be gone; then nothing is shared.
     """
-    planned = plan(request)
+    planned = resolve(request)
     if planned.control[0] == "none":
         raise BadSetting("an audit needs a control: without one nobody knows what its attacks find where nothing is left")
     run = runs.claim(out, planned.spec())
     if not run.done:
         with run.held(steal=steal):
-            case = Case(planned, furnished(planned, Path(cache) if cache else run.folder / "runs", watch, steal), run)
+            experiment = prepared(planned, furnished(planned, Path(cache) if cache else run.folder / "runs", watch, steal), run)
             if not steal:
-                _ahead(case, jobs or _jobs(planned))
-            run.finish(_result(case, command))
+                _ahead(experiment, jobs or _jobs(planned))
+            run.finish(_result(experiment, command))
     return run.outcome
 
 
 def _jobs(planned: Plan) -> int:
     """One process a thread for small models on a CPU, where two threads are less than twice as fast as one, if there is much to do."""
-    much = sum(planned_calls(planned).values()) >= WORTH_HELP
-    small = bool(planned.world) and models.current().resolved == "cpu" and optimiser.processes() == 1
+    much = sum(planned.planned_calls().values()) >= WORTH_HELP
+    small = bool(planned.world) and placement.current().resolved == "cpu" and optimiser.processes() == 1
     return torch.get_num_threads() if much and small else 1
 
 
-def _ahead(case: Case, jobs: int) -> None:
+def _ahead(experiment: Experiment, jobs: int) -> None:
     """Do the errands in `jobs` processes of one thread, this one among them."""
     if jobs < 2:
         return
-    means = {"placement": asdict(models.current()), "thrift": asdict(optimiser.current())}
-    task = {"request": asdict(case.plan.request), "root": str(case.bench.root), "out": str(case.run.folder), **means}
-    patient, threads = case.bench, torch.get_num_threads()
-    case.bench = replace(patient, wait=0.0)
+    means = {"placement": asdict(placement.current()), "options": asdict(optimiser.current())}
+    task = {"request": asdict(experiment.plan.request), "root": str(experiment.bench.root), "out": str(experiment.run.folder), **means}
+    threads, hurried = torch.get_num_threads(), replace(experiment.bench, wait=0.0)
     torch.set_num_threads(1)
     try:
         with workers.helped(jobs - 1, f"{__name__}:{help_out.__name__}", task) as helpers:
-            if workers.attend(case.errands()):
-                patient.watch("other processes finish", 0, 1)
+            if workers.attend(experiment.errands(hurried)):
+                experiment.bench.watch("other processes finish", 0, 1)
                 for helper in helpers:
                     helper.wait()
     finally:
-        case.bench = patient
         torch.set_num_threads(threads)
 
 
@@ -85,41 +84,41 @@ def help_out(task: Mapping[str, Any]) -> None:
     """What a helper of an audit does: every arm that nobody else is at."""
     torch.set_num_threads(1)
     given = task["request"]
-    with models.using(models.Placement(**task["placement"])), optimiser.using(optimiser.Thrift(**task["thrift"])):
-        planned = plan(Request(**{**given, **{key: tuple(given[key]) for key in ("attacks", "seeds")}}))
+    with placement.using(Placement(**task["placement"])), optimiser.using(optimiser.FitOptions(**task["options"])):
+        planned = resolve(Request(**{**given, **{key: tuple(given[key]) for key in ("attacks", "seeds")}}))
         bench = replace(furnished(planned, Path(task["root"]), silent), wait=0.0)
-        workers.attend(Case(planned, bench, runs.claim(task["out"], planned.spec())).errands())
+        experiment = prepared(planned, bench, runs.claim(task["out"], planned.spec()))
+        workers.attend(experiment.errands(bench))
 
 
-def _result(case: Case, command: str) -> dict[str, Any]:
+def _result(experiment: Experiment, command: str) -> dict[str, Any]:
     """Run everything that is missing and put the result together."""
-    found = {name: case.attack(name) for name in case.plan.attacks}
-    built = {name: scores.arms_of(case, name, rows) for name, rows in found.items()}
-    measures = {name: measure(a, attacks=len(built)) for name, a in built.items()}
+    lines, real = experiment.plan.lines, experiment.real
+    found = {name: experiment.attack(name) for name in experiment.plan.attacks}
+    taught = experiment.taught()
+    measures = {name: measure(scores.arms_of(experiment, name, rows), attacks=len(found)) for name, rows in found.items()}
     first = found[next(iter(found))]
     plain = result.plain(first)
-    left = scores.left(case, found)
-    usable = scores.utility(case, left[scores.worst(measures)])
-    raised = flags.raise_all(case, found, measures, plain, usable, left)
-    levels, top, between = scores.levels(case, first), None, None
-    if case.real is not None:
-        top, between = no_original.top(case, case.real), case.real.between
-    recall = rates.interval(plain["edited"]).as_recall(levels["floor"], levels["ceiling"], between)
-    verdict = decide(recall, measures, raised, case.plan.lines, top)
+    left = scores.left(experiment, found)
+    usable = scores.utility(experiment, left[scores.worst(measures)])
+    raised = flags.raise_all(experiment, found, measures, plain, usable, left, taught)
+    levels = scores.levels(experiment, first)
+    recall = interval_of(plain["edited"]).as_recall(levels["floor"], levels["ceiling"], None if real is None else real.between)
+    verdict = decide(recall, measures, raised, lines, None if real is None else no_original.top(real, scores.stands_in(experiment)))
     head = verdict.attack or scores.worst(measures)
     plain["recall"] = recall.as_dict()
     return {
-        **result.heading(case),
+        **result.heading(experiment),
         "verdict": {**asdict(verdict), "flags": [asdict(f) for f in verdict.flags]},
-        **rates.measured(measures[head]),
+        **scores.measured(measures[head]),
         "headline": head,
-        "lines": asdict(case.plan.lines),
+        "lines": asdict(lines),
         "plain": plain,
-        "ceiling": result.ceiling(case, plain),
-        "attacks": {name: result.attack(case, name, found[name], measures[name], left[name]) for name in found},
+        "ceiling": result.ceiling(experiment, plain),
+        "attacks": {name: result.attack(experiment, name, found[name], measures[name], left[name]) for name in found},
         "utility": result.utility(usable),
-        "diagnostics": case.diagnostics,
-        "strips": result.strips(case, found[head], head),
-        "cost": result.cost(case, found),
-        **result.provenance(case, command),
+        "diagnostics": experiment.diagnostics,
+        "strips": result.strips(experiment, found[head], head),
+        "cost": result.cost(experiment, found),
+        **result.provenance(experiment, command),
     }

@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vestige import concepts, models, runs
-from vestige.audit import no_original, rates
-from vestige.audit.experiment import Case
+from vestige import concepts, data, runs
+from vestige.audit import no_original
+from vestige.audit.experiment import Experiment
 from vestige.concepts import Concept
 from vestige.concepts.images import folder, shipped
 from vestige.diffusion import Model
@@ -16,60 +16,64 @@ from vestige.edits import Edit
 from vestige.harness import arms, suites
 from vestige.harness.bench import shows
 from vestige.harness.utility import kept
-from vestige.metrics import judge
-from vestige.metrics.judge import share
 from vestige.verdict import Arms
+from vestige.verdict.intervals import Hits, defined, rate, share
 from vestige.verdict.savings import Measures
 
 GROUPS = ("neighbours", "unrelated")
 
 
-def levels(case: Case, rows: Mapping[str, Sequence[runs.Run]]) -> dict[str, float]:
+def levels(experiment: Experiment, rows: Mapping[str, Sequence[runs.Run]]) -> dict[str, float]:
     """Floor and ceiling of the concept, over all replicates; without a twin the floor is the judge's false-positive rate."""
-    floor = rates.pooled(rows["never"]) if case.plan.control[0] == "twin" else false_positives(case)
-    return {"floor": floor, "ceiling": rates.pooled(rows["ceiling"]) if case.real is None else case.real.rate}
+    floor = pooled(rows["never"]) if experiment.plan.control[0] == "twin" else false_positives(experiment)
+    return {"floor": floor, "ceiling": pooled(rows["ceiling"]) if experiment.real is None else experiment.real.rate}
 
 
-def false_positives(case: Case) -> float:
+def false_positives(experiment: Experiment) -> float:
     """Of the judge; 0 where nobody measured it, and a flag says so."""
-    return 1 - float(case.bench.verify.identity(case.concept.label).get("specificity", 1.0))
+    return 1 - float(experiment.bench.verify.identity(experiment.concept.label).get("specificity", 1.0))
 
 
-def real_rate(case: Case, concept: Concept) -> float:
+def real_rate(experiment: Experiment, concept: Concept) -> float:
     """The verification judge's rate on real pictures of a concept after the autoencoder: a proxy's ceiling."""
     if concept.pictures:
-        real = folder(concept.pictures, case.base.image_size).images
+        real = folder(concept.pictures, experiment.base.image_size).images
     else:
-        sheet = models.data_folder() / (case.plan.world or "wardrobe") / "pictures/references"
-        real = shipped(sheet, {concept.group: concept.label}).images
-    return judge.share(shows(case.bench.of(concept).verify, no_original.reconstructed(case.base, real), concept))
+        real = shipped(data.references(experiment.plan.world), {concept.group: concept.label}).images
+    return share(shows(experiment.bench.of(concept).verify, no_original.reconstructed(experiment.base, real), concept))
 
 
-def proxy_error(case: Case) -> dict[str, dict[str, float]]:
+def stands_in(experiment: Experiment) -> str:
+    """Who stands for a model that never knew the concept, as a phrase."""
+    kind, name = experiment.plan.control
+    return f"this very model, taught {experiment.never_concept.name!r}," if kind == "proxy" else name
+
+
+def proxy_error(experiment: Experiment) -> dict[str, dict[str, float]]:
     """By concept that has a twin: F against this proxy divided by F against that twin, the largest of the attacks'."""
-    suite, world, group = case.plan.suite, case.plan.world, case.concept.group
+    suite, world, group = experiment.plan.suite, experiment.plan.world, experiment.concept.group
     found: dict[str, dict[str, float]] = {}
-    for attack in case.plan.attacks:
+    for attack in experiment.plan.attacks:
         for name, (value, low, high) in suites.calibration(world, suite.version, attack).proxy.items():
             if concepts.load(name, world).group == group and (name not in found or value > found[name]["value"]):
                 found[name] = {"value": value, "low": low, "high": high}
     return found
 
 
-def arms_of(case: Case, name: str, rows: Mapping[str, Any]) -> Arms:
+def arms_of(experiment: Experiment, name: str, rows: Mapping[str, Any]) -> Arms:
     """The arms of one attack as the verdict measures them."""
-    budgets = case.plan.attacks[name][1].budget.points
+    budgets = experiment.plan.attacks[name][1].budget.points
     edited, never = (tuple(arms.curve(r.outcome["points"], best_so_far=True)[0] for r in rows[a]) for a in ("edited", "never"))
-    ceiling = tuple(share(rates.hits(r, 0)) for r in rows["ceiling"]) if case.real is None else (case.real.rate,)
-    between = None if case.real is None else case.real.between
-    floor = tuple(share(rates.hits(r, 0)) for r in rows["never"])
-    twin = case.plan.control[0] == "twin"
-    proxy_ceiling = 0.0 if twin else real_rate(case, case.never_concept)
+    ceiling = tuple(share(hits_at(r, 0)) for r in rows["ceiling"]) if experiment.real is None else (experiment.real.rate,)
+    between = None if experiment.real is None else experiment.real.between
+    floor = tuple(share(hits_at(r, 0)) for r in rows["never"])
+    twin = experiment.plan.control[0] == "twin"
+    proxy_ceiling = 0.0 if twin else real_rate(experiment, experiment.never_concept)
     if any(math.isnan(rate) for row in (*edited, *never, ceiling, floor, (proxy_ceiling,)) for rate in row):
         return _undefined(budgets, len(edited))
     if twin:
         return Arms(budgets, edited, never, floor=floor, ceiling=ceiling, between=between)
-    return Arms(budgets, edited, never, false_positives(case), ceiling, floor, proxy_ceiling, between)
+    return Arms(budgets, edited, never, false_positives(experiment), ceiling, floor, proxy_ceiling, between)
 
 
 def _undefined(budgets: tuple[int, ...], replicates: int) -> Arms:
@@ -83,24 +87,53 @@ def worst(measures: Mapping[str, Measures]) -> str:
     return max(measures, key=lambda name: (not math.isnan(x := measures[name].savings.value), x))
 
 
-def utility(case: Case, after: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def utility(experiment: Experiment, after: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """What must stay, in three stages; None for the first of them where there is no original.
 
     Arguments:
         after: What the worst attack left of it, by group.
     """
-    stages = {"before": case.original, "after": case.edited}
-    seen = {g: {k: None if m is None else kept(case.bench, m, case.concept, g) for k, m in stages.items()} for g in GROUPS}
+    stages = {"before": experiment.original, "after": experiment.edited}
+    seen = {g: {k: None if m is None else kept(experiment.bench, m, experiment.concept, g) for k, m in stages.items()} for g in GROUPS}
     return {g: {**rows, "after_attack": after[g]} for g, rows in seen.items()}
 
 
-def left(case: Case, found: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def left(experiment: Experiment, found: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """What must stay, after every attack: an attack that wrecks the model brings its concept back in a wreck."""
-    models_ = {name: attacked(case, rows["edited"]) for name, rows in found.items()}
-    return {name: {g: kept(case.bench, model, case.concept, g) for g in GROUPS} for name, model in models_.items()}
+    models_ = {name: attacked(experiment, rows["edited"]) for name, rows in found.items()}
+    return {name: {g: kept(experiment.bench, model, experiment.concept, g) for g in GROUPS} for name, model in models_.items()}
 
 
-def attacked(case: Case, rows: Sequence[runs.Run]) -> Model:
+def attacked(experiment: Experiment, rows: Sequence[runs.Run]) -> Model:
     """The edited model as an attack left it at its last budget, in the first replicate; as it was after one that changes no weights."""
     last = rows[0].path("last.safetensors")
-    return case.edited.edited(Edit.load(last)) if last.exists() else case.edited
+    return experiment.edited.edited(Edit.load(last)) if last.exists() else experiment.edited
+
+
+def hits_at(run: runs.Run, point: int) -> list[bool | None]:
+    """What the verification judge saw at a point of the budget."""
+    return list(run.outcome["points"][point]["hits"])
+
+
+def best_so_far(rows: Sequence[runs.Run]) -> list[list[float | None]]:
+    """Best so far at every budget, a row a replicate."""
+    return [[defined(x) for x in arms.curve(r.outcome["points"], best_so_far=True)[0]] for r in rows]
+
+
+def pooled(rows: Sequence[runs.Run]) -> float:
+    """The rate at the first point of the budget, over all replicates."""
+    return share([hit for run in rows for hit in hits_at(run, 0)])
+
+
+def curve_of(budgets: Sequence[int], found: Sequence[Hits]) -> list[dict[str, Any]]:
+    """A rate with its interval at every budget, and how many pictures are in none."""
+    made = []
+    for budget, row in zip(budgets, map(rate, found), strict=True):
+        lost = {"missing": row["missing"]} if "missing" in row else {}
+        made.append({"budget": budget, "score": row["value"], "low": row["low"], "high": row["high"], **lost})
+    return made
+
+
+def measured(found: Measures) -> dict[str, Any]:
+    """The three measures of an attack."""
+    return {key: getattr(found, key).as_dict() for key in ("savings", "speedup", "reach")}

@@ -14,12 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vestige import files
 from vestige.checkpoints import flux_names, keymaps
 from vestige.checkpoints.lora import Loss, low_rank
 from vestige.checkpoints.modelcards import audited, card
 from vestige.diffusion import Model
-from vestige.diffusion.model import Factors
 from vestige.edits import Edit
+from vestige.edits.surgery import Factors
 from vestige.errors import BadInput, BadSetting, Incompatible
 
 FORMS: dict[str, str] = {
@@ -99,10 +100,17 @@ def _file(edit: Edit, model: Model, folder: Path, form: str, rank: int) -> Expor
 def _save(values: Mapping[str, Tensor], path: Path) -> None:
     from safetensors.torch import save_file
 
-    try:
-        save_file({name: value.detach().cpu().contiguous() for name, value in values.items()}, path, metadata={"format": "pt"})
-    except OSError as error:
-        raise BadInput(f"cannot write {path}: {error.strerror or error}; free some space or choose another place") from error
+    with files.written(path) as part:
+        save_file({name: value.detach().cpu().contiguous() for name, value in values.items()}, part, metadata={"format": "pt"})
+
+
+def adapter(edit: Edit, model: Model, folder: Path) -> Path | None:
+    """An edit of low-rank factors as `pipeline.load_lora_weights(folder)` reads it; None where it adapts anything but the denoiser."""
+    if edit.tensors or edit.hooks or {name.partition(".")[0] for name in edit.factors} not in ({"unet"}, {"transformer"}):
+        return None
+    made = folder / "pytorch_lora_weights.safetensors"
+    _save(diffusers(edit.factors, model), made)
+    return made
 
 
 def partial(edit: Edit, model: Model) -> dict[str, Tensor]:

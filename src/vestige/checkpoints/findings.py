@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from vestige.diffusion import Model
-from vestige.edits import Edit, measure
 from vestige.edits.arithmetic import Change, distance
 
 _BLOCK = re.compile(r"^\w+?\.(?:[a-z_]*blocks\.\d+|(?:text_model\.)?encoder\.layers\.\d+|mid_block|[^.]+)")
@@ -54,30 +53,6 @@ class Finding:
     def as_dict(self) -> dict[str, Any]:
         """Plain data."""
         return asdict(self)
-
-
-def describe(model: Model, edit: Edit) -> dict[str, Any]:
-    """What an edit is and how far it moved the model, plain data."""
-    changes = measure(model, edit)
-    return {
-        "method": edit.method,
-        "settings": dict(edit.settings),
-        "scope": edit.scope,
-        "changed_tensors": sum(c.norm > 0 for c in changes),
-        "changed_weights": int(sum(c.share * model.tensor(c.name).numel() for c in changes)),
-        "relative_norm": distance(model, changes),
-        "hooks": [hook.name for hook in edit.hooks],
-        "seed": edit.notes.get("seed"),
-        "notes": noted({key: value for key, value in edit.notes.items() if key not in ("concept", "seed")}),
-    }
-
-
-def noted(notes: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """What a method noted while it trained (losses, calibrated weights, since when a loss stands still), nested names joined."""
-    flat: dict[str, Any] = {}
-    for name, value in notes.items():
-        flat |= noted(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
-    return flat
 
 
 def moved(model: Model, changes: list[Change]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from vestige.diffusion.model import Factors
+from vestige.edits.surgery import Factors
 
 Parts = tuple[str, ...]  # qualified names of the weights that a module's rows belong to, in their order
 SWAPPED = "transformer.norm_out.linear.weight"

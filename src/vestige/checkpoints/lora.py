@@ -19,8 +19,8 @@ from torch import Tensor
 
 from vestige.checkpoints import keymaps
 from vestige.diffusion import Model
-from vestige.diffusion.model import Factors
 from vestige.edits import Edit
+from vestige.edits.surgery import Factors
 from vestige.errors import BadInput, Incompatible
 
 Side = Literal["down", "up", "alpha"]

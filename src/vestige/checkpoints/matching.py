@@ -16,8 +16,8 @@ from vestige.checkpoints import ddpm, flux_names, keymaps, lora
 from vestige.checkpoints.findings import Finding
 from vestige.checkpoints.formats import Artefact
 from vestige.diffusion import Model
-from vestige.diffusion.model import Factors
 from vestige.edits import Hook
+from vestige.edits.surgery import Factors
 from vestige.errors import BadInput, Incompatible
 
 NEARLY_WHOLE = 0.95  # a file with more of a denoiser's weights than this was meant to hold them all

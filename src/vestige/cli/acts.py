@@ -28,22 +28,22 @@ def unlearn(
 ) -> None:
     """Make a model forget a concept and save the edit: the difference alone, a few per cent of the model."""
     from vestige import concepts, models
-    from vestige.audit.experiment import training_data
-    from vestige.checkpoints import findings
+    from vestige.edits import arithmetic
     from vestige.harness import diagnostics
-    from vestige.harness import settings as resolving
+    from vestige.harness.settings import configured, told
+    from vestige.harness.unlearning import training_data
 
     card = models.card(model)
-    chosen = resolving.told(concepts.load(concept, card.world or "wardrobe"), card)
+    chosen = told(concepts.load(concept, card.world), card)
     own = options.own(settings, method)
-    unlearner = resolving.configured("unlearners", method, card.world, preset, own, model=card.name).resolved(chosen)
+    unlearner = configured("unlearners", method, card.world, preset, own, model=card.name).resolved(chosen)
     loaded = models.load(model)
     with progress() as watch:
         data = training_data(loaded, forget, retain)
         edit = unlearner(loaded, chosen, seed=seed, data=data, watch=watch)
         edit.save(out)
         found = diagnostics.measured(loaded, chosen, edit, data, seed=seed, watch=watch) if "retain" in unlearner.needs else {}
-    described = {**findings.describe(loaded, edit), "file": str(out), "concept": chosen.name, "model": model, "diagnostics": found}
+    described = {**arithmetic.describe(loaded, edit), "file": str(out), "concept": chosen.name, "model": model, "diagnostics": found}
     moved = f"{described['changed_tensors']} tensors, relative change {described['relative_norm'] or 0:.3f}"
     next_step = f"vestige audit --model {model} --concept {concept} --edit {out}"
     measured = "".join(f"{name:<22} {value}\n" for name, value in {**described["notes"], **found}.items())
@@ -68,25 +68,18 @@ def attack(
     as_json: options.JsonOption = False,
 ) -> None:
     """Try to bring a concept back, without controls: the recovery curve, pictures, and the adapter in diffusers' format."""
-    from vestige.audit import plan as planning
-    from vestige.audit.recovery import recover
+    arguments = locals()
+    from vestige.audit import Request, recover, resolve
 
-    request = planning.Request(
-        model=model,
-        concept=concept,
-        edit=edit,
+    request = options.filled(
+        Request,
+        arguments,
         attacks=(method,),
-        suite=suite,
         seeds=(seed,),
-        references=references,
-        reference_count=reference_count,
-        attack_retain=attack_retain,
         settings={f"{method}.{k}": v for k, v in options.own(settings, method).items()},
-        preset=preset,
         control="none",
-        keep_images=keep_images,  # type: ignore[arg-type]
     )
-    planned = planning.plan(request)
+    planned = resolve(request)
     with progress() as watch:
         result = recover(planned, out, watch=watch)
     lost = {p["budget"]: f"  {p['missing']} missing" for p in result["curve"] if p.get("missing")}
@@ -116,13 +109,13 @@ def generate(
     from vestige import checkpoints, concepts, models
     from vestige.concepts import prompts as sets
     from vestige.concepts.album import Album
-    from vestige.diffusion.sampling import Protocol
+    from vestige.diffusion.sampling import Drawing
     from vestige.harness import drawing, settings
 
     if bool(prompt) == bool(prompts):
         raise BadSetting("give --prompt (repeatable) or --prompts FILE.csv, one of them")
     card = models.card(model)
-    chosen = None if concept is None else settings.told(concepts.load(concept, card.world or "wardrobe"), card)
+    chosen = None if concept is None else settings.told(concepts.load(concept, card.world), card)
     album = Album(sensitive or (chosen is not None and chosen.sensitive), keep_images)  # type: ignore[arg-type]
     if prompts:
         asked = drawing.of_set(sets.load(prompts), count or 1, seed, guidance)
@@ -131,6 +124,6 @@ def generate(
     loaded = models.load(model)
     drawn_by = loaded if edit is None else loaded.edited(checkpoints.load(edit, loaded))
     with progress() as watch:
-        made = drawing.draw(drawn_by, asked, album, out, Protocol(steps=steps), concept=chosen, world=card.world, watch=watch)
+        made = drawing.draw(drawn_by, asked, album, out, Drawing(steps=steps), concept=chosen, world=card.world, watch=watch)
     seen = f"\n{chosen.name}: {made['text']}" if chosen is not None else ""
     give(made, as_json, f"{len(made['files'])} pictures in {out}{seen}")

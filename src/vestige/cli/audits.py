@@ -16,12 +16,12 @@ from vestige.cli.machine import machine
 from vestige.errors import BadSetting
 
 if TYPE_CHECKING:
-    from vestige.audit.plan import Request
+    from vestige.audit import Request
 
 ControlOption = Annotated[
     str, typer.Option(help="auto, twin, proxy, twin:MODEL (that never drew it) or proxy:FILE.toml (that the model cannot draw).")
 ]
-AloneOption = Annotated[
+NoOriginalOption = Annotated[
     bool, typer.Option("--no-original", help="--model is the edited model itself, all there is: references stand in for the original.")
 ]
 JobsOption = Annotated[
@@ -45,7 +45,7 @@ def audit(
     retain: options.RetainOption = "drawn",
     attack_retain: options.AttackRetainOption = "shipped",
     control: ControlOption = "auto",
-    no_original: AloneOption = False,
+    no_original: NoOriginalOption = False,
     keep_images: options.KeepOption = "all",
     preset: options.PresetOption = "",
     settings: options.SetOption = None,
@@ -57,39 +57,27 @@ def audit(
     as_json: options.JsonOption = False,
 ) -> None:
     """Unlearn a concept (or take a given edit), attack the result and its controls, and give a verdict with a report."""
-    from vestige.audit.plan import Request, plan
-    from vestige.harness.cost import planned_calls
+    arguments = locals()
+    from vestige.audit import Request, resolve
 
-    request = Request(
-        model=model,
-        concept=concept,
-        unlearner=unlearner,
-        edit=edit,
+    request = options.filled(
+        Request,
+        arguments,
         attacks=tuple(attack or ()),
-        suite=suite,
         seeds=options.integers(seeds, "seeds"),
-        edit_seed=edit_seed,
-        references=references,
-        reference_count=reference_count,
-        forget=forget,
-        retain=retain,
-        attack_retain=attack_retain,
         settings=options.assigned(settings),
-        preset=preset,
-        control=control,
-        keep_images=keep_images,  # type: ignore[arg-type]
         original=not no_original,
     )
-    planned = plan(request)
+    planned = resolve(request)
     if dry_run:
-        foretell(planned.spec(), planned_calls(planned), planned.original or model, as_json)
+        foretell(planned.spec(), planned.planned_calls(), planned.original or model, as_json)
     else:
         _audit(request, out, as_json, cache=options.cache_folder(cache), jobs=jobs, steal=steal)
 
 
 def _audit(request: Request, out: Path, as_json: bool, **how: Any) -> None:
     """Run it, write its page, and say what it found."""
-    from vestige.audit import run as auditing
+    from vestige import audit as auditing
     from vestige.report import audits
 
     began = time.monotonic()

@@ -38,14 +38,13 @@ def export(
     as_json: JsonOption = False,
 ) -> None:
     """Write an edit in a format that other tools read, with a model card; of a LoRA, how much of the change it leaves out."""
-    from vestige import checkpoints, models
+    from vestige import checkpoints, continual, models
     from vestige.checkpoints import exports
-    from vestige.continual import run
 
     loaded, ledger = models.load(model), (file / "ledger.json").exists()
     if steps is not None and not ledger:
         raise BadInput(f"--steps counts a ledger's steps, and {file} is none; give the folder of a `vestige continual`")
-    edit = run.rebuilt(file, steps) if ledger else checkpoints.load(file, loaded)
+    edit = continual.rebuilt(file, steps) if ledger else checkpoints.load(file, loaded)
     made = exports.export(edit, loaded, out, form, rank=rank, audit=audit)
     lost = "" if made.loss is None else f"rank {made.loss.rank} loses {made.loss.error:.2%} of the change\n"
     give(made.as_dict(), as_json, f"{lost}{exports.FORMS[form]} in {out}")

@@ -69,16 +69,16 @@ def machine(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _holding(config: Path | None, device: str, dtype: str, save_memory: str, accumulation: int) -> list[Any]:
-    from vestige import models
     from vestige.methods import optimiser
+    from vestige.models import placement
 
     asked = {name.strip() for name in save_memory.split(",") if name.strip()}
     unknown = sorted(asked - set(SAVERS))
     if unknown:
         raise BadSetting(f"--save-memory takes {', '.join(SAVERS)}; given {unknown[0]!r}")
     switches = {name: name in asked for name in ("offload", "checkpointing", "slicing")}
-    placed = models.Placement(device=device, dtype=dtype, **switches)
-    return [models.using(placed), optimiser.using(optimiser.Thrift(accumulation=accumulation, eight_bit="adam8bit" in asked))]
+    placed = placement.Placement(device=device, dtype=dtype, **switches)
+    return [placement.using(placed), optimiser.using(optimiser.FitOptions(accumulation=accumulation, eight_bit="adam8bit" in asked))]
 
 
 @contextmanager

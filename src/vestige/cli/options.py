@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 
 import typer
 
 from vestige.errors import BadSetting
+
+T = TypeVar("T")
 
 ModelOption = Annotated[
     str,
@@ -73,3 +77,14 @@ def cache_folder(given: Path | None) -> Path:
         return given
     home = os.environ.get("VESTIGE_CACHE")
     return Path(home) if home else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "vestige"
+
+
+def filled(kind: type[T], arguments: Mapping[str, Any], **others: Any) -> T:
+    """What a command asks for, from its arguments by their names.
+
+    Arguments:
+        kind: The dataclass of the request; an argument that is none of its fields says how to work, not what.
+        others: Fields whose argument has another name or another form.
+    """
+    fields = {f.name for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    return kind(**{**{name: value for name, value in arguments.items() if name in fields}, **others})

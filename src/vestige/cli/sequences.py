@@ -13,7 +13,10 @@ from vestige.cli.frame import give, progress, typed
 from vestige.cli.machine import machine
 
 if TYPE_CHECKING:
-    from vestige.continual.plan import Order
+    from vestige.continual import Order
+
+if TYPE_CHECKING:
+    pass
 
 ModeOption = Annotated[
     str,
@@ -53,26 +56,19 @@ def continual(
     as_json: options.JsonOption = False,
 ) -> None:
     """Forget one concept after another, and measure after every step what returns and what else was lost."""
-    from vestige.continual import plan
+    arguments = locals()
+    from vestige.continual import Order, resolve
     from vestige.continual.guards import Guards
 
-    order = plan.Order(
-        model=model,
+    order = options.filled(
+        Order,
+        arguments,
         requests=tuple(name.strip() for name in requests.split(",") if name.strip()),
-        method=method,
-        mode=mode,  # type: ignore[arg-type]
-        suite=suite,
-        seed=seed,
-        memory=memory,
         attacks=tuple(attack or ()),
-        replicates=replicates,
         settings=options.assigned(settings),
-        preset=preset,
-        guards=Guards(pull=pull, pull_towards=pull_towards, share=share, project=project),  # type: ignore[arg-type]
-        keep_images=keep_images,  # type: ignore[arg-type]
-        features=features,
+        guards=options.filled(Guards, arguments),
     )
-    chosen = plan.course(order)
+    chosen = resolve(order)
     if dry_run:
         foretell({**chosen.spec(), **chosen.asked()}, chosen.planned_calls(), model, as_json)
     else:
@@ -81,11 +77,11 @@ def continual(
 
 def _continual(order: Order, out: Path, steal: bool, as_json: bool) -> None:
     """Run it, write its page, and say what it found."""
-    from vestige.continual import run as ledgers
-    from vestige.report import ledgers as report_continual
+    from vestige import continual as sequences
+    from vestige.report import ledgers
 
     with progress() as watch:
-        result = ledgers.continual(order, out, steal=steal, watch=watch, command=typed())
-        page = report_continual.write(out)
+        result = sequences.continual(order, out, steal=steal, watch=watch, command=typed())
+        page = ledgers.write(out)
     combined = f"as one edit  {result['combined']}\n" if result["combined"] else ""
-    give(result, as_json, f"{report_continual.table(result)}\n{combined}report       {page}")
+    give(result, as_json, f"{ledgers.table(result)}\n{combined}report       {page}")

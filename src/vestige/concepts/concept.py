@@ -6,17 +6,15 @@ Built-in concepts are data (`data/concepts/WORLD.toml`); a user's own is a TOML 
 
 from __future__ import annotations
 
-import copy
 import dataclasses
-import functools
 import itertools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
+from vestige.data import WORLD, table, toml
 from vestige.errors import BadInput, UnknownName
 
 Bank = Literal["training", "held-out", "indirect"]
@@ -185,31 +183,31 @@ def _coprime(length: int) -> int:
     return next(s for s in itertools.count(max(1, round(length * 0.382))) if math.gcd(s, length) == 1)
 
 
-def names(world: str = "wardrobe") -> list[str]:
-    """Built-in concepts of a world."""
+def names(world: str = "") -> list[str]:
+    """Built-in concepts of a world; "" is the embedded one."""
     return list(_table(world))
 
 
-def load(name_or_file: str, world: str = "wardrobe") -> Concept:
+def load(name_or_file: str, world: str = "") -> Concept:
     """A built-in concept by name, or a user's own from a TOML file."""
     if name_or_file.endswith(".toml"):
         return _read(Path(name_or_file))
-    table = _table(world)
-    if name_or_file not in table:
-        raise UnknownName("concept", name_or_file, table)
-    return table[name_or_file]
+    known = _table(world)
+    if name_or_file not in known:
+        raise UnknownName("concept", name_or_file, known)
+    return known[name_or_file]
 
 
 def _table(world: str) -> dict[str, Concept]:
-    data = toml(resources.files("vestige.data").joinpath("concepts", f"{world}.toml").read_text("utf-8"))
+    shipped = table(f"concepts/{world or WORLD}")
     concepts: dict[str, Concept] = {}
-    for kind, shared in data["kinds"].items():
+    for kind, shared in shipped["kinds"].items():
         swap = {"{" + kind + "}": "{concept}", "{" + shared["context_group"] + "}": "{context}"}
-        for name, own in data["concepts"].items():
+        for name, own in shipped["concepts"].items():
             if own["kind"] != kind:
                 continue
             near = own.get("neighbours", [])
-            fields: dict[str, Any] = {"name": name, "group": kind, **own, **data.get("common", {})}
+            fields: dict[str, Any] = {"name": name, "group": kind, **own, **shipped.get("common", {})}
             fields |= {"contexts": shared["contexts"], "context_group": shared["context_group"]}
             fields |= {"neighbours": near, "unrelated": [m for m in shared["members"] if m not in near and m != name]}
             fields |= {bank: [_swapped(t, swap) for t in templates] for bank, templates in shared["templates"].items()}
@@ -257,16 +255,13 @@ def _placed(key: str, told: Any, beside: Path) -> Any:
     return f"{beside / file}.py:{function}" if dot else told
 
 
-def toml(text: str) -> dict[str, Any]:
-    """Parse TOML on every supported Python; the same text, such as the package's own tables, once."""
-    return copy.deepcopy(_parsed(text))
-
-
-@functools.lru_cache(maxsize=64)
-def _parsed(text: str) -> dict[str, Any]:
+def named(concept: Concept | str) -> Concept:
+    """A concept from its name; words that name no built-in one become an object concept with plain templates."""
+    if isinstance(concept, Concept):
+        return concept
     try:
-        import tomllib
-    except ModuleNotFoundError:  # Python 3.10
-        import tomli as tomllib  # type: ignore[no-redef,import-not-found]
-    loaded: dict[str, Any] = tomllib.loads(text)
-    return loaded
+        return load(concept)
+    except UnknownName:
+        return Concept(
+            name=concept, templates=("a photo of a {concept}", "{concept}"), held_out=("an image of {concept}",), source="plain words"
+        )

@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vestige.diffusion.sampling import generator
+from vestige import files
 from vestige.errors import BadInput
+from vestige.seeds import generator
 
 METADATA = "metadata.jsonl"
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
@@ -194,10 +195,8 @@ def strip(images: Tensor, path: Path, *, blur: bool = False, gap: int = 2) -> Pa
     canvas = torch.ones(3, height, n * (width + gap) - gap)
     for i, image in enumerate(images):
         canvas[:, :, i * (width + gap) : i * (width + gap) + width] = image
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    _picture(canvas).save(part, format="PNG")
-    part.replace(path)
+    with files.written(path) as part:
+        _picture(canvas).save(part, format="PNG")
     return path
 
 

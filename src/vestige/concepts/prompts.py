@@ -13,10 +13,10 @@ import io
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
 from typing import final
 
+from vestige import data
 from vestige.errors import BadInput, UnknownName
 
 PROMPT = ("prompt", "caption", "text", "adv_prompt")
@@ -85,14 +85,13 @@ class PromptSet:
 
 def names() -> list[str]:
     """The built-in sets."""
-    folder = resources.files("vestige.data").joinpath("prompts")
-    return sorted(Path(str(file)).stem for file in folder.iterdir() if file.name.endswith(".csv"))
+    return sorted(file.stem for file in (data.folder() / "prompts").glob("*.csv"))
 
 
 def load(name_or_file: str | Path) -> PromptSet:
     """A built-in set by name, or a CSV file of the user's."""
     if str(name_or_file) in names():
-        built_in = resources.files("vestige.data").joinpath("prompts", f"{name_or_file}.csv")
+        built_in = data.folder() / "prompts" / f"{name_or_file}.csv"
         return parsed(built_in.read_bytes(), str(name_or_file), f"built in, {name_or_file}")
     path = Path(name_or_file)
     if not path.is_file():

@@ -23,11 +23,11 @@ from torch.nn.utils import parametrize
 from vestige import registry
 from vestige.concepts import Concept
 from vestige.diffusion import Model, attention
-from vestige.diffusion.model import Paper, Unlearner, Watch, silent
+from vestige.diffusion.model import Watch, silent
 from vestige.diffusion.views import Wrapped
 from vestige.edits import Edit
 from vestige.errors import BadInput, BadSetting, Incompatible
-from vestige.methods import Data, optimiser
+from vestige.methods import Data, Paper, Unlearner, optimiser
 
 PASSES = 16  # batches whose gradients choose the weights that may move
 KEYS = "cross-attention-kv"  # the scope that a projection holds; nothing else reads the text

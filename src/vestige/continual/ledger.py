@@ -11,16 +11,15 @@ model that it led to.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, final
 
+from vestige import files
 from vestige.concepts import Concept
 from vestige.diffusion import Model
 from vestige.edits import Edit
@@ -91,7 +90,7 @@ class Ledger:
         path = self.run.folder / step["edit"]
         if not path.is_file():
             raise BadInput(f"the edit of step {number}, {path}, is missing, and later steps rest on it; {ADVICE}")
-        if _hash(path) != step["sha256"]:
+        if files.digest(path) != step["sha256"]:
             raise BadInput(f"the edit of step {number}, {path}, is damaged: it is not the file that was written; {ADVICE}")
 
     def record(self, concept: Concept, made: Path, before: Model, after: Model, looks: Any = None, diagnostics: Any = None) -> None:
@@ -103,16 +102,12 @@ class Ledger:
         """
         name = f"edits/{len(self.steps) + 1:02d}-{slug(concept.name)}.safetensors"
         place = self.run.path(name)
-        part = place.with_name(place.name + ".part")
-        part.unlink(missing_ok=True)
-        try:
-            part.hardlink_to(made)
-        except OSError:  # a file system without hard links
-            shutil.copyfile(made, part)
-        part.replace(place)
-        with suppress(OSError):  # a rename between two links of one file does nothing
-            part.unlink()
-        entry = {"edit": name, "sha256": _hash(place), "before": before.fingerprint, "after": after.fingerprint}
+        with files.written(place) as part:
+            try:
+                part.hardlink_to(made)
+            except OSError:  # a file system without hard links
+                shutil.copyfile(made, part)
+        entry = {"edit": name, "sha256": files.digest(place), "before": before.fingerprint, "after": after.fingerprint}
         own = {key: value for key, value in (("looks", looks), ("diagnostics", diagnostics)) if value is not None}
         self.steps.append({"request": concept.name, "concept": concept.as_dict(), **entry, **own})
         self.write()
@@ -138,11 +133,11 @@ class Ledger:
     def edit(self, original: Model, steps: int | None = None) -> Edit:
         """The first `steps` steps as one edit of the original: what the chain does to it, bit for bit.
 
-        Independent edits do not build on each other: merge them with `deltas.combine` or `merging.ties`, which say what they do.
+        Independent edits do not build on each other: merge them with `edits.combine` or `edits.merging.ties`, which say what they do.
         """
         count = len(self.steps) if steps is None else steps
         if self.mode == "independent" and count > 1:
-            raise BadInput("independent edits are no chain; merge them with vestige.edits.combine or vestige.merging.ties")
+            raise BadInput("independent edits are no chain; merge them with vestige.edits.combine or vestige.edits.merging.ties")
         if not 0 <= count <= len(self.steps):
             raise BadInput(f"the ledger holds {len(self.steps)} steps; given {count}")
         parts, model = [], original
@@ -168,11 +163,3 @@ def chained(original: Model, final: Model, parts: Sequence[Edit]) -> Edit:
 def slug(name: str) -> str:
     """A name as part of a file's."""
     return re.sub(r"[^\w-]+", "-", name)
-
-
-def _hash(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()

@@ -10,22 +10,20 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, get_args
 
 from vestige import concepts, models, registry
-from vestige.audit.plan import NUMERICS
 from vestige.concepts import Concept
 from vestige.concepts.album import KEEPS, Keep
 from vestige.concepts.joint import joint, targets
 from vestige.continual.guards import PASSES, Guards
 from vestige.continual.ledger import CHAINED, Mode
 from vestige.continual.probes import probes
-from vestige.diffusion.model import TRAINED, Attack
 from vestige.errors import BadSetting, UnknownName
 from vestige.harness import cost, suites
-from vestige.harness.settings import by_method, configured, looks, told
-from vestige.methods import Data, optimiser
+from vestige.harness.bench import NUMERICS
+from vestige.harness.settings import by_method, chosen, configured, looks, told
+from vestige.methods import Attack, Data, optimiser
+from vestige.methods.contract import TRAINED
 from vestige.metrics import loading
-
-# Methods whose target is a set of prompts or pictures, so that several targets are the sets' union.
-JOINT = ("concept_ablation", "duge", "esd", "uce")
+from vestige.models import placement
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +70,7 @@ class Order:
 
 
 @dataclass(frozen=True)
-class Course:
+class SequencePlan:
     """An order with every name found and every setting resolved."""
 
     order: Order
@@ -122,7 +120,7 @@ class Course:
             "protocol": asdict(self.suite.protocol),
             **({"guards": asdict(self.order.guards)} if self.order.guards.active else {}),
             **({"keep_images": self.order.keep_images} if self.order.keep_images != "all" else {}),
-            **models.current().as_dict(),
+            **placement.current().as_dict(),
             **optimiser.current().as_dict(),
         }
 
@@ -165,10 +163,10 @@ class Course:
         return made
 
 
-def course(order: Order) -> Course:
+def resolve(order: Order) -> SequencePlan:
     """Resolve names and settings; every mistake that a user can make with them is found here, before anything is computed."""
     card = models.card(order.model)
-    requests = tuple(told(concepts.load(name, card.world or "wardrobe"), card) for name in order.requests)
+    requests = tuple(told(concepts.load(name, card.world), card) for name in order.requests)
     if not requests or len({c.target for c in requests}) < len(requests) or len({c.name for c in requests}) < len(requests):
         raise BadSetting(f"requests are one or more different concepts, e.g. bag,dress; given {', '.join(order.requests) or 'none'}")
     for concept in requests:
@@ -188,23 +186,26 @@ def course(order: Order) -> Course:
     own = by_method(order.settings)
     unlearner = configured("unlearners", order.method, card.world, order.preset, own.pop(order.method, {}), model=card.name)
     _fits(order, unlearner)
-    attacks = {}
-    for name in order.attacks:
-        if name not in registry.names("attacks"):
-            raise UnknownName("attack", name, registry.names("attacks"))
-        planned = suite.planned(name, card.world)
-        given = own.pop(name, {})
-        attack = configured("attacks", name, card.world, order.preset, given, planned.settings, model=card.name)
-        attacks[name] = (attack, planned)
+    attacks = chosen(order.attacks, suite, card, order.preset, own)
     if own:
         raise UnknownName("method in a setting", next(iter(own)), [order.method, *attacks])
-    return Course(order, requests, suite, unlearner, attacks, card.world)
+    for attack, _ in attacks.values():
+        _check_held(attack, bool(card.world))
+    return SequencePlan(order, requests, suite, unlearner, attacks, card.world)
+
+
+def _check_held(attack: Attack, worlds: bool) -> None:
+    """Refuse an attack whose pictures of everything else a sequence cannot give."""
+    held = attack.holds
+    if held is not None and held.source != "own" and (held.source != "retain" or not worlds):
+        raise BadSetting(f"a sequence gives an attacker the world's pictures, or with data=own none; given data={held.source}")
 
 
 def _fits(order: Order, unlearner: Any) -> None:
     """Refuse a method that cannot do what the mode and the guards ask of it."""
     together = order.mode in ("simultaneous", "cumulative")
-    if together and (order.method not in JOINT or getattr(unlearner, "tokens", "all") == "concept"):
-        how = f"{order.method} looks for one target's words or teaches one anchor" if order.method not in JOINT else "tokens=concept does"
-        raise BadSetting(f"{how}, so it cannot erase several together; {', '.join(JOINT)} can, or erase each by itself and merge")
+    if together and (not unlearner.joint or unlearner.apart):
+        how = f"{unlearner.apart} does" if unlearner.joint else f"{order.method} looks for one target's words or teaches one anchor"
+        able = ", ".join(name for name in registry.names("unlearners") if registry.find("unlearners", name).joint)
+        raise BadSetting(f"{how}, so it cannot erase several together; {able} can, or erase each by itself and merge")
     order.guards.check(order.method, unlearner)

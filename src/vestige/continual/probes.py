@@ -15,16 +15,16 @@ import torch
 from safetensors.torch import load, save
 
 from vestige import runs
-from vestige.audit.plan import NUMERICS
 from vestige.concepts import Concept, images
 from vestige.concepts.concept import Bank, Prompt
 from vestige.continual import retention
 from vestige.continual.ledger import slug
 from vestige.diffusion import Model
-from vestige.diffusion.sampling import chunks, derive, pictures
-from vestige.harness.bench import Bench, right, shows
+from vestige.diffusion.sampling import chunks, pictures
+from vestige.harness.bench import NUMERICS, Bench, answered, shows
 from vestige.harness.suites import Suite
-from vestige.metrics import Detector, fidelity
+from vestige.metrics import fidelity
+from vestige.seeds import derive
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def look(bench: Bench, model: Model, probe: Probe) -> runs.Run:
         "prompts": [p.text for p in prompts],
         "expects": [dict(p.expects) for p in prompts],
         "protocol": asdict(suite.protocol),
-        "judge": bench.verify.identity(concept.label) if probe.words is None else _knower(bench, concept),
+        "judge": bench.verify.identity(concept.label) if probe.words is None else bench.verify.witness(concept.label),
         "strip": suite.strip if probe.words is None else None,
         "blurred": concept.sensitive,
         **bench.kept,
@@ -134,7 +134,7 @@ def look(bench: Bench, model: Model, probe: Probe) -> runs.Run:
         if probe.words is None:
             bench.album(concept).strip(drawn[: spec["strip"]], run.folder, "strip.png")
             return {"right": shows(bench.verify, drawn, concept)}
-        right = _right(bench.verify, drawn, prompts)
+        right = answered(bench.verify, drawn, prompts)
         for word, part in zip(probe.words, chunks(len(drawn), each(suite)), strict=True):
             _keep(bench, run, concept, word, drawn[part])
         return {word: right[part] for word, part in zip(probe.words, chunks(len(right), each(suite)), strict=True)}
@@ -142,25 +142,10 @@ def look(bench: Bench, model: Model, probe: Probe) -> runs.Run:
     return runs.compute(bench.root, spec, "probe", work, wait=bench.wait, steal=bench.steal)
 
 
-def _knower(bench: Bench, concept: Concept) -> Any:
-    """Who tells what else a picture shows, for a spec; a detector of the user's own with the words that it was told of."""
-    judge = bench.verify
-    return judge.weights_hash if not isinstance(judge, Detector) else {**judge.identity(concept.label), "asked": list(judge.asked)}
-
-
 def _measured_in(bench: Bench) -> dict[str, Any]:
     """Whose features are kept where pictures are not, for a spec."""
     extractor = bench.extractor
     return {} if bench.keep == "all" or extractor is None else {"features": [extractor.name, extractor.weights_hash]}
-
-
-def _right(judge: Any, drawn: torch.Tensor, prompts: Sequence[Prompt]) -> list[bool | None]:
-    """Whether each picture shows all that was asked for; None where a detector of the user's own cannot tell that word or saw nothing."""
-    seen = judge.labelled(drawn)
-    if not isinstance(judge, Detector):
-        return [all(s.get(g) == label for g, label in p.expects.items()) for s, p in zip(seen, prompts, strict=True)]
-    known = [all(judge.knows(label) for label in p.expects.values()) for p in prompts]
-    return [right(s, p.expects) if told else None for s, p, told in zip(seen, prompts, known, strict=True)]
 
 
 def _keep(bench: Bench, run: runs.Run, concept: Concept, word: str, drawn: torch.Tensor) -> None:

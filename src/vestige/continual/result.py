@@ -8,22 +8,20 @@ from typing import Any, final
 
 import torch
 
-from vestige import models, registry, runs
-from vestige.audit.controls import PROXY
+from vestige import registry, runs
 from vestige.concepts import Concept
 from vestige.concepts.album import Album
-from vestige.concepts.images import PictureSet, folder, shipped
 from vestige.continual import retention
 from vestige.continual.ledger import CHAINED, slug
-from vestige.continual.plan import Course
+from vestige.continual.plan import SequencePlan
 from vestige.continual.probes import apart, distances, each, names, probes, stored, stored_features
 from vestige.diffusion import Model
 from vestige.diffusion.sampling import chunks
-from vestige.errors import BadInput
 from vestige.harness import arms
+from vestige.harness.attacker import AttackerData
 from vestige.harness.bench import Bench
-from vestige.methods.training_data import captioned, generated
 from vestige.metrics.loading import same
+from vestige.verdict import intervals
 
 
 @dataclass(frozen=True)
@@ -62,7 +60,7 @@ class Account:
         size: Height and width of the model's pictures.
     """
 
-    def __init__(self, chosen: Course, bench: Bench, run: runs.Run, size: tuple[int, int]) -> None:
+    def __init__(self, chosen: SequencePlan, bench: Bench, run: runs.Run, size: tuple[int, int]) -> None:
         self.course, self.bench, self.run, self.size = chosen, bench, run, size
         self.requests, self.probes = chosen.requests, probes(chosen.requests)
         # Words that must stay are judged on prompts that name no request: a boot in neon is no damage where neon was to go.
@@ -125,7 +123,7 @@ class Account:
         return {
             "step": step,
             "request": self.course.asked_in(step) if step else None,
-            "rates": {name: retention.rate(hits) for name, hits in right.items()},
+            "rates": {name: retention.rate_of(hits) for name, hits in right.items()},
             "to_come": [c.name for c in self.requests if c not in asked],
             "unlearning_accuracy": retention.unlearned(forgotten),
             "unlearning_accuracies": {name: retention.unlearned({name: hits}) for name, hits in forgotten.items()},
@@ -143,18 +141,18 @@ class Account:
         if not seen:
             return None
         before, now = ({name: seen[name][i] for name in chosen if name in seen} for i in (0, 1))
-        pooled = retention.rate([hit for hits in now.values() for hit in hits])
+        pooled = retention.rate_of([hit for hits in now.values() for hit in hits])
         return {
-            "drop": retention.drop(before, now),
+            "drop": intervals.drop(before, now),
             "rate": pooled,
-            "rates": {name: retention.rate(hits) for name, (_, hits) in seen.items()},
+            "rates": {name: retention.rate_of(hits) for name, (_, hits) in seen.items()},
         }
 
     def kept_of(self, state: State, first: State, chosen: Sequence[str]) -> dict[str, Any]:
         """Accuracy on words that must stay, and how far it fell from the original's."""
         now, before = state.words(chosen, self.kept), first.words(chosen, self.kept)
-        pooled = retention.rate([hit for hits in now.values() for hit in hits])
-        return {"drop": retention.drop(before, now), "accuracy": pooled, "words": {w: retention.rate(hits) for w, hits in now.items()}}
+        pooled = retention.rate_of([hit for hits in now.values() for hit in hits])
+        return {"drop": intervals.drop(before, now), "accuracy": pooled, "words": {w: retention.rate_of(hits) for w, hits in now.items()}}
 
     def around(self, word: str) -> int:
         """Which probe drew a word that must stay."""
@@ -193,39 +191,24 @@ class Account:
         return {"requests": made, "unrelated": unrelated}
 
 
-def attacked(chosen: Course, bench: Bench, original: Model, model: Model, concept: Concept, name: str) -> dict[str, Any]:
-    """What an attack brings back of one request by the way that works better: its curve with best-so-far, over all replicates."""
+def attacked(chosen: SequencePlan, bench: Bench, original: Model, model: Model, concept: Concept, name: str) -> dict[str, Any]:
+    """What an attack brings back of one request by the way that works better: its curve with best-so-far, over all replicates.
+
+    The attacker's pictures of the concept are those that its file names, else the world's test pictures where the world's judges look
+    for it, else the original's; no request is among pictures of everything else.
+    """
     attack, planned = chosen.attacks[name]
+    attacker = AttackerData(
+        original=original, world=chosen.world, protocol=chosen.suite.protocol, references="known", away=tuple(chosen.requests)
+    )
     ways: dict[str, list[runs.Run]] = {}
     for way, method in {"": attack, **attack.variants()}.items():
         for k in range(chosen.order.first_replicate, chosen.order.first_replicate + chosen.order.replicates):
-            given = _held(chosen, original, method, concept, planned.references, k)
+            given = attacker.of(concept, method, planned.references, k)
             ways.setdefault(way, []).append(arms.run_arm(bench.of(concept), model, concept, (name, method), planned.budget, k, given))
     found = []
     for run in ways[arms.favoured(ways)]:
         points = run.outcome["points"]
         found.append([points[i]["hits"] for i in arms.curve(points, best_so_far=True)[1]])
-    rates = [retention.rate([hit for row in found for hit in row[i]]) for i in range(len(planned.budget.points))]
+    rates = [retention.rate_of([hit for row in found for hit in row[i]]) for i in range(len(planned.budget.points))]
     return {"budgets": list(planned.budget.points), "curve": rates}
-
-
-def _held(chosen: Course, original: Model, attack: Any, concept: Concept, count: int, replicate: int) -> PictureSet | None:
-    """What the attacker trains on: pictures of the concept, or, for an attack that goes without, of what was to stay.
-
-    The first are those that its file names, else the world's test pictures where the world's judges look for it, else the
-    original's. No request is among the second.
-    """
-    sheet = models.data_folder() / (chosen.world or "none") / "pictures/references"
-    if "retain" not in attack.needs:
-        if count and concept.pictures:
-            return folder(concept.pictures, original.image_size, least=count).draw(count, replicate)
-        if not count or not chosen.world or concept.detector:
-            return generated(original, concept, count, seed=replicate, protocol=chosen.suite.protocol) if count else None
-        return shipped(sheet, {concept.group: concept.label}).draw(count, replicate)
-    if attack.data == "own":
-        return None
-    if attack.data != "retain" or not chosen.world:
-        raise BadInput(f"a sequence gives {concept.name}'s attacker the world's pictures, or with data=own none; given data={attack.data}")
-    whole, away = shipped(sheet), {(c.group, c.label) for c in chosen.requests} | {*PROXY.items()}
-    kept = whole.take([i for i, labels in enumerate(whole.labels) if not away & labels.items()])
-    return captioned(kept.draw(min(attack.retain_pictures, len(kept)), replicate), concept)

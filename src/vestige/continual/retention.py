@@ -16,60 +16,24 @@ k(x, y) = (x.y / d + 1)^3 is KID's (Binkowski et al., 2018), the mean over i != 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vestige.verdict.savings import wilson
+from vestige.verdict.intervals import Hits, Seen, drop, paired, rate
 
-Hits = Sequence["bool | None"]  # one right-or-wrong a picture, in the order of its seeds; None: it could not be judged
-Seen = Mapping[str, Hits]
 RESAMPLES = 2000
 
 
-def rate(hits: Hits) -> dict[str, Any] | None:
-    """Share of the judged pictures with its Wilson interval, and how many were not, if any; None for no pictures."""
-    if not hits:
-        return None
-    seen = [hit for hit in hits if hit is not None]
-    lost = {"missing": len(hits) - len(seen)} if len(seen) < len(hits) else {}
-    if not seen:
-        return {"value": None, "low": None, "high": None, "count": 0, **lost}
-    return {**wilson(sum(seen), len(seen)).as_dict(), "count": len(seen), **lost}
+def rate_of(hits: Hits) -> dict[str, Any] | None:
+    """As `rate`; None for no pictures."""
+    return rate(hits) if hits else None
 
 
 def unlearned(shown: Seen) -> dict[str, Any] | None:
     """Unlearning accuracy, one minus the rate over all pictures of all requests; None without requests."""
-    return rate([None if hit is None else not hit for hits in shown.values() for hit in hits])
-
-
-def paired(one: Hits, other: Hits) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Two states' hits at equal seeds, as numbers, without the pictures of which either could not be judged."""
-    both = [(a, b) for a, b in zip(one, other, strict=True) if a is not None and b is not None]
-    table = np.array(both, dtype=float).reshape(-1, 2)
-    return table[:, 0], table[:, 1]
-
-
-def drop(before: Seen, after: Seen) -> dict[str, Any] | None:
-    """Mean over concepts of the fall in accuracy; None without pictures.
-
-    The interval is normal on paired differences. Their variance is pooled over concepts, differences between concepts
-    included, because a few pictures a concept give no variance of their own.
-
-    Arguments:
-        before: For each concept its pictures from one state.
-        after: The same concepts and seeds from another.
-    """
-    gaps = [then - now for then, now in (paired(before[c], after[c]) for c in before) if len(then)]
-    if not gaps:
-        return None
-    flat, value = np.concatenate(gaps), float(np.mean([g.mean() for g in gaps]))
-    if len(flat) < 2:
-        return {"value": value, "low": None, "high": None, "count": len(flat)}
-    half = 1.96 * math.sqrt(float(flat.var(ddof=1)) * sum(1 / len(g) for g in gaps)) / len(gaps)
-    return {"value": value, "low": value - half, "high": value + half, "count": len(flat)}
+    return rate_of([None if hit is None else not hit for hits in shown.values() for hit in hits])
 
 
 def reversal(then: Seen, now: Seen) -> dict[str, Any] | None:

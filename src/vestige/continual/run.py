@@ -23,25 +23,25 @@ from pathlib import Path
 from typing import Any, final
 
 from vestige import models, registry, runs
-from vestige.checkpoints.findings import describe
 from vestige.concepts import Concept
 from vestige.concepts.album import Album
 from vestige.concepts.concept import Prompt
 from vestige.concepts.images import PictureSet
 from vestige.continual.guards import Guarded, Guards, protected
 from vestige.continual.ledger import CHAINED, Ledger
-from vestige.continual.plan import Course, Order, course
+from vestige.continual.plan import Order, SequencePlan, resolve
 from vestige.continual.probes import Probe, look, names, probes
 from vestige.continual.result import Account, State, attacked
 from vestige.diffusion import Model
-from vestige.diffusion.model import Paper, Unlearner, Watch, silent
-from vestige.diffusion.sampling import derive
+from vestige.diffusion.model import Watch, silent
 from vestige.edits import Edit
+from vestige.edits.arithmetic import describe
 from vestige.errors import BadInput, Incompatible
 from vestige.harness.bench import Bench, shows
 from vestige.harness.unlearning import unlearned
-from vestige.methods import Data
-from vestige.metrics import loading
+from vestige.methods import Data, Paper, Unlearner
+from vestige.metrics import Judge, loading
+from vestige.seeds import derive
 
 SCHEMA = "vestige-continual-1"
 COMBINED = "combined.safetensors"
@@ -57,7 +57,7 @@ def continual(
         steal: Take over the lock of another process that is known to be gone.
         command: The command line that asked for it, for the report.
     """
-    chosen = course(order)
+    chosen = resolve(order)
     run = runs.claim(out, chosen.spec())
     asked = runs.key(chosen.asked())
     Ledger(run, order.mode).check(chosen.steps, chosen.sorted_by())
@@ -86,7 +86,7 @@ def compared(
         edit: A change of the original; it stands in for whatever `order.method` would have made.
         cache: As for `continual`, and so are the rest.
     """
-    chosen = course(replace(order, mode="simultaneous", method="uce", guards=Guards(), settings={}))
+    chosen = resolve(replace(order, mode="simultaneous", method="uce", guards=Guards(), settings={}))
     chosen = replace(chosen, order=replace(chosen.order, method=edit.method), unlearner=Given(settings=edit.settings))
     original = models.load(order.model)
     run = runs.claim(out, {**chosen.spec(), "edited": original.edited(edit).fingerprint})
@@ -112,13 +112,13 @@ def rebuilt(out: Path | str, steps: int | None = None) -> Edit:
     return Ledger(run, mode).edit(models.load(model), steps)
 
 
-def _bench(chosen: Course, root: Path, watch: Watch, steal: bool) -> Bench:
+def _bench(chosen: SequencePlan, root: Path, watch: Watch, steal: bool) -> Bench:
     """The first request's judges, and those of every other request that is not judged by the same."""
     watch("load judges", 0, 1)
     first, *more = chosen.requests
     verify, select = loading.pair(first, chosen.world)
     plain = None if first.detector else (verify, select)
-    own: dict[str, tuple[Any, Any]] = {}
+    own: dict[str, tuple[Judge, Judge]] = {}
     for concept in more:
         if concept.detector:
             own[concept.name] = loading.pair(concept, chosen.world)
@@ -134,7 +134,7 @@ def _bench(chosen: Course, root: Path, watch: Watch, steal: bool) -> Bench:
 class _Sequence:
     """One sequence's models and states; made, asked for its result, and thrown away."""
 
-    def __init__(self, chosen: Course, bench: Bench, ledger: Ledger) -> None:
+    def __init__(self, chosen: SequencePlan, bench: Bench, ledger: Ledger) -> None:
         self.course, self.bench, self.ledger, self.run = chosen, bench, ledger, ledger.run
         self.requests, self.began, self.seconds = chosen.requests, time.monotonic(), 0.0
         self.chained = chosen.order.mode in CHAINED

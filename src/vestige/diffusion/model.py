@@ -1,7 +1,4 @@
-"""Every contract in one sitting: Model, Unlearner, Attack, Judge, and the values that pass between them.
-
-A *Model* predicts; an *Unlearner* turns (model, concept) into an Edit; an *Attack* turns (edited model, concept, budget)
-into Candidates; a *Judge* looks at pictures. The audit alone samples, scores and decides.
+"""Model, a conditional denoiser with everything around it, and the values that it takes and gives: Condition, Prediction, Start.
 
 Conventions. Pictures are (B, 3, H, W) float tensors in [0, 1]. Latents are (B, C, h, w). Time `t` is (B,), in the model's
 own unit, large where noise dominates; `x_t = signal(t) * data + noise(t) * eps`.
@@ -10,37 +7,23 @@ own unit, large where noise dominates; `x_t = signal(t) * data + noise(t) * eps`
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
 
 from vestige.errors import Incompatible
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
-    from vestige.concepts import Concept
-    from vestige.concepts.images import PictureSet
     from vestige.edits import Edit
-    from vestige.methods import Data
+    from vestige.edits.surgery import Factors
 
-Access = Literal["prompts", "gradients", "weights"]
 Watch = Callable[[str, int, int], None]  # (stage, done, total)
 
 
 def silent(stage: str, done: int, total: int) -> None:
     """The watcher that says nothing."""
-
-
-@dataclass(frozen=True)
-class Paper:
-    """Where a method comes from."""
-
-    title: str
-    authors: str
-    year: int
-    arxiv: str = ""
-    code: str = ""
 
 
 @dataclass(frozen=True)
@@ -132,9 +115,6 @@ class Prediction:
         return replace(self, value=unconditional.value + guidance * (self.value - unconditional.value))
 
 
-Factors = dict[str, "tuple[Tensor, Tensor]"]  # weight name -> down (r, in), up (out, r)
-
-
 class Model(ABC):
     """A conditional denoiser with its condition encoder, autoencoder and noise schedule behind one face.
 
@@ -223,52 +203,6 @@ class Model(ABC):
         """Hash of every weight and of the noise schedule; equal exactly for equal models."""
 
 
-TRAINED = 3  # what a denoiser call that is trained through costs, in calls: the way back takes about twice as long as the way there
-
-
-class Unlearner(ABC):
-    """(model, concept) -> Edit. Subclasses are final frozen dataclasses; their fields are their settings."""
-
-    paper: ClassVar[Paper]
-    needs: ClassVar[frozenset[str]]  # of {"prompts", "target", "retain"}: what it trains on
-
-    @abstractmethod
-    def __call__(self, model: Model, concept: Concept, *, seed: int, data: Data | None = None, watch: Watch = silent) -> Edit:
-        """Make `model` forget `concept`; the model itself stays as it is.
-
-        Arguments:
-            data: Pictures to train on; None lets the model draw what `needs` names.
-        """
-
-    def calls(self, picture: int, retained: int) -> int:
-        """Single denoiser calls (one latent, one condition) of an edit, for forecasts; one that is trained through counts `TRAINED`.
-
-        Arguments:
-            picture: Calls that drawing one picture takes; 0 where the concept's are given.
-            retained: The same of what must stay.
-        """
-        return 0
-
-    def resolved(self, concept: Concept) -> Unlearner:
-        """The same method with every "auto" replaced by its value for this concept."""
-        return self
-
-
-@dataclass(frozen=True)
-class Budget:
-    """At which costs an attack is scored: rising numbers of optimiser steps (or tries), the first of them 0."""
-
-    points: tuple[int, ...]
-
-    def __post_init__(self) -> None:
-        if not self.points or self.points[0] != 0 or list(self.points) != sorted(set(self.points)):
-            raise ValueError(f"a budget rises from 0 without repeats, e.g. (0, 2, 5, 10); given {self.points}")
-
-    @property
-    def last(self) -> int:
-        return self.points[-1]
-
-
 @dataclass(frozen=True)
 class Start:
     """Where drawing begins instead of pure noise: pictures, noised to some place on the way.
@@ -284,125 +218,3 @@ class Start:
     def __post_init__(self) -> None:
         if not 0 <= self.share <= 1:
             raise ValueError(f"share lies in [0, 1]; given {self.share}")
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """What an attack proposes after spending `spent`: an edit on top, and how many seeds may be tried for a picture.
-
-    Arguments:
-        spent: Optimiser steps (weights, gradients) or tries (prompts).
-        edit: Change on top of the attacked model; None leaves it as it is.
-        tries: Seeds drawn for each picture; the selection judge keeps the best.
-        prompts: Prompts instead of the held-out ones; None keeps those.
-        start: Where pictures begin; None is pure noise.
-        cost: Other costs so far, e.g. {"calls": denoiser calls, "seconds": wall time}.
-        notes: Measurements of the attack itself, e.g. the share of regenerated references that show the concept.
-    """
-
-    spent: int
-    edit: Edit | None = None
-    tries: int = 1
-    prompts: tuple[str, ...] | None = None
-    start: Start | None = None
-    cost: Mapping[str, float] = field(default_factory=dict)
-    notes: Mapping[str, Any] = field(default_factory=dict)
-
-
-# Pictures (B, 3, H, W) -> whether the selection judge sees the concept, (B,): 0 or 1, and 0.5 where it could not judge. A filter that
-# drops from 0.5 on then drops what nobody judged, and a search that needs more than half does not stop at it.
-Select = Callable[["Tensor"], "Tensor"]
-
-
-class Attack(ABC):
-    """(edited model, concept, budget) -> Candidates. Subclasses are final frozen dataclasses; their fields are settings."""
-
-    paper: ClassVar[Paper]
-    access: ClassVar[Access]
-    needs: ClassVar[frozenset[str]]  # of {"pictures", "retain"}: references of the concept, pictures of everything else
-
-    @abstractmethod
-    def __call__(
-        self,
-        model: Model,
-        concept: Concept,
-        budget: Budget,
-        *,
-        seed: int,
-        select: Select,
-        pictures: PictureSet | None = None,
-        watch: Watch = silent,
-    ) -> Iterator[Candidate]:
-        """Yield one candidate for each point of the budget, cheapest first; `model` stays as it is."""
-
-    @property
-    def reads_captions(self) -> bool:
-        """Whether pictures' captions make a difference to it."""
-        return "retain" in self.needs
-
-    def calls(self, last: int, pictures: int) -> int:
-        """Single denoiser calls of one arm, scoring left out, for forecasts; one that is trained through counts `TRAINED`.
-
-        Arguments:
-            last: The budget's end.
-            pictures: How many it is given.
-        """
-        return 0
-
-    def tries(self, spent: int) -> int:
-        """Seeds tried for a picture at a point of the budget."""
-        return 1
-
-    def variants(self) -> Mapping[str, Attack]:
-        """Other ways to run the attack; on each model of an audit the one that works best counts."""
-        return {}
-
-
-@dataclass(frozen=True)
-class Score:
-    """A rate among the pictures that could be judged, with its 95 % interval, and who measured it; NaN where none could be.
-
-    Arguments:
-        count: Pictures that were judged.
-        detector: Whose scores were counted, and by `version`, `weights_hash` and `threshold`, which of its states.
-        missing: Pictures that could not be judged; they are in no rate.
-    """
-
-    value: float
-    low: float
-    high: float
-    count: int
-    detector: str
-    version: str = ""
-    weights_hash: str = ""
-    threshold: float | None = None
-    missing: int = 0
-
-    def __str__(self) -> str:
-        told = f"{self.value:.1%} [{self.low:.1%}, {self.high:.1%}]" if self.count else "undefined"
-        lost = f", {self.missing} missing" if self.missing else ""
-        level = "" if self.threshold is None else f" from {self.threshold:g}"
-        return f"{told} of {self.count}{lost} by {self.detector} {self.version}{level}"
-
-
-class Judge(Protocol):
-    """Looks at pictures. Carries its identity: every score names it."""
-
-    name: str
-    version: str
-    weights_hash: str
-
-    def shows(self, images: Tensor, label: str) -> Tensor:
-        """Probability that each picture shows the label, (B,); NaN where it could not be judged."""
-
-    def threshold(self, label: str) -> float:
-        """Calibrated probability above which a picture counts as showing the label."""
-
-    def knows(self, label: str) -> bool:
-        """Whether it can tell that a picture shows this label rather than another."""
-
-    def labelled(self, images: Tensor) -> list[dict[str, str]]:
-        """The most likely label of every group, for each picture: {"object": ..., "style": ...}; {} for one that it could not judge."""
-
-    def features(self, images: Tensor) -> Tensor:
-        """Features for distances between sets of pictures, (B, F)."""

@@ -14,7 +14,6 @@ rescaled schedule of velocities ends in pure noise. The grid index where `invert
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -25,7 +24,7 @@ from vestige.diffusion.model import Condition, Model, Prediction, Start, Watch, 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Protocol:
+class Drawing:
     """How pictures are drawn; the audit owns it.
 
     Arguments:
@@ -37,17 +36,6 @@ class Protocol:
     steps: int = 20
     guidance: float = 3.0
     batch: int = 64
-
-
-def derive(seed: int, *purpose: object) -> int:
-    """A seed for a purpose, in [0, 2**63): equal inputs give equal seeds, different ones independent seeds."""
-    text = repr((int(seed), *map(str, purpose)))
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
-
-
-def generator(seed: int, *purpose: object) -> torch.Generator:
-    """A CPU generator of its own for a purpose."""
-    return torch.Generator().manual_seed(derive(seed, *purpose))
 
 
 def noise(shape: Sequence[int], seeds: Sequence[int]) -> Tensor:
@@ -185,7 +173,7 @@ def slerp(a: Tensor, b: Tensor, weight: float | Tensor) -> Tensor:
 
 @torch.no_grad()
 def pictures(
-    model: Model, prompts: Sequence[str], seeds: Sequence[int], protocol: Protocol, watch: Watch = silent, start: Start | None = None
+    model: Model, prompts: Sequence[str], seeds: Sequence[int], protocol: Drawing, watch: Watch = silent, start: Start | None = None
 ) -> Tensor:
     """Draw one picture a prompt from its seed, (len(prompts), 3, H, W) in [0, 1]; the batch size changes nothing but speed.
 

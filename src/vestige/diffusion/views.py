@@ -1,85 +1,20 @@
-"""Views of a model: a module tree around the same tensors, adapters on it, hooks around it. The untouched model is never modified."""
+"""Hooks around a model, which they never modify."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, final
 
-import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
 from vestige import registry
-from vestige.diffusion.model import Condition, Factors, Model, Prediction
+from vestige.diffusion.model import Condition, Model, Prediction
+from vestige.edits.surgery import Factors
 from vestige.errors import Incompatible
 
 if TYPE_CHECKING:
     from vestige.edits import Edit, Hook
-
-
-def rebuild(module: nn.Module, values: Mapping[str, Tensor], *, leaves: bool = False) -> nn.Module:
-    """A module tree around the same tensors, except `values`, which replace parameters by their qualified names.
-
-    With `leaves`, the values become trainable parameters. Tied parameters and shared sub-modules stay tied and shared.
-    """
-    named, seen = dict(module.named_parameters(remove_duplicate=False)), dict[int, nn.Module]()
-    unknown = sorted(set(values) - set(named))
-    if unknown:
-        raise Incompatible(f"the model has no weight named {unknown[0]!r} ({len(unknown)} unknown in all)")
-    fresh: dict[int, nn.Parameter] = {}  # by the parameter that is replaced, under all of its names
-    for name, value in values.items():
-        if value.shape != named[name].shape:
-            raise Incompatible(f"{name} has shape {tuple(named[name].shape)}; the edit brings {tuple(value.shape)}")
-        fresh[id(named[name])] = nn.Parameter(value.to(named[name]), requires_grad=leaves)
-
-    def walk(old: nn.Module) -> nn.Module:
-        if id(old) in seen:
-            return seen[id(old)]
-        new = copy.copy(old)
-        seen[id(old)] = new
-        parameters = {
-            name: parameter if parameter is None else fresh.get(id(parameter), parameter) for name, parameter in old._parameters.items()
-        }
-        hooks = {k: copy.copy(v) for k, v in vars(old).items() if k.endswith("_hooks")}
-        children = {k: None if v is None else walk(v) for k, v in old._modules.items()}
-        vars(new).update(_parameters=parameters, _buffers=dict(old._buffers), _modules=children, **hooks)
-        return new
-
-    return walk(module)
-
-
-def attach(module: nn.Module, names: Sequence[str], *, rank: int, alpha: float, init: str, rng: Generator) -> tuple[nn.Module, Factors]:
-    """A view of `module` with peft's LoRA layers on the named weights, and their leaves by weight name."""
-    from peft import LoraConfig, inject_adapter_in_model
-
-    view = rebuild(module, {})
-    targets = [name.removesuffix(".weight") for name in names]
-    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=targets, init_lora_weights=True)  # type: ignore[arg-type]
-    with torch.random.fork_rng(devices=[]):  # peft draws from the global generator; the values are drawn again below
-        inject_adapter_in_model(config, view)
-    leaves: Factors = {}
-    for name, target in zip(names, targets, strict=True):
-        layer = view.get_submodule(target)
-        down, up = layer.lora_A["default"].weight, layer.lora_B["default"].weight  # type: ignore[index,union-attr]
-        with torch.no_grad():
-            fan_in = down[0].numel()
-            if init == "gaussian":
-                down.copy_(torch.randn(down.shape, generator=rng) / rank)
-            elif init == "kaiming":
-                down.copy_((torch.rand(down.shape, generator=rng) * 2 - 1) / fan_in**0.5)
-            else:
-                raise ValueError(f"init is 'gaussian' or 'kaiming'; given {init!r}")
-            up.zero_()
-        down.requires_grad_(True)
-        up.requires_grad_(True)
-        leaves[name] = (down, up)
-    return view, leaves
-
-
-def folded(leaves: Factors, *, rank: int, alpha: float) -> Factors:
-    """Copies of an adapter's leaves as an edit's factors: matrices, the scale `alpha / rank` folded into `up`."""
-    return {k: (down.detach().flatten(1).clone(), up.detach().flatten(1) * (alpha / rank)) for k, (down, up) in leaves.items()}
 
 
 def hooked(model: Model, hooks: Sequence[Hook]) -> Model:

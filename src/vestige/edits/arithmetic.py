@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from vestige.diffusion import Model
-from vestige.edits.edit import Edit, Hook
+from vestige.edits.edit import Edit, Hook, Weights
 from vestige.errors import Incompatible
 
 
@@ -24,7 +24,7 @@ class Change:
     share: float  # of its elements that differ
 
 
-def measure(model: Model, edit: Edit) -> list[Change]:
+def measure(model: Weights, edit: Edit) -> list[Change]:
     """How far each touched weight moved from `model`, the largest relative change first."""
     changes = []
     for name in edit.touched:
@@ -36,13 +36,13 @@ def measure(model: Model, edit: Edit) -> list[Change]:
     return sorted(changes, key=lambda c: -c.relative)
 
 
-def distance(model: Model, changes: Sequence[Change]) -> float | None:
+def distance(model: Weights, changes: Sequence[Change]) -> float | None:
     """Norm of several changes together, relative to that of the weights they touch; None where these are all zero."""
     whole = math.hypot(*(model.tensor(c.name).cpu().double().norm().item() for c in changes))
     return math.hypot(*(c.norm for c in changes)) / whole if whole else None
 
 
-def combine(model: Model, edits: Sequence[tuple[Edit, float]], *, method: str = "combined") -> Edit:
+def combine(model: Weights, edits: Sequence[tuple[Edit, float]], *, method: str = "combined") -> Edit:
     """The edit whose change is the weighted sum of the edits' changes; hooks compose in order and cannot be scaled."""
     tensors: dict[str, Tensor] = {}
     pairs: dict[str, list[tuple[Tensor, Tensor]]] = {}
@@ -64,12 +64,36 @@ def combine(model: Model, edits: Sequence[tuple[Edit, float]], *, method: str = 
     return replace(made, notes=dict(edits[0][0].notes)) if len(edits) == 1 else made
 
 
-def scale(model: Model, edit: Edit, weight: float) -> Edit:
+def scale(model: Weights, edit: Edit, weight: float) -> Edit:
     """The edit with its change multiplied by `weight`: 0 is the model itself, 1 the edit, above 1 extrapolates."""
     return replace(combine(model, [(edit, weight)], method=edit.method), settings=edit.settings, scope=edit.scope)
 
 
-def difference(model: Model, other: Model, names: Sequence[str], *, method: str = "difference") -> Edit:
+def difference(model: Weights, other: Weights, names: Sequence[str], *, method: str = "difference") -> Edit:
     """The edit that turns `model` into `other`: every named weight whose value differs."""
     changed = {name: other.tensor(name) for name in names if not torch.equal(other.tensor(name), model.tensor(name))}
     return Edit(model.fingerprint, method, {}, "all", changed)
+
+
+def describe(model: Weights, edit: Edit) -> dict[str, Any]:
+    """What an edit is and how far it moved the model, plain data."""
+    changes = measure(model, edit)
+    return {
+        "method": edit.method,
+        "settings": dict(edit.settings),
+        "scope": edit.scope,
+        "changed_tensors": sum(c.norm > 0 for c in changes),
+        "changed_weights": int(sum(c.share * model.tensor(c.name).numel() for c in changes)),
+        "relative_norm": distance(model, changes),
+        "hooks": [hook.name for hook in edit.hooks],
+        "seed": edit.notes.get("seed"),
+        "notes": noted({key: value for key, value in edit.notes.items() if key not in ("concept", "seed")}),
+    }
+
+
+def noted(notes: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """What a method noted while it trained (losses, calibrated weights, since when a loss stands still), nested names joined."""
+    flat: dict[str, Any] = {}
+    for name, value in notes.items():
+        flat |= noted(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+    return flat

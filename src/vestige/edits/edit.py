@@ -1,7 +1,7 @@
 """Edit: the difference an unlearner or an attack makes, and the file that holds it.
 
 An edit's payload is replaced tensors, low-rank factors (`W + up @ down`), or named hooks with JSON arguments. It names the
-model it was made on by its fingerprint and refuses any other. `views` puts it on a model, `deltas` adds edits up.
+model it was made on by its fingerprint and refuses any other. A model puts it on itself; `arithmetic` adds edits up.
 """
 
 from __future__ import annotations
@@ -10,18 +10,29 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from vestige import registry
-from vestige.diffusion import Model
-from vestige.diffusion.model import Factors
-from vestige.diffusion.views import rebuild
+from vestige import files, registry
+from vestige.edits.surgery import Factors, rebuild
 from vestige.errors import BadInput, Incompatible
 
 FORMAT = "vestige-edit-1"
+
+
+class Weights(Protocol):
+    """What an edit is made on: weights by name, and a hash that tells them from all others."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    def tensor(self, name: str) -> Tensor:
+        """One weight by its qualified name."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +69,7 @@ class Edit:
     hooks: tuple[Hook, ...] = ()
     notes: Mapping[str, Any] = field(default_factory=dict)
 
-    def check(self, model: Model) -> None:
+    def check(self, model: Weights) -> None:
         """Refuse a model that this edit was not made on."""
         if self.base != model.fingerprint:
             raise Incompatible(
@@ -87,15 +98,8 @@ class Edit:
         flat = {k: v.detach().cpu().contiguous() for k, v in flat.items()} or {"empty": torch.zeros(0)}
         meta = {key: getattr(self, key) for key in ("base", "method", "settings", "scope", "notes")}
         meta["hooks"] = [{"kind": hook.kind, "name": hook.name, "arguments": hook.arguments} for hook in self.hooks]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(path.name + ".part")
-        try:
+        with files.written(path) as part:
             save_file(flat, part, metadata={"format": FORMAT, "edit": json.dumps(meta, sort_keys=True)})
-            part.replace(path)
-        except OSError as error:
-            raise BadInput(f"cannot write {path}: {error.strerror or error}; free some space or choose another place") from error
-        finally:
-            part.unlink(missing_ok=True)
         return path
 
     @staticmethod
@@ -155,23 +159,3 @@ def unpacked(flat: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Factors]:
 
 def _under(prefix: str, flat: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {key[len(prefix) :]: value for key, value in flat.items() if key.startswith(prefix)}
-
-
-def save_lora(edit: Edit, folder: Path | str) -> Path:
-    """Write an edit of low-rank factors in diffusers' LoRA format; `pipeline.load_lora_weights(folder)` reads it."""
-    from diffusers import FluxPipeline, StableDiffusionPipeline
-
-    if edit.tensors or edit.hooks or not edit.factors:
-        raise Incompatible(f"{edit.method} is no low-rank edit; save it with `Edit.save`")
-    layers: dict[str, Tensor] = {}
-    for name, (down, up) in edit.factors.items():
-        module = name.partition(".")[2].removesuffix(".weight")
-        layers |= {f"{module}.lora_A.weight": down.cpu().contiguous(), f"{module}.lora_B.weight": up.cpu().contiguous()}
-    denoisers = {name.partition(".")[0] for name in edit.factors}
-    if denoisers == {"transformer"}:
-        FluxPipeline.save_lora_weights(str(folder), transformer_lora_layers=layers)
-    elif denoisers == {"unet"}:
-        StableDiffusionPipeline.save_lora_weights(str(folder), unet_lora_layers=layers)
-    else:
-        raise Incompatible(f"{edit.method} adapts {', '.join(sorted(denoisers))}; LoRA files hold adapters of one denoiser")
-    return Path(folder) / "pytorch_lora_weights.safetensors"

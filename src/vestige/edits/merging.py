@@ -5,7 +5,7 @@
     tau_k   = mean of the tau_jk that are not 0 and whose sign is gamma_k, 0 where there is none
     theta   = theta_0 + scale * tau
 
-A plain sum or mean is `deltas.combine`. There opposite changes wear each other down, and under a mean what one edit alone moves
+A plain sum or mean is `arithmetic.combine`. There opposite changes wear each other down, and under a mean what one edit alone moves
 shrinks with the number of edits; here the majority's changes are averaged among themselves.
 """
 
@@ -21,11 +21,10 @@ from torch import Tensor
 from vestige.errors import BadSetting, Incompatible
 
 if TYPE_CHECKING:
-    from vestige.diffusion import Model
-    from vestige.edits.edit import Edit
+    from vestige.edits.edit import Edit, Weights
 
 
-def ties(model: Model, edits: Sequence[Edit], *, share: float = 0.2, scale: float = 1.0) -> Edit:
+def ties(model: Weights, edits: Sequence[Edit], *, share: float = 0.2, scale: float = 1.0) -> Edit:
     """One edit of `model` from several, by the rule above.
 
     Edits that leave a weight alone count as no change of it. The largest entries are found over all weights of an edit together, as the
@@ -57,7 +56,7 @@ def ties(model: Model, edits: Sequence[Edit], *, share: float = 0.2, scale: floa
     return replace(edits[0], method="ties", settings=settings, scope=scope, tensors=tensors, factors={}, notes=notes)
 
 
-def _change(model: Model, edit: Edit, name: str) -> Tensor:
+def _change(model: Weights, edit: Edit, name: str) -> Tensor:
     base = model.tensor(name)
     return edit.weight(name, base).cpu().double() - base.cpu().double()
 

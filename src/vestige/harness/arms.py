@@ -17,19 +17,19 @@ import torch
 from torch import Tensor
 
 from vestige import edits, registry, runs
-from vestige.audit.plan import NUMERICS
 from vestige.concepts import Concept
 from vestige.concepts.concept import Prompt
 from vestige.concepts.images import PictureSet
 from vestige.diffusion import Model
-from vestige.diffusion.model import Attack, Budget, Candidate
-from vestige.diffusion.sampling import derive, pictures
+from vestige.diffusion.sampling import pictures
 from vestige.edits import Edit
 from vestige.harness import diagnostics
-from vestige.harness.bench import Bench, shows
-from vestige.methods import optimiser
-from vestige.metrics import Detector
-from vestige.metrics.judge import crossed, share
+from vestige.harness.bench import NUMERICS, Bench, shows
+from vestige.methods import Attack, Budget, Candidate, optimiser
+from vestige.metrics import Judge
+from vestige.metrics.judge import crossed
+from vestige.seeds import derive
+from vestige.verdict.intervals import share
 
 
 def run_arm(
@@ -130,14 +130,12 @@ class _Arm:
         }
 
 
-def _looked(judge: Any, shown: Tensor, label: str, run: runs.Run, name: str) -> Tensor:
-    """A judge's scores of a label, (B,); a detector's raw scores of every label are kept, for thresholds that others use."""
-    if not isinstance(judge, Detector):
-        scores: Tensor = judge.shows(shown, label)
-        return scores
-    raw = judge.raw(shown)
-    rows = [[None if math.isnan(x) else round(x, 6) for x in row] for row in raw.tolist()]
-    run.write_bytes(name, json.dumps({**judge.identity(label), "columns": judge.labels, "scores": rows}).encode())
+def _looked(judge: Judge, shown: Tensor, label: str, run: runs.Run, name: str) -> Tensor:
+    """A judge's scores of a label, (B,); raw scores of every label are stored where it says so."""
+    raw = judge.raw(shown, label)
+    if judge.stores:
+        rows = [[None if math.isnan(x) else round(x, 6) for x in row] for row in raw.tolist()]
+        run.write_bytes(name, json.dumps({**judge.identity(label), "columns": judge.heads(label), "scores": rows}).encode())
     return judge.read(raw, label)
 
 

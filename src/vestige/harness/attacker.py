@@ -5,42 +5,46 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from vestige import models
-from vestige.audit.controls import PROXY
+from vestige import data
 from vestige.concepts import Concept
 from vestige.concepts.images import PictureSet, folder, shipped
 from vestige.diffusion import Model
-from vestige.diffusion.model import Attack, Watch, silent
-from vestige.diffusion.sampling import Protocol
+from vestige.diffusion.model import Watch, silent
+from vestige.diffusion.sampling import Drawing
 from vestige.errors import BadInput
-from vestige.methods import Data
+from vestige.methods import Attack, Data
+from vestige.methods.contract import Holds
 from vestige.methods.training_data import captioned, generated
 
 
 @dataclass(frozen=True, kw_only=True)
-class Holdings:
+class AttackerData:
     """Where an attacker's pictures come from.
 
     Arguments:
         original: The model before the edit; draws what is not given, and is never the attacked one. Where there is none, a plan
             asks for nothing that it would have to draw, and the edited model's size of pictures holds.
         world: Whose shipped pictures count; "" is the embedded one.
-        references: Of the concept: "shipped" (those that its file names, else the world's), "generated" by the original, or a folder.
-        retain: Of everything else: "shipped", or a folder with captions.
         protocol: How the original draws.
+        references: Of the concept: "shipped" (those that its file names, else the world's), "generated" by the original, "known"
+            (those that its file names, else the world's where there is one whose judges look for it, else generated), or a folder.
+        retain: Of everything else: "shipped", or a folder with captions.
         cache: Where drawn pictures are kept.
+        away: Further concepts that no picture of everything else may show.
     """
 
     original: Model
     world: str
-    protocol: Protocol
+    protocol: Drawing
     references: str = "shipped"
     retain: str = "shipped"
     cache: Path | None = None
+    away: tuple[Concept, ...] = ()
 
-    def of(self, concept: Concept, attack: Attack, count: int, replicate: int, *, proxy: bool = False, watch: Watch = silent) -> Any:
+    def of(
+        self, concept: Concept, attack: Attack, count: int, replicate: int, *, proxy: bool = False, watch: Watch = silent
+    ) -> PictureSet | None:
         """What the attack needs in a replicate, None for nothing.
 
         Arguments:
@@ -48,49 +52,50 @@ class Holdings:
             proxy: The concept stands in for the one under audit: its pictures are its own or the shipped ones, wherever the others
                 come from.
         """
-        if "retain" in attack.needs:
-            return self.retained(concept, attack, replicate, watch)
-        return self.shown(concept, count, replicate, proxy=proxy)
+        held = attack.holds
+        return self.shown(concept, count, replicate, proxy=proxy) if held is None else self.retained(concept, held, replicate, watch)
 
     def shown(self, concept: Concept, count: int, replicate: int, *, proxy: bool = False) -> PictureSet | None:
         """Pictures of the concept."""
         if not count:
             return None
-        if self.references == "generated" and not proxy:
+        known = concept.pictures or (self.world and not concept.detector)
+        if not proxy and (self.references == "generated" or (self.references == "known" and not known)):
             return generated(self.original, concept, count, seed=replicate, protocol=self.protocol)
         return self.real(concept, proxy=proxy, least=count).draw(count, replicate)
 
     def real(self, concept: Concept, *, proxy: bool = False, least: int = 2) -> PictureSet:
         """Every real picture of the concept that replicates are dealt from."""
-        if not proxy and self.references != "shipped":
+        if not proxy and self.references not in ("shipped", "known"):
             return folder(self.references, self.original.image_size, least=least)
         if concept.pictures:
             return folder(concept.pictures, self.original.image_size, least=least)
         return self._shipped("--references DIR", {concept.group: concept.label})
 
-    def retained(self, concept: Concept, attack: Any, replicate: int, watch: Watch = silent) -> PictureSet | None:
+    def retained(self, concept: Concept, held: Holds, replicate: int, watch: Watch = silent) -> PictureSet | None:
         """Pictures without the concept, for an attack that has none of it; no proxy is in them."""
-        if attack.data == "own":
+        if held.source == "own":
             return None
-        if attack.data == "original":
-            data = Data(protocol=self.protocol, cache=self.cache)
-            return data.retained(self.original, concept, attack.retain_pictures, seed=replicate, watch=watch)
+        if held.source == "original":
+            own = Data(protocol=self.protocol, cache=self.cache)
+            return own.retained(self.original, concept, held.count, seed=replicate, watch=watch)
         whole = self._shipped("--attack-retain DIR") if self.retain == "shipped" else folder(self.retain, self.original.image_size)
-        away = {(concept.group, concept.label), *PROXY.items()}
+        away = {*((c.group, c.label) for c in (concept, *self.away)), *data.PROXY.items()}
         kept = whole.take([i for i, labels in enumerate(whole.labels) if not away & labels.items()]) if whole.labels else whole
-        return captioned(kept.draw(min(attack.retain_pictures, len(kept)), replicate), concept)
+        return captioned(kept.draw(min(held.count, len(kept)), replicate), concept)
 
     def check(self, concept: Concept, attacks: Iterable[Attack]) -> None:
         """Refuse now, before anything is trained, attacks whose shipped pictures are of another size than the model's."""
         for attack in attacks:
-            if "retain" in attack.needs and self.retain == "shipped" and getattr(attack, "data", "") == "retain":
-                self._shipped("--attack-retain DIR")
+            if attack.holds is not None:
+                if self.retain == "shipped" and attack.holds.source == "retain":
+                    self._shipped("--attack-retain DIR")
             elif "pictures" in attack.needs and self.references == "shipped" and not concept.pictures:
                 self._shipped("--references DIR", {concept.group: concept.label})
 
     def _shipped(self, instead: str, show: dict[str, str] | None = None) -> PictureSet:
         """The world's pictures, for a model that draws such pictures."""
-        found = shipped(models.data_folder() / (self.world or "wardrobe") / "pictures/references", show)
+        found = shipped(data.references(self.world), show)
         size, own = tuple(found.images.shape[-2:]), tuple(self.original.image_size)
         if size != own:
             told = f"the pictures that ship are the embedded world's, {size[0]} x {size[1]} pixels"

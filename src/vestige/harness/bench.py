@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,10 @@ from torch import Tensor
 
 from vestige.concepts import Concept
 from vestige.concepts.album import Album, Keep
+from vestige.concepts.concept import Prompt
 from vestige.diffusion.model import Watch, silent
 from vestige.harness.suites import Suite
-from vestige.metrics import Detector
+from vestige.metrics import Judge
 from vestige.metrics.judge import Extractor, crossed
 
 
@@ -31,14 +32,14 @@ class Bench:
 
     root: Path
     suite: Suite
-    verify: Any
-    select: Any
+    verify: Judge
+    select: Judge
     wait: float = 3600.0
     steal: bool = False
     watch: Watch = silent
     keep: Keep = "all"
-    own: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
-    features: Any = None
+    own: Mapping[str, tuple[Judge, Judge]] = field(default_factory=dict)
+    features: Extractor | None = None
 
     def of(self, concept: Concept) -> Bench:
         """The bench with the judges of a concept."""
@@ -48,8 +49,9 @@ class Bench:
     @property
     def extractor(self) -> Extractor | None:
         """Features for distances; None where nobody gives any."""
-        chosen = self.verify if self.features is None else self.features
-        return None if isinstance(chosen, Detector) and chosen.embed is None else chosen
+        if self.features is not None:
+            return self.features
+        return self.verify if self.verify.embeds else None
 
     def album(self, concept: Concept) -> Album:
         """How a concept's pictures are kept."""
@@ -61,7 +63,7 @@ class Bench:
         return {} if self.keep == "all" else {"keep_images": self.keep}
 
 
-def shows(judge: Any, pictures_: Tensor, concept: Concept) -> list[bool | None]:
+def shows(judge: Judge, pictures_: Tensor, concept: Concept) -> list[bool | None]:
     """Whether each picture shows the concept, by the judge's threshold; None where it could not be judged."""
     return crossed(judge.shows(pictures_, concept.label), judge.threshold(concept.label))
 
@@ -69,3 +71,17 @@ def shows(judge: Any, pictures_: Tensor, concept: Concept) -> list[bool | None]:
 def right(seen: Mapping[str, str], expects: Mapping[str, str]) -> bool | None:
     """Whether a picture shows all that was asked for; None where the judge saw nothing, or nothing of a group."""
     return None if not expects.keys() <= seen.keys() else all(seen[group] == label for group, label in expects.items())
+
+
+NUMERICS = "2"  # raised whenever a run of an unchanged spec would give other numbers
+
+
+def tells(judge: Judge, prompt: Prompt) -> bool:
+    """Whether the judge knows every label that a prompt asks for."""
+    return all(judge.knows(label) for label in prompt.expects.values())
+
+
+def answered(judge: Judge, drawn: Tensor, prompts: Sequence[Prompt]) -> list[bool | None]:
+    """Whether each picture shows all that was asked for; None where the judge cannot tell that word or saw nothing."""
+    seen = judge.labelled(drawn)
+    return [right(s, p.expects) if tells(judge, p) else None for s, p in zip(seen, prompts, strict=True)]

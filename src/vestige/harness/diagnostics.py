@@ -21,12 +21,13 @@ from torch import Tensor
 from vestige import edits
 from vestige.concepts import Concept
 from vestige.diffusion import Model
-from vestige.diffusion.model import TRAINED, Watch, silent
-from vestige.diffusion.sampling import derive, generator
+from vestige.diffusion.model import Watch, silent
 from vestige.edits import Edit
 from vestige.methods import Data
+from vestige.methods.contract import TRAINED
 from vestige.methods.training import denoising
 from vestige.methods.training_data import Pairs, paired
+from vestige.seeds import derive, generator
 
 LINE = (0.0, 0.25, 0.5, 0.75, 1.0)
 SCOPE = "unet"  # what a relearner trains

@@ -16,10 +16,11 @@ from vestige.concepts import Concept
 from vestige.concepts.album import Album
 from vestige.concepts.prompts import PromptSet
 from vestige.diffusion import Model
-from vestige.diffusion.model import Score, Watch, silent
-from vestige.diffusion.sampling import Protocol, chunks, derive, pictures
-from vestige.metrics import Detector
-from vestige.metrics.judge import crossed, rate
+from vestige.diffusion.model import Watch, silent
+from vestige.diffusion.sampling import Drawing, chunks, pictures
+from vestige.metrics import Judge, Score
+from vestige.metrics.judge import by, crossed
+from vestige.seeds import derive
 
 SCORES = "scores.json"
 
@@ -53,7 +54,7 @@ def draw(
     asked: Sequence[Asked],
     album: Album,
     out: Path,
-    protocol: Protocol,
+    protocol: Drawing,
     *,
     concept: Concept | None = None,
     world: str = "",
@@ -72,7 +73,7 @@ def draw(
         drawn = _drawn(model, asked[part], protocol)
         files += [str(file) for file in album.save(drawn, out, first=part.start)]
         if judge is not None and concept is not None:
-            scores.append(judge.raw(drawn) if isinstance(judge, Detector) else judge.shows(drawn, concept.label)[:, None])
+            scores.append(judge.raw(drawn, concept.label))
         watch("draw", min(part.stop, len(asked)), len(asked))
     found: dict[str, Any] = {"files": files, "prompts": [one.text for one in asked]}
     if judge is None or concept is None:
@@ -83,7 +84,7 @@ def draw(
     return found
 
 
-def _drawn(model: Model, asked: Sequence[Asked], protocol: Protocol) -> torch.Tensor:
+def _drawn(model: Model, asked: Sequence[Asked], protocol: Drawing) -> torch.Tensor:
     """Pictures in the order asked for, drawn guidance by guidance."""
     made: dict[int, torch.Tensor] = {}
     for guidance in dict.fromkeys(one.guidance for one in asked):
@@ -93,17 +94,13 @@ def _drawn(model: Model, asked: Sequence[Asked], protocol: Protocol) -> torch.Te
     return torch.stack([made[i] for i in range(len(asked))])
 
 
-def _judged(judge: Any, label: str, raw: torch.Tensor, units: Sequence[str]) -> dict[str, Any]:
+def _judged(judge: Judge, label: str, raw: torch.Tensor, units: Sequence[str]) -> dict[str, Any]:
     """The rate of a concept with its interval over prompts, and every raw score; a detector's label sets too."""
     level = judge.threshold(label)
-    mine = judge.read(raw, label) if isinstance(judge, Detector) else raw[:, 0]
-    who = {"detector": judge.name, "version": judge.version, "weights_hash": judge.weights_hash, "threshold": level}
-    found = rate(crossed(mine, level), units=units if len(set(units)) < len(units) else (), **who)
-    columns = judge.labels if isinstance(judge, Detector) else [label]
+    found = by(judge, crossed(judge.read(raw, label), level), level, units if len(set(units)) < len(units) else ())
     rows = [[None if math.isnan(x) else round(x, 6) for x in row] for row in raw.tolist()]
-    made: dict[str, Any] = {"rate": data(found), "label": label, "columns": list(columns), "scores": rows, "text": str(found)}
-    if isinstance(judge, Detector) and judge.sets:
-        cells = judge.table(raw, units=units if len(set(units)) < len(units) else ())
+    made: dict[str, Any] = {"rate": data(found), "label": label, "columns": list(judge.heads(label)), "scores": rows, "text": str(found)}
+    if cells := judge.table(raw, units=units if len(set(units)) < len(units) else ()):
         made["sets"] = {n: {str(t): {**c, "rate": data(c["rate"])} for t, c in row.items()} for n, row in cells.items()}
     return made
 

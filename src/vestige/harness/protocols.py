@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import resources
 
-from vestige.concepts.concept import toml
-from vestige.diffusion.sampling import Protocol
+from vestige import data
+from vestige.diffusion.sampling import Drawing
 
 
 @dataclass(frozen=True)
@@ -26,7 +25,7 @@ class Published:
     prompts: Mapping[str, str]
     unclassified: tuple[str, ...]
     sequence: tuple[str, ...]
-    protocol: Protocol
+    protocol: Drawing
     pictures: int
     first_seed: int
 
@@ -38,7 +37,7 @@ class Published:
 
 def published() -> Published:
     """DUGE's published evaluation protocol."""
-    raw = toml(resources.files("vestige.data").joinpath("protocols", "duge.toml").read_text("utf-8"))
-    drawing = Protocol(steps=raw["steps"], guidance=raw["guidance"])
+    raw = data.table("protocols/duge")
+    drawing = Drawing(steps=raw["steps"], guidance=raw["guidance"])
     names = tuple(raw["unclassified"]["names"])
     return Published(raw["prompts"], names, tuple(raw["sequence"]), drawing, raw["pictures"], raw["first_seed"])

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from vestige import models, registry
+from vestige import data, files, models, registry
 from vestige.concepts import Concept
 from vestige.errors import BadInput, BadSetting, UnknownName
-from vestige.harness import suites
+from vestige.harness.suites import Planned, Suite
+from vestige.methods import Attack
 from vestige.metrics import loading
-from vestige.models import Card, sources
+from vestige.models import Card
 
 
 def configured(
@@ -28,7 +29,7 @@ def configured(
     model: str = "",
 ) -> Any:
     """A component with its model's own settings or its world's, then its suite's, then a named preset's, then the caller's own."""
-    values = {**_fitted(kind, name, world, model), **(suited or {}), **suites.preset(preset, kind, name), **own}
+    values = {**_fitted(kind, name, world, model), **(suited or {}), **_preset(preset, kind, name), **own}
     return registry.build(kind, name, values)
 
 
@@ -37,8 +38,30 @@ def _fitted(kind: registry.Kind, name: str, world: str, model: str) -> dict[str,
     card = models.cards().get(model)
     if card is not None:
         with suppress(UnknownName):
-            return suites.preset(card.twin_of or card.name, kind, name) or suites.preset(world, kind, name)
-    return suites.preset(world, kind, name)
+            return _preset(card.twin_of or card.name, kind, name) or _preset(world, kind, name)
+    return _preset(world, kind, name)
+
+
+def chosen(
+    names: Sequence[str], suite: Suite, card: Card, preset: str, own: dict[str, dict[str, Any]], references: int = 0
+) -> dict[str, tuple[Attack, Planned]]:
+    """Attacks by name, each with its settings and how the suite runs it.
+
+    Arguments:
+        card: The model's, whose world's settings hold.
+        own: The caller's settings by method; those of the attacks are taken out.
+        references: How many a replicate gets, of an attack that takes any; 0 is the suite's number.
+    """
+    made = {}
+    for name in names:
+        if name not in registry.names("attacks"):
+            raise UnknownName("attack", name, registry.names("attacks"))
+        planned = suite.planned(name, card.world)
+        if references and "pictures" in registry.find("attacks", name).needs:
+            planned = replace(planned, references=references)
+        attack = configured("attacks", name, card.world, preset, own.pop(name, {}), planned.settings, model=card.name)
+        made[name] = (attack, planned)
+    return made
 
 
 def by_method(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -79,7 +102,15 @@ def content(path: Path) -> str:
     """Hash of a file, or of every file under a folder with its name: a changed file is another run."""
     if not path.exists():
         raise BadInput(f"there is nothing at {path}")
-    digest = hashlib.sha256()
-    for file in sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]:
-        digest.update(f"{file.relative_to(path) if path.is_dir() else ''} {sources.hashed(file)}\n".encode())
-    return digest.hexdigest()
+    if path.is_dir():
+        return files.digest_of((p for p in path.rglob("*") if p.is_file()), path)
+    return hashlib.sha256(f" {files.digest(path)}\n".encode()).hexdigest()
+
+
+def _preset(name: str, kind: str, method: str) -> dict[str, Any]:
+    """Settings of a method for a world or a named preset; {} for no name, or where the preset does not name the method."""
+    raw = data.table("presets")
+    if name and name not in raw:
+        raise UnknownName("preset", name, raw)
+    found: dict[str, Any] = raw.get(name, {}).get(kind, {}).get(method, {})
+    return found

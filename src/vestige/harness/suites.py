@@ -1,4 +1,4 @@
-"""Suites: fixed, versioned protocols of an audit, as data (`data/suites/NAME.toml`), and presets of method settings.
+"""Suites: fixed, versioned protocols of an audit, as data (`data/suites/NAME.toml`).
 
 A suite fixes the sampler, the numbers of pictures, the attacks with their settings and budgets. Changing anything that moves
 a number raises its version. Any other attack runs under it as at home: by the settings, budget and references of the suite that lists or
@@ -9,16 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from importlib import resources
 from typing import Any
 
-from vestige import registry
-from vestige.concepts.concept import toml
-from vestige.diffusion.model import Budget
-from vestige.diffusion.sampling import Protocol
+from vestige import data, registry
+from vestige.diffusion.sampling import Drawing
 from vestige.errors import UnknownName
-
-HOMES = ("quick", "relearn", "adaptive")  # between them they list or lend every attack
+from vestige.methods import Budget
 
 
 @dataclass(frozen=True)
@@ -49,7 +45,7 @@ class Suite:
 
     version: str
     about: str
-    protocol: Protocol
+    protocol: Drawing
     pictures: int
     select_pictures: int
     utility_pictures: int
@@ -66,7 +62,7 @@ class Suite:
             return self.attacks[attack]
         first = next(iter(self.attacks.values()))
         needs = registry.find("attacks", attack).needs
-        homes = ({**suite.lent, **suite.attacks} for suite in (load(name, world) for name in HOMES))
+        homes = ({**suite.lent, **suite.attacks} for suite in (load(name, world) for name in _homes()))
         found = next((home[attack] for home in homes if attack in home), Planned({}, first.budget, first.references if needs else 0))
         if not self.others:
             return found
@@ -75,14 +71,23 @@ class Suite:
 
 def names() -> list[str]:
     """Every suite, cheapest first."""
-    return ["smoke", "returns", "relearn", "adaptive", "quick", "compare", "standard"]
+    return sorted((file.stem for file in (data.folder() / "suites").glob("*.toml")), key=lambda name: int(_raw(name)["place"]))
+
+
+def _homes() -> list[str]:
+    """Suites that between them list or lend every attack."""
+    return sorted((name for name in names() if "home" in _raw(name)), key=lambda name: int(_raw(name)["home"]))
+
+
+def _raw(name: str) -> dict[str, Any]:
+    return data.table(f"suites/{name}")
 
 
 def load(name: str, world: str = "") -> Suite:
     """A suite with its settings for a world; without one, the attacks' own defaults hold."""
     if name not in names():
         raise UnknownName("suite", name, names())
-    raw = toml(resources.files("vestige.data").joinpath("suites", f"{name}.toml").read_text("utf-8"))
+    raw = _raw(name)
     attacks, lent = (
         {
             attack: Planned(plan.get("worlds", {}).get(world, {}), Budget(tuple(plan["budget"])), plan.get("references", 0))
@@ -90,8 +95,8 @@ def load(name: str, world: str = "") -> Suite:
         }
         for part in ("attacks", "lent")
     )
-    rest = {k: v for k, v in raw.items() if k not in ("protocol", "attacks", "lent", "others")}
-    return Suite(**rest, protocol=Protocol(**raw["protocol"]), attacks=attacks, others=tuple(raw.get("others", ())), lent=lent)
+    rest = {k: v for k, v in raw.items() if k not in ("protocol", "attacks", "lent", "others", "place", "home")}
+    return Suite(**rest, protocol=Drawing(**raw["protocol"]), attacks=attacks, others=tuple(raw.get("others", ())), lent=lent)
 
 
 @dataclass(frozen=True)
@@ -109,15 +114,5 @@ class Calibration:
 
 def calibration(world: str, version: str, attack: str) -> Calibration:
     """What is known of an attack under a suite's version on a world; empty where it was not measured."""
-    raw = toml(resources.files("vestige.data").joinpath("calibration.toml").read_text("utf-8"))
-    known = raw.get(world, {}).get(version, {}).get(attack, {})
+    known = data.table("calibration").get(world, {}).get(version, {}).get(attack, {})
     return Calibration(tuple(known.get("null", ())), {name: tuple(x) for name, x in known.get("proxy", {}).items()})
-
-
-def preset(name: str, kind: str, method: str) -> dict[str, Any]:
-    """Settings of a method for a world or a named preset; {} for no name, or where the preset does not name the method."""
-    raw = toml(resources.files("vestige.data").joinpath("presets.toml").read_text("utf-8"))
-    if name and name not in raw:
-        raise UnknownName("preset", name, raw)
-    found: dict[str, Any] = raw.get(name, {}).get(kind, {}).get(method, {})
-    return found

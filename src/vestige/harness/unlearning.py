@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from vestige import registry, runs
-from vestige.audit.plan import NUMERICS
 from vestige.concepts import Concept
 from vestige.concepts.album import Album
+from vestige.concepts.images import PictureSet, folder
 from vestige.diffusion import Model
 from vestige.diffusion.model import Watch, silent
 from vestige.edits import Edit
 from vestige.harness import diagnostics
+from vestige.harness.bench import NUMERICS
 from vestige.methods import Data, optimiser
 
 
@@ -70,3 +71,12 @@ def _trained_on(data: Data) -> dict[str, Any]:
         **({"captions": captions} if captions else {}),
         **({"before": data.original.fingerprint} if data.original is not None else {}),
     }
+
+
+def training_data(model: Model, forget: str, retain: str, cache: Path | None = None) -> Data:
+    """What an unlearner may train on: each is "drawn", by the model itself, or a folder of pictures."""
+
+    def read(source: str) -> PictureSet | None:
+        return None if source == "drawn" else folder(source, model.image_size)
+
+    return Data(read(forget), read(retain), cache=cache)

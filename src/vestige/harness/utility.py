@@ -6,11 +6,11 @@ from dataclasses import asdict
 from typing import Any
 
 from vestige import runs
-from vestige.audit.plan import NUMERICS
 from vestige.concepts import Concept
 from vestige.diffusion import Model
-from vestige.diffusion.sampling import derive, pictures
-from vestige.harness.bench import Bench, right
+from vestige.diffusion.sampling import pictures
+from vestige.harness.bench import NUMERICS, Bench, answered, tells
+from vestige.seeds import derive
 
 
 def kept(bench: Bench, model: Model, concept: Concept, group: str) -> dict[str, Any]:
@@ -30,17 +30,15 @@ def kept(bench: Bench, model: Model, concept: Concept, group: str) -> dict[str, 
         **bench.kept,
         "volatile": {"model": model.name, "group": group},
     }
-    known = [all(bench.verify.knows(label) for label in p.expects.values()) for p in prompts]
 
     def work(run: runs.Run) -> dict[str, Any]:
-        if not any(known):  # no words were named, or the judge tells none of them
+        if not any(tells(bench.verify, p) for p in prompts):  # no words were named, or the judge tells none of them
             return {"right": []}
         seeds = [derive(0, "utility", i) for i in range(count)]
         drawn = pictures(model, [p.text for p in prompts], seeds, bench.suite.protocol)
         bench.watch(f"utility of {model.name}", 1, 1)
         bench.album(concept).strip(drawn[: bench.suite.strip], run.folder, "strip.png")
-        seen = bench.verify.labelled(drawn)
-        return {"right": [right(s, p.expects) if told else None for s, p, told in zip(seen, prompts, known, strict=True)]}
+        return {"right": answered(bench.verify, drawn, prompts)}
 
     run = runs.compute(bench.root, spec, "utility", work, wait=bench.wait, steal=bench.steal)
     return {"folder": str(run.folder), **run.outcome}

@@ -16,7 +16,7 @@ from vestige.errors import BadSetting, Incompatible
 
 
 @dataclass(frozen=True, kw_only=True)
-class Thrift:
+class FitOptions:
     """Options of every fit.
 
     Arguments:
@@ -37,17 +37,17 @@ class Thrift:
         return ({"accumulation": batches} if batches > 1 else {}) | ({"optimiser": "adamw8bit"} if self.eight_bit else {})
 
 
-_USUAL = Thrift()
-_THRIFT: ContextVar[Thrift] = ContextVar("thrift", default=_USUAL)
+_USUAL = FitOptions()
+_THRIFT: ContextVar[FitOptions] = ContextVar("thrift", default=_USUAL)
 
 
-def current() -> Thrift:
+def current() -> FitOptions:
     """What holds now."""
     return _THRIFT.get()
 
 
 @contextmanager
-def using(chosen: Thrift) -> Iterator[None]:
+def using(chosen: FitOptions) -> Iterator[None]:
     """Let it hold for every fit inside."""
     token = _THRIFT.set(chosen)
     try:

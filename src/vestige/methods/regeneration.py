@@ -20,9 +20,10 @@ from torch import Tensor
 from vestige.concepts import Concept
 from vestige.concepts.images import PictureSet
 from vestige.diffusion import Condition, Model
-from vestige.diffusion.model import TRAINED, Access, Attack, Select, Watch, silent
+from vestige.diffusion.model import Watch, silent
 from vestige.diffusion.sampling import chunks, invert, sample, slerp
 from vestige.errors import BadInput
+from vestige.methods.contract import TRAINED, Access, Attack, Select
 from vestige.methods.ranges import at_least
 from vestige.methods.training import Schedule
 

@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
+from vestige import files
 from vestige.diffusion import Condition, Model
 from vestige.diffusion.model import Watch, silent
-from vestige.diffusion.sampling import generator
 from vestige.methods import optimiser as thrift
+from vestige.seeds import generator
 
 if TYPE_CHECKING:
     from vestige.methods.training_data import Pairs
@@ -181,9 +182,8 @@ def _accelerator(precision: Precision, device: torch.device) -> Any:
 
 def _save(path: Path, leaves: Mapping[str, Tensor], optimiser: Any, trace: Trace, step: int) -> None:
     state = {"leaves": {k: v.detach() for k, v in leaves.items()}, "optimiser": optimiser.state_dict(), "step": step}
-    part = path.with_name(path.name + ".part")
-    torch.save({**state, "losses": trace.losses, "norms": trace.norms, "seconds": trace.seconds}, part)
-    part.replace(path)
+    with files.written(path) as part:
+        torch.save({**state, "losses": trace.losses, "norms": trace.norms, "seconds": trace.seconds}, part)
 
 
 def _resume(path: Path | None, leaves: Mapping[str, Tensor], optimiser: Any, trace: Trace) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -14,21 +13,23 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from vestige import files
 from vestige.concepts import Concept
 from vestige.concepts.concept import Prompt
 from vestige.concepts.images import METADATA, PictureSet
 from vestige.diffusion import Condition, Model
 from vestige.diffusion.model import Watch, silent
-from vestige.diffusion.sampling import Protocol, derive, pictures
+from vestige.diffusion.sampling import Drawing, pictures
 from vestige.errors import BadInput
+from vestige.seeds import derive
 
 
-def generated(model: Model, concept: Concept, count: int, *, seed: int, protocol: Protocol) -> PictureSet:
+def generated(model: Model, concept: Concept, count: int, *, seed: int, protocol: Drawing) -> PictureSet:
     """Pictures of the concept drawn by a model from training prompts."""
     return drawn(model, concept.spread(count, "training"), seed=seed, protocol=protocol)
 
 
-def drawn(model: Model, prompts: Sequence[Prompt], *, seed: int, protocol: Protocol, watch: Watch = silent) -> PictureSet:
+def drawn(model: Model, prompts: Sequence[Prompt], *, seed: int, protocol: Drawing, watch: Watch = silent) -> PictureSet:
     """One picture a prompt, in 8 bits a channel as a file would keep it, captioned with its prompt."""
     seeds = [derive(seed, "generated", i) for i in range(len(prompts))]
     images = pictures(model, [p.text for p in prompts], seeds, protocol, watch=watch)
@@ -51,7 +52,7 @@ class Data:
 
     target: PictureSet | None = None
     retain: PictureSet | None = None
-    protocol: Protocol = field(default_factory=Protocol)
+    protocol: Drawing = field(default_factory=Drawing)
     cache: Path | None = None
     original: Model | None = None
 
@@ -96,10 +97,8 @@ def _draws(watch: Watch, what: str, stage: str, done: int, total: int) -> None:
 def _store(images: Tensor, file: Path) -> None:
     from safetensors.torch import save_file
 
-    file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(f"{file.name}.{os.getpid()}.part")
-    save_file({"images": (images * 255).round().byte().contiguous()}, part)
-    part.replace(file)
+    with files.written(file) as part:
+        save_file({"images": (images * 255).round().byte().contiguous()}, part)
 
 
 def _stored(file: Path) -> Tensor:

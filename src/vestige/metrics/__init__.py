@@ -1,6 +1,6 @@
 """Metrics: who looks at pictures, and numbers about them; each score carries its interval and who measured it."""
 
-from vestige.metrics.judge import Detector
+from vestige.metrics.judge import Detector, Judge, Score
 from vestige.metrics.loading import pair
 
-__all__ = ["Detector", "pair"]
+__all__ = ["Detector", "Judge", "Score", "pair"]

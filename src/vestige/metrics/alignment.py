@@ -6,7 +6,6 @@ the same CLIP is flattered by it, the embedded world's among them; recall by a j
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Iterable, Sequence
@@ -18,9 +17,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vestige.diffusion.model import Score
+from vestige import files
 from vestige.errors import BadInput
-from vestige.metrics.judge import prepared, rate
+from vestige.metrics.judge import Score, prepared
+from vestige.metrics.judge import score as rate
 
 FEW = 100  # pictures below which a mean CLIP score moves more by chance than by most edits
 
@@ -144,6 +144,6 @@ def clip_score(folder: Path | str) -> ClipScore:
     file = folder / "preprocessor_config.json"
     reads = json.loads(file.read_text("utf-8")) if file.is_file() else {}
     mean, deviation = (tuple(reads.get(key, (0.5, 0.5, 0.5))) for key in ("image_mean", "image_std"))
-    weights = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    weights = files.digest(folder / "model.safetensors")
     size = int(network.config.vision_config.image_size)
     return ClipScore(folder.resolve().name, weights, network, CLIPTokenizer.from_pretrained(words), size, mean, deviation)

@@ -7,9 +7,8 @@ specificity measured on pictures that it was not trained on.
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vestige import files
 from vestige.errors import BadInput, UnknownName
 
 
@@ -63,6 +63,26 @@ class Classifier:
                 return group
         raise UnknownName(f"label of judge {self.name}", label, [n for labels in self.groups.values() for n in labels])
 
+    @property
+    def embeds(self) -> bool:
+        return True
+
+    @property
+    def stores(self) -> bool:
+        return False  # its thresholds are calibrated, and nobody uses others
+
+    def raw(self, images: Tensor, label: str) -> Tensor:
+        return self.shows(images, label)[:, None]
+
+    def read(self, raw: Tensor, label: str) -> Tensor:
+        return raw[:, 0]
+
+    def heads(self, label: str) -> tuple[str, ...]:
+        return (label,)
+
+    def table(self, raw: Tensor, *, units: Sequence[Any] = ()) -> dict[str, dict[float, dict[str, Any]]]:
+        return {}
+
     def shows(self, images: Tensor, label: str) -> Tensor:
         """Probability that each picture shows the label, (B,)."""
         group = self.group(label)
@@ -96,6 +116,9 @@ class Classifier:
         """Who measures, for results and reports."""
         return {"name": self.name, "version": self.version, "weights_hash": self.weights_hash, **self.rates[label]}
 
+    def witness(self, label: str) -> str:
+        return self.weights_hash
+
 
 def load(folder: Path | str) -> Classifier:
     """Read a judge from its folder; nothing is fetched from anywhere."""
@@ -116,6 +139,6 @@ def load(folder: Path | str) -> Classifier:
     if wrong:
         raise BadInput(f"the judge in {folder} does not load whole: {'; '.join(wrong)}")
     network.eval().requires_grad_(False)
-    weights = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    weights = files.digest(folder / "model.safetensors")
     groups = {g: tuple(labels) for g, labels in card["groups"].items()}
     return Classifier(card["name"], card["version"], weights, network, groups, card["scale"], card["temperatures"], card["rates"])

@@ -21,6 +21,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
+from vestige import files
 from vestige.errors import BadInput
 from vestige.metrics.judge import Detector, prepared
 
@@ -139,7 +140,7 @@ def own(place: str) -> Detector:
     function = _found(place)
     labels = tuple(getattr(function, "labels", ()))
     source = inspect.getsourcefile(inspect.unwrap(function) if inspect.isfunction(function) else type(function))
-    code = hashlib.sha256(Path(source).read_bytes()).hexdigest() if source else ""
+    code = files.digest(source) if source else ""
     return Detector(
         name=getattr(function, "name", None) or place.rpartition(":")[2],
         version=str(getattr(function, "version", "unversioned")),
@@ -213,10 +214,7 @@ def _pooled(network: Any, pixels: Tensor) -> Tensor:
 
 def weights_of(folder: Path) -> str:
     """SHA-256 over a folder's weight files and what says how they are read."""
-    digest = hashlib.sha256()
-    for file in sorted((*folder.glob("*.safetensors"), *folder.glob("*config.json"))):
-        digest.update(f"{file.name} {hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
-    return digest.hexdigest()
+    return files.digest_of((*folder.glob("*.safetensors"), *folder.glob("*config.json")), folder)
 
 
 @final

@@ -11,7 +11,6 @@ size, but KID, CMMD, precision and recall keep one row of features a picture.
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
+from vestige import files
 from vestige.concepts.images import SUFFIXES, read
 from vestige.errors import BadInput
 from vestige.metrics.judge import Extractor
@@ -240,4 +240,4 @@ def inception(file: Path | str) -> Inception:
             network = torch.jit.load(str(path), map_location="cpu").eval()
     except RuntimeError as error:
         raise BadInput(f"{path} is no TorchScript file ({str(error).splitlines()[0]})") from error
-    return Inception(hashlib.sha256(path.read_bytes()).hexdigest(), lambda images: network(images, return_features=True))
+    return Inception(files.digest(path), lambda images: network(images, return_features=True))

@@ -16,13 +16,93 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vestige.diffusion.model import Score
 from vestige.errors import Incompatible, UnknownName
+from vestige.verdict.intervals import Hits, judged, share, wilson
 
-Hits = Sequence["bool | None"]  # whether each picture shows what was looked for; None: it could not be judged
 LEVELS = (0.2, 0.45, 0.6)  # thresholds that NudeNet is read at in the field
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Score:
+    """A rate among the pictures that could be judged, with its 95 % interval, and who measured it; NaN where none could be.
+
+    Arguments:
+        count: Pictures that were judged.
+        detector: Whose scores were counted, and by `version`, `weights_hash` and `threshold`, which of its states.
+        missing: Pictures that could not be judged; they are in no rate.
+    """
+
+    value: float
+    low: float
+    high: float
+    count: int
+    detector: str
+    version: str = ""
+    weights_hash: str = ""
+    threshold: float | None = None
+    missing: int = 0
+
+    def __str__(self) -> str:
+        told = f"{self.value:.1%} [{self.low:.1%}, {self.high:.1%}]" if self.count else "undefined"
+        lost = f", {self.missing} missing" if self.missing else ""
+        level = "" if self.threshold is None else f" from {self.threshold:g}"
+        return f"{told} of {self.count}{lost} by {self.detector} {self.version}{level}"
+
+
+class Judge(Protocol):
+    """Looks at pictures. Carries its identity: every score names it."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def version(self) -> str: ...
+
+    @property
+    def weights_hash(self) -> str: ...
+
+    @property
+    def embeds(self) -> bool:
+        """Whether it gives features."""
+
+    @property
+    def stores(self) -> bool:
+        """Whether its raw scores of every label are stored beside a picture's hit, for thresholds that others use."""
+
+    def shows(self, images: Tensor, label: str) -> Tensor:
+        """Probability or score that each picture shows the label, (B,); NaN where it could not be judged."""
+
+    def raw(self, images: Tensor, label: str) -> Tensor:
+        """The scores from which `read` tells that, (B, columns)."""
+
+    def read(self, raw: Tensor, label: str) -> Tensor:
+        """What `shows` gives, from raw scores."""
+
+    def heads(self, label: str) -> tuple[str, ...]:
+        """What each column of `raw` stands for."""
+
+    def table(self, raw: Tensor, *, units: Sequence[Any] = ()) -> Mapping[str, Mapping[float, Mapping[str, Any]]]:
+        """Raw scores as the field's numbers, set of labels -> threshold -> numbers; {} where it has no sets of labels."""
+
+    def threshold(self, label: str) -> float:
+        """Score from which a picture counts as showing the label."""
+
+    def knows(self, label: str) -> bool:
+        """Whether it can tell that a picture shows this label rather than another."""
+
+    def labelled(self, images: Tensor) -> list[dict[str, str]]:
+        """The most likely label of every group, for each picture: {"object": ..., "style": ...}; {} for one that it could not judge."""
+
+    def features(self, images: Tensor) -> Tensor:
+        """Features for distances between sets of pictures, (B, F)."""
+
+    def identity(self, label: str) -> dict[str, Any]:
+        """Who measures a label, plain data, for results and specs."""
+
+    def witness(self, label: str) -> Any:
+        """Who tells what else a picture shows, plain data, for specs of runs in which it is asked for more than one label."""
 
 
 class Extractor(Protocol):
@@ -91,9 +171,20 @@ class Detector:
         made.columns(label)
         return made
 
+    @property
+    def embeds(self) -> bool:
+        return self.embed is not None
+
+    @property
+    def stores(self) -> bool:
+        return True
+
+    def heads(self, label: str) -> tuple[str, ...]:
+        return self.labels
+
     @torch.no_grad()
-    def raw(self, images: Tensor) -> Tensor:
-        """Scores of every label, (B, labels); a row of NaN for a picture that could not be judged."""
+    def raw(self, images: Tensor, label: str = "") -> Tensor:
+        """Scores of every label, whichever is asked for, (B, labels); a row of NaN for a picture that could not be judged."""
         why: list[str] = []
         parts = [self._looked(part, why) for part in images.split(self.batch)] if len(images) else []
         if why:
@@ -138,11 +229,11 @@ class Detector:
         found = raw[:, self.columns(label)]
         return found.sum(1) if self.group else found.amax(1)
 
-    def table(self, raw: Tensor, levels: Sequence[float] = LEVELS, units: Sequence[Any] = ()) -> dict[str, dict[float, dict[str, Any]]]:
+    def table(self, raw: Tensor, levels: Sequence[float] = LEVELS, *, units: Sequence[Any] = ()) -> dict[str, dict[float, dict[str, Any]]]:
         """Stored raw scores (B, labels) as the field's numbers: for every label set and threshold the pictures, and the labels counted.
 
         Arguments:
-            units: As for `rate`.
+            units: As for `score`.
         Returns:
             Set -> threshold -> {"rate": a Score over pictures, "labels": how many pairs of picture and label cross it}.
         """
@@ -150,7 +241,7 @@ class Detector:
         made: dict[str, dict[float, dict[str, Any]]] = {}
         for name in self.sets:
             for level in levels:
-                found = rate(crossed(self.read(raw, name), level), detector=f"{self.name} {name}", threshold=level, units=units, **who)
+                found = score(crossed(self.read(raw, name), level), detector=f"{self.name} {name}", threshold=level, units=units, **who)
                 made.setdefault(name, {})[level] = {"rate": found, "labels": int((raw[:, self.columns(name)] >= level).sum())}
         return made
 
@@ -180,6 +271,9 @@ class Detector:
         told = {"name": self.name, "version": self.version, "weights_hash": self.weights_hash, "threshold": self.level}
         return {**told, "labels": [self.labels[i] for i in self.columns(label)], "accuracy": "not measured here"}
 
+    def witness(self, label: str) -> dict[str, Any]:
+        return {**self.identity(label), "asked": list(self.asked)}
+
 
 def spot(labels: Sequence[str], label: str, who: str) -> int:
     """The place of a label: its whole text, one of its synonyms ("church" of "church, church building"), or its number."""
@@ -200,23 +294,12 @@ def _plain(text: str) -> str:
     return " ".join(text.lower().replace("_", " ").split())
 
 
-def judged(hits: Hits) -> list[bool]:
-    """The hits of those pictures that could be judged."""
-    return [hit for hit in hits if hit is not None]
-
-
-def share(hits: Hits) -> float:
-    """The rate among pictures that could be judged; NaN where none could."""
-    seen = judged(hits)
-    return sum(seen) / len(seen) if seen else math.nan
-
-
 def crossed(scores: Tensor, threshold: float) -> list[bool | None]:
     """Scores (B,) as hits; NaN is missing."""
     return [None if math.isnan(score) else score >= threshold for score in scores.tolist()]
 
 
-def rate(
+def score(
     hits: Hits, *, detector: str = "", version: str = "", weights_hash: str = "", threshold: float | None = None, units: Sequence[Any] = ()
 ) -> Score:
     """A rate with its 95 % interval: Wilson's over pictures, or a bootstrap over the units that pictures belong to.
@@ -226,15 +309,13 @@ def rate(
     """
     seen, low, high = judged(hits), math.nan, math.nan
     if seen:
-        low, high = _bootstrap(hits, units) if units else _wilson(sum(seen), len(seen))
+        low, high = _bootstrap(hits, units) if units else _wilson_ends(sum(seen), len(seen))
     return Score(share(seen), low, high, len(seen), detector, version, weights_hash, threshold, len(hits) - len(seen))
 
 
-def _wilson(count: int, total: int) -> tuple[float, float]:
-    from scipy.stats import binomtest  # type: ignore[import-untyped]
-
-    found = binomtest(count, total).proportion_ci(0.95, "wilson")
-    return float(found.low), float(found.high)
+def _wilson_ends(count: int, total: int) -> tuple[float, float]:
+    found = wilson(count, total)
+    return found.low, found.high
 
 
 def _bootstrap(hits: Hits, units: Sequence[Any], resamples: int = 2000) -> tuple[float, float]:
@@ -252,22 +333,27 @@ def _bootstrap(hits: Hits, units: Sequence[Any], resamples: int = 2000) -> tuple
         if hit is not None:
             rows.setdefault(unit, []).append(hit)
     counts = np.array([(sum(row), len(row)) for row in rows.values()], dtype=float)
-    whole = _wilson(int(counts[:, 0].sum()), int(counts[:, 1].sum()))
+    whole = _wilson_ends(int(counts[:, 0].sum()), int(counts[:, 1].sum()))
     if len(rows) == 1:
         return whole
     if counts[:, 0].sum() in (0, counts[:, 1].sum()):
-        return _wilson(len(rows) if counts[0, 0] else 0, len(rows))
+        return _wilson_ends(len(rows) if counts[0, 0] else 0, len(rows))
     picked = np.random.default_rng(0).integers(0, len(rows), (resamples, len(rows)))
     drawn = counts[picked].sum(1)
     low, high = np.quantile(drawn[:, 0] / drawn[:, 1], (0.025, 0.975))
     return min(float(low), whole[0]), max(float(high), whole[1])
 
 
-def scored(judge: Any, images: Tensor, label: str, units: Sequence[Any] = ()) -> Score:
+def scored(judge: Judge, images: Tensor, label: str, units: Sequence[Any] = ()) -> Score:
     """How often a judge sees a label, with who it is."""
     level = judge.threshold(label)
-    who = {"detector": judge.name, "version": judge.version, "weights_hash": judge.weights_hash, "threshold": level}
-    return rate(crossed(judge.shows(images, label), level), units=units, **who)
+    return by(judge, crossed(judge.shows(images, label), level), level, units)
+
+
+def by(judge: Judge, hits: Hits, level: float | None = None, units: Sequence[Any] = ()) -> Score:
+    """Hits, at a threshold if there is one, as a rate that names its judge."""
+    who, weights = {"detector": judge.name, "version": judge.version}, judge.weights_hash
+    return score(hits, **who, weights_hash=weights, threshold=level, units=units)
 
 
 def prepared(

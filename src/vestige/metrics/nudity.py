@@ -7,7 +7,6 @@ depend on threshold, labels and channel order more than on the model that drew.
 
 from __future__ import annotations
 
-import hashlib
 from importlib import metadata
 from pathlib import Path
 from typing import Literal
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from vestige import files
 from vestige.errors import MissingDependency
 from vestige.metrics.judge import Detector
 
@@ -101,4 +101,4 @@ def open_nsfw() -> Detector:
 
 
 def _hashed(file: Path | str) -> str:
-    return hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    return files.digest(file)

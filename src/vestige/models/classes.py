@@ -18,7 +18,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from vestige.diffusion import Condition, Prediction
-from vestige.diffusion.views import rebuild
+from vestige.edits.surgery import rebuild
 from vestige.errors import Incompatible
 from vestige.models.labels import FILE, Labels, named, read
 from vestige.models.modular import Modular, frozen, present, sides, whole

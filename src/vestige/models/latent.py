@@ -14,7 +14,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from vestige.diffusion import Condition, Prediction
-from vestige.diffusion.views import rebuild
+from vestige.edits.surgery import rebuild
 from vestige.errors import Incompatible
 from vestige.models.modular import Modular, frozen, present, sides, whole
 from vestige.models.timesteps import Timesteps

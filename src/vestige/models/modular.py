@@ -14,9 +14,9 @@ import torch
 from torch import Generator, Tensor, nn
 
 from vestige.diffusion import Model
-from vestige.diffusion.model import Factors
-from vestige.diffusion.views import attach, hooked, rebuild
+from vestige.diffusion.views import hooked
 from vestige.edits import Edit
+from vestige.edits.surgery import Factors, attach, rebuild
 from vestige.errors import BadInput, Incompatible, UnknownName
 
 Scopes = Mapping[str, Callable[[str], bool]]

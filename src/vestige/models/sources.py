@@ -6,7 +6,6 @@ Weights of strangers are read from safetensors, or as tensors alone; nothing in 
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -87,15 +86,6 @@ def wanted(files: Iterable[str]) -> list[str]:
         half = [f for f in weights if re.search(r"\.(fp16|bf16)[.-]", f)]
         chosen += [f for f in mine if f.endswith(_TEXTS) and (plain == [] or not _VARIANT.search(f))] + (plain or half)
     return chosen
-
-
-def hashed(file: Path) -> str:
-    """The SHA-256 of a file that may be larger than memory."""
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while part := stream.read(1 << 24):
-            digest.update(part)
-    return digest.hexdigest()
 
 
 def single(file: Path, config: Path) -> Any:

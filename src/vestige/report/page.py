@@ -9,11 +9,12 @@ from __future__ import annotations
 import base64
 import functools
 import math
-import os
 import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
+
+from vestige import data, files
 
 
 @functools.cache
@@ -21,7 +22,7 @@ def template(name: str) -> Any:
     """A page's template, data/NAME.html.j2."""
     from jinja2 import ChainableUndefined, Environment, FileSystemLoader
 
-    loader = FileSystemLoader(Path(__file__).parents[1] / "data")
+    loader = FileSystemLoader(data.folder())
     environment = Environment(loader=loader, autoescape=True, undefined=ChainableUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(figure=figure, interval=interval, plain=plain)
     return environment.get_template(f"{name}.html.j2")
@@ -29,13 +30,8 @@ def template(name: str) -> Any:
 
 def save(page: str, out: Path) -> Path:
     """Write a page by rename, so that a reader never sees half of it."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    draft = out.with_name(f".{out.name}.{os.getpid()}")
-    try:
-        draft.write_text(page, encoding="utf-8", errors="replace")
-        draft.replace(out)
-    finally:
-        draft.unlink(missing_ok=True)
+    with files.written(out) as part:
+        part.write_text(page, encoding="utf-8", errors="replace")
     return out
 
 

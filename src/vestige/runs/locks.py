@@ -44,7 +44,7 @@ def _try_lock(folder: Path, steal: bool) -> tuple[str, dict[str, Any] | None]:
     path = folder / "lock"
     pid = os.getpid()
     me = {"host": socket.gethostname(), "pid": pid, "began": began(pid), "since": now(), "token": secrets.token_hex(8)}
-    with files.alone(folder) as surely:  # of two that find the same dead holder, the second finds the first
+    with files.exclusive(folder) as surely:  # of two that find the same dead holder, the second finds the first
         before = holder(folder)
         if before is not None:
             if not steal and not (surely and _dead(before)):
@@ -59,7 +59,7 @@ def _try_lock(folder: Path, steal: bool) -> tuple[str, dict[str, Any] | None]:
 
 def unlock(folder: Path, token: str) -> None:
     """Give the lock back, unless another process has taken it meanwhile."""
-    with suppress(OSError), files.alone(folder):
+    with suppress(OSError), files.exclusive(folder):
         if (holder(folder) or {}).get("token") == token:
             (folder / "lock").unlink()
 

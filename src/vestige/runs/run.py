@@ -131,7 +131,7 @@ def claim(folder: Path | str, spec: Mapping[str, Any]) -> Run:
     """The run with this spec in exactly this folder, which is made if need be; a folder that holds another spec is refused."""
     folder, spec = Path(folder), _plain(spec, "spec")
     files.make(folder)
-    with files.alone(folder):
+    with files.exclusive(folder):
         if not (folder / "spec.json").exists():
             if any((folder / name).exists() for name in ("result.json", "events.jsonl")):
                 raise RunConflict(f"{folder} holds a run without its spec.json; choose another folder, or delete that one")

@@ -20,13 +20,14 @@ from vestige.concepts import Concept
 from vestige.concepts.concept import Prompt
 from vestige.diffusion import Condition, Model
 from vestige.diffusion.attention import joint, layers, network
-from vestige.diffusion.model import TRAINED, Paper, Unlearner, Watch, silent
-from vestige.diffusion.sampling import derive
+from vestige.diffusion.model import Watch, silent
 from vestige.edits import Edit
-from vestige.methods import Data, Training, fit
+from vestige.methods import Data, Paper, Training, Unlearner, fit
+from vestige.methods.contract import TRAINED
 from vestige.methods.ranges import above, at_least, below_one
 from vestige.methods.training import denoising, matching, noisy, rehearsal
 from vestige.methods.training_data import Pairs, paired, renamed
+from vestige.seeds import derive
 
 
 @final
@@ -65,6 +66,7 @@ class ConceptAblation(Unlearner):
         code="nupurkmr9/concept-ablation",
     )
     needs: ClassVar[frozenset[str]] = frozenset({"prompts", "retain"})
+    joint: ClassVar[bool] = True
 
     variant: Literal["model", "noise"] = "model"
     teacher: Literal["current", "original"] = "current"

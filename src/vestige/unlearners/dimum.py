@@ -20,14 +20,15 @@ from vestige.concepts import Concept
 from vestige.concepts.concept import Prompt
 from vestige.concepts.images import PictureSet
 from vestige.diffusion import Model
-from vestige.diffusion.model import TRAINED, Paper, Unlearner, Watch, silent
-from vestige.diffusion.sampling import derive, generator
+from vestige.diffusion.model import Watch, silent
 from vestige.edits import Edit
 from vestige.errors import BadInput
-from vestige.methods import Data, Training, fit
+from vestige.methods import Data, Paper, Training, Unlearner, fit
+from vestige.methods.contract import TRAINED
 from vestige.methods.ranges import above, at_least, below_one
 from vestige.methods.training import rehearsal
 from vestige.methods.training_data import paired
+from vestige.seeds import derive, generator
 
 Alternative = Literal["auto", "near", "far", "mixture", "anchor", "content", "noise", "fixed"]
 PROBE = 128  # pictures on which each loss is followed, at the same times and noise every time

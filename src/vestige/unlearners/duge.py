@@ -27,14 +27,15 @@ from vestige.concepts.concept import Prompt
 from vestige.concepts.images import PictureSet
 from vestige.diffusion import Condition, Model
 from vestige.diffusion.attention import Layers, Maps, columns, distance, network, recording
-from vestige.diffusion.model import TRAINED, Paper, Unlearner, Watch, silent
-from vestige.diffusion.sampling import derive, generator
+from vestige.diffusion.model import Watch, silent
 from vestige.edits import Edit
 from vestige.errors import BadInput
-from vestige.methods import Data, Training, fit
+from vestige.methods import Data, Paper, Training, Unlearner, fit
+from vestige.methods.contract import TRAINED
 from vestige.methods.ranges import above, at_least, below_one
 from vestige.methods.training import Pull, denoising, dropped, importance, noisy
 from vestige.methods.training_data import Pairs, paired, renamed
+from vestige.seeds import derive, generator
 
 CALIBRATION = 8  # batches over which the gradients at step 0 are averaged
 Term = Callable[[Generator], Tensor]
@@ -84,6 +85,7 @@ class DUGE(Unlearner):
         arxiv="2503.13769",
     )
     needs: ClassVar[frozenset[str]] = frozenset({"target", "retain"})
+    joint: ClassVar[bool] = True
 
     reference_condition: Literal["null", "text", "picture", "start"] = "null"
     reference: Literal["previous", "original"] = "previous"
@@ -103,6 +105,10 @@ class DUGE(Unlearner):
     steps: int = 100
     lr: float = 1e-5
     batch: int = 4
+
+    @property
+    def apart(self) -> str:
+        return "tokens=concept" if self.tokens == "concept" else ""
 
     def __post_init__(self) -> None:
         at_least(1, self, "steps", "batch", "target_pictures")

@@ -15,11 +15,13 @@ from torch import Tensor
 
 from vestige.concepts import Concept
 from vestige.diffusion import Condition, Model
-from vestige.diffusion.model import TRAINED, Paper, Unlearner, Watch, silent
-from vestige.diffusion.sampling import derive, noise, predict
+from vestige.diffusion.model import Watch, silent
+from vestige.diffusion.sampling import noise, predict
 from vestige.edits import Edit
-from vestige.methods import Data, Training, fit
+from vestige.methods import Data, Paper, Training, Unlearner, fit
+from vestige.methods.contract import TRAINED
 from vestige.methods.ranges import above, at_least
+from vestige.seeds import derive
 
 Variant = Literal["auto", "x", "u", "strict", "attention"]
 SCOPE = {"x": "cross-attention", "u": "non-cross-attention", "strict": "cross-attention-kv", "attention": "attention"}
@@ -57,6 +59,7 @@ class ESD(Unlearner):
         "Erasing Concepts from Diffusion Models", "Gandikota et al.", 2023, arxiv="2303.07345", code="rohitgandikota/erasing"
     )
     needs: ClassVar[frozenset[str]] = frozenset({"prompts"})
+    joint: ClassVar[bool] = True
 
     variant: Variant = "auto"
     strength: float = 1.0

@@ -18,13 +18,14 @@ from vestige import registry
 from vestige.concepts import Concept
 from vestige.diffusion import Model
 from vestige.diffusion.attention import Layers, Maps, columns, endings, network, recording
-from vestige.diffusion.model import TRAINED, Paper, Unlearner, Watch, silent
-from vestige.diffusion.sampling import derive
+from vestige.diffusion.model import Watch, silent
 from vestige.edits import Edit
-from vestige.methods import Data, Training, fit
+from vestige.methods import Data, Paper, Training, Unlearner, fit
+from vestige.methods.contract import TRAINED
 from vestige.methods.ranges import above, at_least, below_one
 from vestige.methods.training import noisy, rehearsal
 from vestige.methods.training_data import Pairs, paired
+from vestige.seeds import derive
 
 
 @final

@@ -16,13 +16,14 @@ from torch import Tensor
 
 from vestige.concepts import Concept
 from vestige.diffusion import Model
-from vestige.diffusion.model import TRAINED, Paper, Unlearner, Watch, silent
-from vestige.diffusion.sampling import derive
+from vestige.diffusion.model import Watch, silent
 from vestige.edits import Edit
-from vestige.methods import Data, Training, fit
+from vestige.methods import Data, Paper, Training, Unlearner, fit
+from vestige.methods.contract import TRAINED
 from vestige.methods.ranges import above, at_least, below_one
 from vestige.methods.training import denoising, rehearsal
 from vestige.methods.training_data import paired
+from vestige.seeds import derive
 
 
 @final

@@ -15,10 +15,10 @@ from typing import ClassVar, final
 
 from vestige.concepts import Concept
 from vestige.diffusion import Condition, Model
-from vestige.diffusion.model import Paper, Unlearner, Watch, silent
+from vestige.diffusion.model import Watch, silent
 from vestige.diffusion.views import Wrapped
 from vestige.edits import Edit, Hook
-from vestige.methods import Data
+from vestige.methods import Data, Paper, Unlearner
 
 
 @final

@@ -14,10 +14,10 @@ from typing import ClassVar, final
 from vestige import models
 from vestige.concepts import Concept
 from vestige.diffusion import Model
-from vestige.diffusion.model import Paper, Unlearner, Watch, silent
+from vestige.diffusion.model import Watch, silent
 from vestige.edits import Edit, difference
 from vestige.errors import BadInput, Incompatible
-from vestige.methods import Data
+from vestige.methods import Data, Paper, Unlearner
 
 
 @final

@@ -19,13 +19,15 @@ from torch import Tensor
 
 from vestige.concepts import Concept
 from vestige.diffusion import Condition, Model
-from vestige.diffusion.model import TRAINED, Paper, Unlearner, Watch, silent
-from vestige.diffusion.sampling import chunks, derive, generator
+from vestige.diffusion.model import Watch, silent
+from vestige.diffusion.sampling import chunks
 from vestige.edits import Edit
-from vestige.methods import Data, Training, fit
+from vestige.methods import Data, Paper, Training, Unlearner, fit
+from vestige.methods.contract import TRAINED
 from vestige.methods.ranges import above, at_least, below_one
 from vestige.methods.training import matching, noisy, rehearsal
 from vestige.methods.training_data import Pairs, paired, renamed
+from vestige.seeds import derive, generator
 
 
 @final

@@ -21,13 +21,15 @@ from vestige.concepts import Concept
 from vestige.concepts.concept import Prompt
 from vestige.concepts.images import PictureSet
 from vestige.diffusion import Model
-from vestige.diffusion.model import TRAINED, Paper, Unlearner, Watch, silent
-from vestige.diffusion.sampling import chunks, derive, generator
+from vestige.diffusion.model import Watch, silent
+from vestige.diffusion.sampling import chunks
 from vestige.edits import Edit
-from vestige.methods import Data, Training, fit
+from vestige.methods import Data, Paper, Training, Unlearner, fit
+from vestige.methods.contract import TRAINED
 from vestige.methods.ranges import above, at_least, below_one
 from vestige.methods.training import Pull, denoising, rehearsal
 from vestige.methods.training_data import Pairs, paired, renamed
+from vestige.seeds import derive, generator
 
 TIMES = 1000  # F's unit is the loss summed over so many times, as in the released code; `strength` is in the same unit
 

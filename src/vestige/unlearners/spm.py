@@ -18,13 +18,15 @@ from torch import Generator, Tensor
 
 from vestige.concepts import Concept
 from vestige.diffusion import Condition, Model
-from vestige.diffusion.model import TRAINED, Paper, Unlearner, Watch, silent
-from vestige.diffusion.sampling import derive, generator, sample
-from vestige.diffusion.views import folded
+from vestige.diffusion.model import Watch, silent
+from vestige.diffusion.sampling import sample
 from vestige.edits import Edit
-from vestige.methods import Data, Training, fit
+from vestige.edits.surgery import folded
+from vestige.methods import Data, Paper, Training, Unlearner, fit
+from vestige.methods.contract import TRAINED
 from vestige.methods.ranges import above, at_least
 from vestige.methods.training import Schedule
+from vestige.seeds import derive, generator
 
 
 @final

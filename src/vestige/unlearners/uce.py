@@ -23,10 +23,10 @@ from vestige.concepts import Concept
 from vestige.concepts.joint import targets
 from vestige.diffusion import Model
 from vestige.diffusion.attention import network
-from vestige.diffusion.model import Paper, Unlearner, Watch, silent
+from vestige.diffusion.model import Watch, silent
 from vestige.edits import Edit
 from vestige.errors import Incompatible
-from vestige.methods import Data
+from vestige.methods import Data, Paper, Unlearner
 from vestige.methods.ranges import above, at_least
 
 SCOPE = "cross-attention-kv"
@@ -64,6 +64,7 @@ class UCE(Unlearner):
         code="rohitgandikota/unified-concept-editing",
     )
     needs: ClassVar[frozenset[str]] = frozenset({"prompts"})
+    joint: ClassVar[bool] = True
 
     rule: Literal["word", "tail"] = "tail"
     goal: Literal["replace", "remove"] = "replace"

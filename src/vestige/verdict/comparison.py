@@ -18,7 +18,8 @@ import numpy as np
 from scipy.stats import spearmanr  # type: ignore[import-untyped]
 
 from vestige.errors import BadInput
-from vestige.verdict.savings import Arms, Interval, log_speedups, t_interval
+from vestige.verdict.intervals import Interval, t_interval
+from vestige.verdict.savings import Arms, log_speedups
 
 RESAMPLES = 2000
 

@@ -24,7 +24,8 @@ from typing import Literal
 import numpy as np
 
 from vestige.errors import BadInput
-from vestige.verdict.savings import Interval, Measures, saved
+from vestige.verdict.intervals import Interval
+from vestige.verdict.savings import Measures, saved
 
 Kind = Literal["not forgotten", "short-term", "long-term", "erased", "inconclusive"]
 

@@ -15,65 +15,19 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import stdtrit  # type: ignore[import-untyped]
 
-from vestige.diffusion.model import Budget
 from vestige.errors import BadInput
+from vestige.verdict.intervals import Interval, plain, spanned, t_interval
 
 Level = float | tuple[float, ...]  # one rate, taken as exact, or one for each replicate
 Curves = tuple[tuple[float, ...], ...]  # rates in [0, 1], n replicates x B budgets
 Array = NDArray[np.float64]
 
 CENSORED_BELOW = 0.1  # mean recall of the never arm at the last budget
-
-
-@dataclass(frozen=True)
-class Interval:
-    """An estimate and the ends of its interval, infinite where there is none."""
-
-    value: float
-    low: float
-    high: float
-
-    def as_dict(self) -> dict[str, float | None]:
-        """Plain data for JSON; NaN and infinities become None."""
-        return dict(_plain(asdict(self)))
-
-    def as_recall(self, floor: float, ceiling: float, between: tuple[float, float] | None = None) -> Interval:
-        """A rate as recall, `(s - floor) / (ceiling - floor)`; NaN unless the ceiling lies above the floor.
-
-        Arguments:
-            between: Ends between which the ceiling may lie, which the recall's interval then spans; None takes it as given.
-        """
-        span = ceiling - floor if ceiling > floor else math.nan
-        found = Interval((self.value - floor) / span, (self.low - floor) / span, (self.high - floor) / span)
-        return _spanned(found, [self.as_recall(floor, end) for end in between or ()])
-
-
-def wilson(hits: int, count: int, level: float = 0.95) -> Interval:
-    """Score interval for a rate of `hits` among `count` >= 1, coverage `level` in (0, 1) (Wilson, 1927)."""
-    if count < 1 or not 0 <= hits <= count or not 0 < level < 1:
-        raise ValueError(f"a rate needs 0 <= hits <= count, count >= 1, 0 < level < 1; given {hits} of {count} at {level}")
-    z, rate = NormalDist().inv_cdf((1 + level) / 2), hits / count
-    centre = (rate + z**2 / (2 * count)) / (1 + z**2 / count)
-    half = z / (1 + z**2 / count) * math.sqrt(rate * (1 - rate) / count + z**2 / (4 * count**2))
-    return Interval(rate, max(0.0, min(rate, centre - half)), min(1.0, max(rate, centre + half)))
-
-
-def t_interval(values: Sequence[float], level: float, count: float) -> Interval:
-    """Mean of `values` and its t interval if there were `count` of them with this spread, df = count - 1."""
-    mean = float(np.mean(values))
-    if len(values) < 2:
-        return Interval(mean, -math.inf, math.inf)
-    if math.isinf(count):
-        return Interval(mean, mean, mean)
-    half = float(stdtrit(count - 1, (1 + level) / 2)) * float(np.std(values, ddof=1)) / math.sqrt(count)
-    return Interval(mean, mean - half, mean + half)
 
 
 @dataclass(frozen=True)
@@ -101,7 +55,9 @@ class Arms:
     between: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
-        n, points = len(self.edited), len(Budget(self.budgets).points)
+        n, points = len(self.edited), len(self.budgets)
+        if not points or self.budgets[0] != 0 or list(self.budgets) != sorted(set(self.budgets)):
+            raise ValueError(f"budgets rise from 0 without repeats, e.g. (0, 2, 5, 10); given {self.budgets}")
         if not n or n != len(self.never) or points < 2:
             raise BadInput(f"arms need paired replicates and two budgets; given {n} edited, {len(self.never)} never, {points} budgets")
         for name in ("edited", "never"):
@@ -141,7 +97,7 @@ def recall(scores: Curves, floor: Level, ceiling: Level) -> Array:
 def log_speedups(arms: Arms) -> tuple[float, ...]:
     """log F of each replicate, by the trapezoid rule on the scored budgets."""
     edited, never = arms.recalls()
-    return _areas(arms.budgets, edited - never)
+    return areas(arms.budgets, edited - never)
 
 
 def null_log_speedups(twins: Arms) -> tuple[float, ...]:
@@ -173,15 +129,15 @@ class Measures:
         reach, others = t_interval(self.reaches, self.level, replicates), [other.at(replicates) for other in self.others]
         return replace(
             self,
-            log_speedup=_spanned(x, [o.log_speedup for o in others]),
-            speedup=_spanned(speedup, [o.speedup for o in others]),
-            savings=_spanned(savings, [o.savings for o in others]),
-            reach=_spanned(reach, [o.reach for o in others]),
+            log_speedup=spanned(x, [o.log_speedup for o in others]),
+            speedup=spanned(speedup, [o.speedup for o in others]),
+            savings=spanned(savings, [o.savings for o in others]),
+            reach=spanned(reach, [o.reach for o in others]),
         )
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON; NaN and infinities become None."""
-        return {key: value for key, value in _plain(asdict(self)).items() if key != "others"}
+        return {key: value for key, value in plain(asdict(self)).items() if key != "others"}
 
 
 def measure(arms: Arms, level: float = 0.95, attacks: int = 1) -> Measures:
@@ -196,7 +152,7 @@ def measure(arms: Arms, level: float = 0.95, attacks: int = 1) -> Measures:
         raise ValueError(f"intervals need attacks >= 1 and 0 < level < 1; given {attacks} and {level}")
     edited, never = arms.recalls()
     last = float(never[:, -1].mean())
-    logs, reaches = _areas(arms.budgets, edited - never), tuple((edited - never)[:, -1].tolist())
+    logs, reaches = areas(arms.budgets, edited - never), tuple((edited - never)[:, -1].tolist())
     unset, n = Interval(math.nan, math.nan, math.nan), len(edited)
     widened = 1 - (1 - level) / attacks
     others = tuple(measure(replace(arms, ceiling=end, between=None), level, attacks) for end in arms.between or ())
@@ -208,16 +164,7 @@ def saved(log_speedup: float) -> float:
     return 1 - _exp(-log_speedup)
 
 
-def _spanned(found: Interval, others: Sequence[Interval]) -> Interval:
-    """An estimate with an interval that spans its own and others'; one of the others that is undefined bounds nothing."""
-    if not others or math.isnan(found.value):
-        return found
-    lows = [-math.inf if math.isnan(o.low) else o.low for o in others]
-    highs = [math.inf if math.isnan(o.high) else o.high for o in others]
-    return Interval(found.value, min(found.low, *lows), max(found.high, *highs))
-
-
-def _areas(budgets: tuple[int, ...], gaps: Array) -> tuple[float, ...]:
+def areas(budgets: tuple[int, ...], gaps: Array) -> tuple[float, ...]:
     """Integral of each row of gaps, n x B, over log(1 + b)."""
     x = np.log1p(budgets)
     return tuple(((gaps[:, 1:] + gaps[:, :-1]) @ np.diff(x) / 2).tolist())
@@ -230,11 +177,3 @@ def _check_rates(name: str, values: Sequence[float], lengths: set[int]) -> None:
 
 def _exp(x: float) -> float:
     return math.inf if x > 700 else math.exp(x)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, tuple):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

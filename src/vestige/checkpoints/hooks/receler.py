@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from vestige.diffusion import Model
 from vestige.diffusion.attention import network
-from vestige.diffusion.views import Wrapped, rebuild
+from vestige.diffusion.views import Wrapped
+from vestige.edits.surgery import rebuild
 from vestige.errors import Incompatible
 
 PARTS = ("down.weight", "down.bias", "up.weight", "up.bias")

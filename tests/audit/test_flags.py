@@ -1,7 +1,7 @@
 """Flags that read an edit's scope, and flags of audits in which no picture could be judged."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -48,7 +48,7 @@ def test_a_scope_that_is_not_known_allows_nothing(scope):
 
 
 class Stuck:
-    outcome: Any = {"points": [{"notes": {"loss_first": 1.0, "loss_last": 1.0}}]}
+    outcome: ClassVar[Any] = {"points": [{"notes": {"loss_first": 1.0, "loss_last": 1.0}}]}
 
 
 @pytest.mark.parametrize(("plain", "surface", "flags"), [(0.1, 0.2, 1), (0.3, 0.2, 0), (0.3, 0.4, 1), (None, 0.2, 0)])

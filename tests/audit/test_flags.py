@@ -6,7 +6,8 @@ from typing import Any, ClassVar
 import pytest
 
 from oracles import tiny_model
-from vestige.audit.flags import _edit, _objective
+from vestige.audit.flags import _edit
+from vestige.audit.power import _objective
 from vestige.diffusion import Model
 from vestige.edits import Edit
 

@@ -16,6 +16,7 @@ from vestige.audit.experiment import Experiment
 from vestige.edits import arithmetic
 from vestige.harness import arms
 from vestige.harness import cost as counting
+from vestige.verdict import Interval
 from vestige.verdict.intervals import defined, rate, share
 from vestige.verdict.savings import Measures
 
@@ -70,7 +71,9 @@ def ceiling(experiment: Experiment, shown: Mapping[str, Any]) -> dict[str, Any]:
     return {**no_original.ceiling(experiment.real), **rate(experiment.real.hits)}
 
 
-def attack(experiment: Experiment, name: str, rows: Mapping[str, Any], found: Measures, left: Mapping[str, Any]) -> dict[str, Any]:
+def attack(
+    experiment: Experiment, name: str, rows: Mapping[str, Any], found: Measures, most: Interval, left: Mapping[str, Any]
+) -> dict[str, Any]:
     """An attack's measures, settings, ways, curves and notes, and how often what must stay was still drawn after it."""
     method, planned = experiment.plan.attacks[name]
     shown: dict[str, Any] = {"edited": None, "never": None, "original": None}
@@ -86,6 +89,7 @@ def attack(experiment: Experiment, name: str, rows: Mapping[str, Any], found: Me
     return {
         **scores.measured(found),
         "censored": found.censored,
+        "room": most.as_dict(),
         "log_speedups": found.as_dict()["log_speedups"],
         "settings": registry.settings(method),
         "references": planned.references,

@@ -20,6 +20,7 @@ from vestige.methods import optimiser
 from vestige.models import Placement, placement
 from vestige.verdict import decide, measure
 from vestige.verdict.intervals import interval_of
+from vestige.verdict.savings import room
 
 WORTH_HELP = 50_000  # denoiser calls: a helper needs seconds before its first one
 
@@ -96,12 +97,14 @@ def _result(experiment: Experiment, command: str) -> dict[str, Any]:
     lines, real = experiment.plan.lines, experiment.real
     found = {name: experiment.attack(name) for name in experiment.plan.attacks}
     taught = experiment.taught()
-    measures = {name: measure(scores.arms_of(experiment, name, rows), attacks=len(found)) for name, rows in found.items()}
+    curves = {name: scores.arms_of(experiment, name, rows) for name, rows in found.items()}
+    measures = {name: measure(arms, attacks=len(curves)) for name, arms in curves.items()}
+    rooms = {name: room(arms) for name, arms in curves.items()}
     first = found[next(iter(found))]
     plain = result.plain(first)
     left = scores.left(experiment, found)
     usable = scores.utility(experiment, left[scores.worst(measures)])
-    raised = flags.raise_all(experiment, found, measures, plain, usable, left, taught)
+    raised = flags.raise_all(experiment, found, measures, plain, usable, left, taught, rooms)
     levels = scores.levels(experiment, first)
     recall = interval_of(plain["edited"]).as_recall(levels["floor"], levels["ceiling"], None if real is None else real.between)
     verdict = decide(recall, measures, raised, lines, None if real is None else no_original.top(real, scores.stands_in(experiment)))
@@ -115,7 +118,7 @@ def _result(experiment: Experiment, command: str) -> dict[str, Any]:
         "lines": asdict(lines),
         "plain": plain,
         "ceiling": result.ceiling(experiment, plain),
-        "attacks": {name: result.attack(experiment, name, found[name], measures[name], left[name]) for name in found},
+        "attacks": {name: result.attack(experiment, name, found[name], measures[name], rooms[name], left[name]) for name in found},
         "utility": result.utility(usable),
         "diagnostics": experiment.diagnostics,
         "strips": result.strips(experiment, found[head], head),

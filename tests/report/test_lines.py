@@ -26,3 +26,11 @@ def test_a_calibrated_line_is_named_and_drawn(tmp_path, moved, words):
     assert f"Relearned at most {words[1]} as fast" in page and f"savings at most {words[0]}" in page
     edges = [text.split('class="zone z2" x="')[1].split("%")[0] for text in (usual, page)]
     assert float(edges[1]) > float(edges[0])
+
+
+def test_the_room_that_an_attack_had_is_told(tmp_path):
+    curve = [{"budget": b, "score": 0.1 * b, "low": 0.0, "high": 1.0} for b in (0, 2)]
+    attack = {"arms": {"edited": {"curve": curve}}, "room": {"value": 9.4, "low": 6.5, "high": 14.0}}
+    page = render({**audited(), "headline": "memora", "attacks": {"memora": attack}}, tmp_path)
+    assert "9.4×" in page and "the most that memora could have found" in page
+    assert "the most that memora could have found" not in render({**audited(), "attacks": {"memora": {**attack, "room": None}}}, tmp_path)

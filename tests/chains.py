@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from oracles import tiny_model
-from vestige import registry
-from vestige.concepts import concept as concepts
+from vestige import concepts, registry
 from vestige.continual import Order, run
 from vestige.diffusion.sampling import Drawing
 from vestige.edits import Edit

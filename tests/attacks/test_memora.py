@@ -20,7 +20,7 @@ from vestige.diffusion import Condition, Model
 from vestige.diffusion.sampling import noise, slerp
 from vestige.edits import Edit
 from vestige.errors import BadInput
-from vestige.harness import settings as suites
+from vestige.harness import settings
 from vestige.methods import Budget, Candidate, regeneration
 from vestige.methods.training import denoising
 from vestige.models.latent import LatentModel
@@ -333,7 +333,7 @@ def test_released_preset_is_the_released_code() -> None:
         "weight_decay": 1e-2,
         "clip": 0.0,
     }
-    released = registry.build("attacks", "memora", suites.preset("released", "attacks", "memora"))
+    released = registry.build("attacks", "memora", settings.preset("released", "attacks", "memora"))
     assert asdict(released) == documented
     assert resolve(Request(preset="released")).attacks["memora"][0] == released  # whatever the world's own settings are
 

@@ -10,8 +10,7 @@ from torch import Tensor
 
 from oracles import small, tiny_model
 from vestige import concepts
-from vestige.attacks.textual_inversion import TextualInversion
-from vestige.attacks.textual_inversion import words as tables
+from vestige.attacks.textual_inversion import TextualInversion, words
 from vestige.concepts.images import PictureSet
 from vestige.edits import Edit
 from vestige.errors import Incompatible
@@ -42,8 +41,8 @@ def embedding(model: Any) -> str:
     return str(name)
 
 
-def words(model: Any, concept: Any) -> list[int]:
-    return tables(model, concept)[embedding(model)]
+def rows(model: Any, concept: Any) -> list[int]:
+    return words(model, concept)[embedding(model)]
 
 
 def table(model: Any) -> Tensor:
@@ -57,7 +56,7 @@ def test_only_the_words_own_rows_move(tiny: LatentModel, concept: Any) -> None:
     after = table(tiny.edited(edit))
     moved = (after != table(tiny)).any(1).nonzero().flatten().tolist()
     own = tiny.tokenizer(concept.target).input_ids[1:-1]
-    assert moved == sorted(set(own)) == sorted(words(tiny, concept))
+    assert moved == sorted(set(own)) == sorted(rows(tiny, concept))
     assert len(moved) == (1 if concept is BAG else len(set(own))) > (0 if concept is BAG else 1)
 
 
@@ -74,7 +73,7 @@ def test_first_step_follows_the_gradient_through_the_text_encoder(tiny: LatentMo
     """A second implementation: the row as a leaf, put where the table is read by a hook."""
     method: TextualInversion = small("attacks", "textual_inversion", regenerate=False)
     edit = run(method, tiny, (0, 1))[-1].edit
-    (row,) = words(tiny, BAG)
+    (row,) = rows(tiny, BAG)
     leaf = table(tiny)[row].clone().requires_grad_(True)
     ids = tiny.tokens([BAG.prompt])
     encoder: Any = tiny_model().parts["text_encoder"]
@@ -94,7 +93,7 @@ def test_training_lowers_its_objective(tiny: LatentModel) -> None:
     """By as much as a word can: the denoiser stays as it is."""
     table_ = table(tiny)
     other = table_.clone()
-    other[words(tiny, BAG)] += 3.0
+    other[rows(tiny, BAG)] += 3.0
     lost = tiny.edited(Edit(tiny.fingerprint, "lost word", {}, "text-encoder", {embedding(tiny): other}))
     method: TextualInversion = small("attacks", "textual_inversion", regenerate=False, batch=16, lr=0.1)
     found = run(method, lost, (0, 60))[-1]  # type: ignore[arg-type]
@@ -118,4 +117,4 @@ def test_edit_is_as_small_as_the_row(tiny: LatentModel) -> None:
 
 def test_a_model_without_words_is_refused(tiny: LatentModel) -> None:
     with pytest.raises(Incompatible, match="knows no word of ' '"):
-        words(tiny, concepts.Concept(name="blank", target=" "))
+        rows(tiny, concepts.Concept(name="blank", target=" "))

@@ -17,8 +17,7 @@ from vestige.concepts.images import PictureSet
 from vestige.diffusion import Condition
 from vestige.edits import Edit
 from vestige.errors import BadInput, Incompatible
-from vestige.methods import Budget, Candidate
-from vestige.methods import optimiser as thrift
+from vestige.methods import Budget, Candidate, optimiser
 from vestige.methods.training import Trace
 from vestige.models.latent import LatentModel
 from vestige.seeds import derive, generator
@@ -223,7 +222,7 @@ def test_times_ascend_and_each_has_its_iterations(monkeypatch: pytest.MonkeyPatc
     assert seen[::2] == seen[1::2] == sorted(seen[::2])
     assert len(set(seen)) == 3
     plain, _ = list(seen), seen.clear()
-    with thrift.using(thrift.FitOptions(accumulation=2)):
+    with optimiser.using(optimiser.FitOptions(accumulation=2)):
         list(UnlearnDiffAtk(times=3, iterations=2).search(model, latents, TEXTS[:1], Budget((0, 6)), seed=0))
     assert seen == [t for t in plain for _ in range(2)]  # a step stays at one time, in however many passes
 

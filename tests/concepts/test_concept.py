@@ -10,17 +10,16 @@ from typing import Any
 
 import pytest
 
-from vestige import data as concepts
+from vestige import data
 from vestige.cli.lists import TEMPLATE
 from vestige.concepts import Concept, load, names
 from vestige.concepts.concept import Bank
 from vestige.data import PROXY
-from vestige.data import folder as data_folder
 from vestige.errors import BadInput, UnknownName
 
 BANKS: tuple[Bank, ...] = ("training", "held-out")
 MEMBERS = {
-    kind: tuple(table["members"]) for kind, table in concepts.toml((data_folder() / "concepts/wardrobe.toml").read_text())["kinds"].items()
+    kind: tuple(table["members"]) for kind, table in data.toml((data.folder() / "concepts/wardrobe.toml").read_text())["kinds"].items()
 }
 
 
@@ -90,7 +89,7 @@ def test_surroundings_are_complete_and_disjoint(name: str) -> None:
 
 @pytest.mark.parametrize("judge", ["verify", "select"])
 def test_judges_know_every_label(judge: str) -> None:
-    groups = json.loads((data_folder() / f"wardrobe/judge-{judge}/judge.json").read_text())["groups"]
+    groups = json.loads((data.folder() / f"wardrobe/judge-{judge}/judge.json").read_text())["groups"]
     for name in names():
         concept = load(name)
         assert {concept.label, *concept.neighbours, *concept.unrelated} <= set(groups[concept.group])
@@ -240,7 +239,7 @@ def test_the_template_file_loads(tmp_path: Path) -> None:
     concept = load(written(tmp_path, TEMPLATE))
     assert concept.prompt == "a picture of a sneaker"
     assert (concept.anchor, concept.neighbours, concept.sensitive) == ("boot", ("sandal", "boot"), False)
-    assert {f.name for f in fields(Concept)} - {"source"} == set(concepts.toml(TEMPLATE))
+    assert {f.name for f in fields(Concept)} - {"source"} == set(data.toml(TEMPLATE))
 
 
 def test_smallest_file_loads(tmp_path: Path) -> None:

@@ -14,16 +14,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from oracles import tiny_model
-from vestige import concepts
+from vestige import concepts, data
 from vestige.concepts import images
 from vestige.concepts.images import PictureSet
-from vestige.data import folder as data_folder
 from vestige.diffusion.sampling import Drawing, pictures
 from vestige.errors import BadInput
 from vestige.methods import training_data
 from vestige.seeds import derive, generator
 
-SHEET = data_folder() / "wardrobe/pictures/references"
+SHEET = data.folder() / "wardrobe/pictures/references"
 
 
 def random_set(count: int, size: int = 6) -> PictureSet:
@@ -296,7 +295,7 @@ def test_blurred_strip_keeps_no_detail(tmp_path: Path) -> None:
 def test_a_judge_no_longer_knows_what_a_blurred_strip_shows(tmp_path: Path) -> None:
     from vestige.metrics import classifier
 
-    judge, whole = classifier.load(data_folder() / "wardrobe/judge-verify"), images.shipped(SHEET)
+    judge, whole = classifier.load(data.folder() / "wardrobe/judge-verify"), images.shipped(SHEET)
     objects = [labels["object"] for labels in whole.labels]
     blurred = read(images.strip(whole.images, tmp_path / "strip.png", blur=True, gap=0)).split(whole.images.shape[3], dim=2)
 

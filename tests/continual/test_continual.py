@@ -16,8 +16,7 @@ import pytest
 import torch
 
 from chains import BAG, DRESS, NEON, SNEAKER, Eye, Nudge, agree, chain, edits_of, go, same_edits, small_world  # noqa: F401
-from vestige import continual, edits, runs
-from vestige.concepts import concept as concepts
+from vestige import concepts, continual, edits, runs
 from vestige.concepts.concept import Prompt
 from vestige.continual import Ledger, Order, probes, rebuilt, retention, run
 from vestige.edits import Edit, Hook

@@ -15,8 +15,7 @@ from chains import BAG, DRESS, agree, chain, go, small_world  # noqa: F401
 from oracles import SMALL, small, tiny_model
 from vestige import continual, registry
 from vestige.concepts.images import PictureSet
-from vestige.continual import Order
-from vestige.continual import guards as room
+from vestige.continual import Order, guards
 from vestige.continual.guards import Guarded, Guards, Hold, columns, projection, protected
 from vestige.diffusion import Model
 from vestige.diffusion.attention import columns as token_columns
@@ -63,7 +62,7 @@ def test_a_share_is_all_that_moves(method: str) -> None:
 
 def test_chosen_weights_are_those_with_the_largest_product_with_their_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Gradients are those of the method's own loss at the weights that enter the step, averaged over the same batches."""
-    monkeypatch.setattr(room, "PASSES", 2)
+    monkeypatch.setattr(guards, "PASSES", 2)
     model = tiny_model()
     sums: dict[str, Tensor] = {}
     plain = training.fit
@@ -80,7 +79,7 @@ def test_chosen_weights_are_those_with_the_largest_product_with_their_gradient(m
     monkeypatch.setattr("vestige.unlearners.esd.fit", measured)
     registry.build("unlearners", "esd", own)(model, BAG, seed=0)
     monkeypatch.undo()
-    monkeypatch.setattr(room, "PASSES", 2)
+    monkeypatch.setattr(guards, "PASSES", 2)
     hold: list[Hold] = []
     choose = Hold.choose
     monkeypatch.setattr(Hold, "choose", lambda self: (choose(self), hold.append(self)))

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from oracles import tiny_model
+from vestige.checkpoints import exports
 from vestige.diffusion import Model
 from vestige.diffusion.sampling import noise, sample
 from vestige.edits import Edit, Hook, combine, difference, measure, scale
 from vestige.edits.arithmetic import distance
-from vestige.edits.edit import save_lora
 from vestige.edits.surgery import folded
 from vestige.errors import BadInput, Incompatible
 from vestige.models.latent import LatentModel
@@ -224,7 +224,7 @@ def test_full_disk_leaves_no_half_written_edit(tiny: LatentModel, tmp_path: Path
 
 def test_lora_file_loads_with_diffusers(tiny: LatentModel, tmp_path: Path) -> None:
     edit = low_rank_edit(tiny)
-    save_lora(edit, tmp_path)
+    assert exports.adapter(edit, tiny, tmp_path) == tmp_path / "pytorch_lora_weights.safetensors"
     before, pipe = draw(tiny), tiny.pipeline()
     pipe.load_lora_weights(tmp_path, weight_name="pytorch_lora_weights.safetensors")
     theirs = LatentModel("with lora", {**tiny.parts, "unet": pipe.unet}, tiny.tokenizer, tiny.scheduler)

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from vestige.audit.flags import paired_drop, relative_speed
+from vestige.audit.flags import _dropped, relative_speed
 from vestige.harness.arms import curve
+from vestige.verdict.intervals import drop
 
 
 def points(*rows: tuple[float, float | None]) -> list[dict[str, Any]]:
@@ -36,11 +37,13 @@ def test_without_best_so_far_the_curve_is_what_was_scored() -> None:
 def test_paired_drop_of_constructed_pairs() -> None:
     """20 of 100 pictures went wrong, none came right: the drop is 0.2 and its standard error known."""
     before, after = [True] * 100, [False] * 20 + [True] * 80
-    mean, low = paired_drop(before, after)
-    assert mean == pytest.approx(0.2)
-    assert low == pytest.approx(0.2 - 1.96 * math.sqrt(0.2 * 0.8 * 100 / 99 / 100), abs=1e-9)
-    assert paired_drop(before, before) == (0.0, 0.0)
-    assert paired_drop([True], [False])[1] == -math.inf
+    found = drop({"": before}, {"": after}) or {}
+    assert found["value"] == pytest.approx(0.2)
+    assert found["low"] == pytest.approx(0.2 - 1.96 * math.sqrt(0.2 * 0.8 * 100 / 99 / 100), abs=1e-9)
+    same = drop({"": before}, {"": before}) or {}
+    assert (same["value"], same["low"]) == (0.0, 0.0)
+    assert (drop({"": [True]}, {"": [False]}) or {"low": 0.0})["low"] is None
+    assert _dropped([True], [False]) == (0.0, -math.inf)
 
 
 def test_relative_speed_of_a_model_against_itself_is_one() -> None:

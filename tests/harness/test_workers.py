@@ -20,7 +20,7 @@ from vestige.audit import Request
 from vestige.errors import RunConflict
 from vestige.harness import workers
 
-FILE = "crew_errands"  # a module of the helpers' own, made by `helper`
+FILE = "helpers_errands"  # a module of the helpers' own, made by `helper`
 
 
 @pytest.fixture
@@ -29,7 +29,8 @@ def helper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     source = """
 import os, time
 from pathlib import Path
-from vestige import crew, runs
+from vestige import runs
+from vestige.harness import workers
 
 def work(task):
     def errand(i):
@@ -38,7 +39,7 @@ def work(task):
             return {"by": os.getpid()}
         return lambda: runs.compute(task["root"], {"errand": i}, "errand", do, wait=0.0)
     Path(task["root"], "began").touch()
-    crew.attend(errand(i) for i in range(task["count"]))
+    workers.attend(errand(i) for i in range(task["count"]))
 """
     (tmp_path / f"{FILE}.py").write_text(source)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
@@ -88,8 +89,8 @@ def test_a_helper_dies_with_its_parent(tmp_path: Path, helper: str) -> None:
     task = {"root": str(tmp_path / "runs"), "count": 1, "seconds": 600}
     program = f"""
 import time
-from vestige import crew
-with crew.helped(1, {helper!r}, {task!r}) as helpers:
+from vestige.harness import workers
+with workers.helped(1, {helper!r}, {task!r}) as helpers:
     print(helpers[0].pid, flush=True)
     time.sleep(600)
 """

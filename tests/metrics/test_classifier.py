@@ -12,14 +12,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from vestige import concepts
+from vestige import concepts, data
 from vestige.concepts.images import PictureSet, shipped
-from vestige.data import folder as data_folder
 from vestige.errors import BadInput, UnknownName
 from vestige.metrics import classifier
 from vestige.metrics.classifier import Classifier
 
-WORLD = data_folder() / "wardrobe"
+WORLD = data.folder() / "wardrobe"
 JUDGES = ("judge-verify", "judge-select")
 
 

@@ -14,9 +14,8 @@ import torch
 from onlookers import classifier, names, short, told  # noqa: F401
 from oracles import save_pair
 from vestige import api, data
-from vestige.audit import Request, flags, resolve
-from vestige.concepts import Concept, images
-from vestige.concepts import concept as concepts
+from vestige.audit import Request, resolve
+from vestige.concepts import Concept, concept, images, load
 from vestige.errors import BadInput, BadSetting, MissingDependency
 from vestige.metrics import loading
 from vestige.seeds import generator
@@ -129,21 +128,21 @@ def test_a_proxy_of_the_users_own(home: Path, tmp_path: Path) -> None:
 
 
 def test_a_world_keeps_its_two_judges() -> None:
-    verify, select = loading.pair(concepts.load("bag"), "wardrobe")
+    verify, select = loading.pair(load("bag"), "wardrobe")
     assert (verify.name, select.name) == ("judge-verify", "judge-select")
     assert not loading.same(verify, select)
 
 
 def test_one_detector_does_both_and_the_audit_says_so(home: Path) -> None:
-    verify, select = loading.pair(concepts.load(told(home, detector="looks.py:bright")), "")
+    verify, select = loading.pair(load(told(home, detector="looks.py:bright")), "")
     assert loading.same(verify, select)
-    twice = concepts.load(told(home, detector="hf:first", selector="hf:first", labels=["bag"], selector_labels=["bag"]))
+    twice = load(told(home, detector="hf:first", selector="hf:first", labels=["bag"], selector_labels=["bag"]))
     assert loading.same(*loading.pair(twice, ""))
 
 
 def test_a_clip_compares_the_concept_with_what_must_stay(home: Path) -> None:
     clip = data.folder() / "wardrobe/clip"
-    verify, _ = loading.pair(concepts.load(told(home, detector=f"clip:{clip}", label="purse", target="bag")), "")
+    verify, _ = loading.pair(load(told(home, detector=f"clip:{clip}", label="purse", target="bag")), "")
     assert verify.labels == ("bag", "top", "dress")
     assert [verify.knows(word) for word in ("purse", "top", "coat")] == [True, True, False]
 
@@ -199,7 +198,7 @@ def test_an_audit_is_keyed_by_who_looks(home: Path) -> None:
     assert "looks" not in plain
     assert first["looks"] != second["looks"]
     assert first["concept"] == second["concept"]  # what a concept is does not depend on who looks for it
-    assert not set(concepts.LOOKS) & set(plain["concept"])
+    assert not set(concept.LOOKS) & set(plain["concept"])
 
 
 def test_a_detector_expects_nothing_of_contexts(home: Path) -> None:
@@ -216,16 +215,17 @@ def test_features_for_distances(home: Path) -> None:
 
 
 def test_pairs_that_could_not_be_judged_leave_a_drop() -> None:
-    assert flags.paired_drop([True, None, True, True], [False, True, None, True]) == flags.paired_drop([True, True], [False, True])
+    whole = intervals.drop({"": [True, True]}, {"": [False, True]})
+    assert whole == intervals.drop({"": [True, None, True, True]}, {"": [False, True, None, True]})
     assert math.isnan(intervals.share([None, None]))
 
 
 def test_files_of_a_concept_are_found_from_where_it_lies(tmp_path: Path) -> None:
     (tmp_path / "c.toml").write_text('name="x"\ndetector="hf:judge"\nselector="looks.py:f"\npictures="refs"\n')
-    found = concepts.load(str(tmp_path / "c.toml"))
+    found = load(str(tmp_path / "c.toml"))
     assert found.detector == f"hf:{tmp_path / 'judge'}"
     assert found.selector == f"{tmp_path / 'looks.py'}:f"
     assert found.pictures == str(tmp_path / "refs")
     for told_ in ("nudenet", "nudenet:bgr", "open-nsfw", "package.module:function"):
         (tmp_path / "c.toml").write_text(f'name="x"\ndetector="{told_}"\n')
-        assert concepts.load(str(tmp_path / "c.toml")) == Concept(name="x", detector=told_)
+        assert load(str(tmp_path / "c.toml")) == Concept(name="x", detector=told_)

@@ -19,7 +19,7 @@ from vestige.concepts.images import PictureSet
 from vestige.data import PROXY
 from vestige.diffusion.sampling import Drawing, pictures
 from vestige.errors import BadInput, Incompatible
-from vestige.harness import settings as suites
+from vestige.harness import settings
 from vestige.harness.settings import configured, told
 from vestige.methods import Data
 from vestige.metrics import classifier
@@ -142,7 +142,7 @@ def test_presets_of_the_class_model_hold_for_it_and_its_twins_alone(method: str,
     own = registry.settings(resolved(ORIGINAL))
     assert all(own[key] == value for key, value in PRESETS[method].items())
     assert all(resolved(name) == resolved(ORIGINAL) for name in NAMES)
-    other = registry.build("unlearners", method, suites.preset("wardrobe", "unlearners", method))
+    other = registry.build("unlearners", method, settings.preset("wardrobe", "unlearners", method))
     assert resolved("wardrobe") == resolved("wardrobe-never-bag") == resolved(str(tmp_path)) == other
     assert resolve(Request(model=ORIGINAL, concept="bag", suite="smoke", unlearner=method)).unlearner == resolved(ORIGINAL).resolved(BAG)
 

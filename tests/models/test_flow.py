@@ -13,11 +13,10 @@ from torch import Tensor, nn
 
 from oracles import flow_scheduler, scheduler, tiny_flow, tiny_flux, tiny_parts, tiny_t5, tiny_words, tokenizer
 from vestige import models
-from vestige import models as api
+from vestige.checkpoints import exports
 from vestige.diffusion import Condition, Prediction
 from vestige.diffusion.sampling import invert, noise, predict, sample
 from vestige.edits import Edit
-from vestige.edits.edit import save_lora
 from vestige.edits.surgery import folded
 from vestige.errors import BadInput, Incompatible
 from vestige.methods.training import denoising, noisy
@@ -256,7 +255,7 @@ def test_a_pipeline_gives_and_takes_the_same_weights(model: FlowModel) -> None:
     back = FlowModel.from_pipeline(pipe, model.name, distilled=model.distilled)
     assert back.fingerprint == model.fingerprint
     assert back.tensor(back.scope("unet")[0]).data_ptr() == model.tensor(model.scope("unet")[0]).data_ptr()
-    assert isinstance(api.from_pipeline(pipe), FlowModel)
+    assert isinstance(models.from_pipeline(pipe), FlowModel)
     name = model.scope("attention")[0]
     edit = Edit(model.fingerprint, "shift", tensors={name: model.tensor(name) + 0.5})
     edited = FlowModel.from_pipeline(edit.to_pipeline(pipe), distilled=model.distilled)
@@ -277,7 +276,7 @@ def test_adapters_leave_as_diffusers_lora(model: FlowModel, tmp_path: Path) -> N
     for _, up in leaves.values():
         up.data.copy_(torch.randn(up.shape, generator=generator(0, "up")))
     edit = Edit(model.fingerprint, "adapter", factors=folded(leaves, rank=2, alpha=2.0))
-    save_lora(edit, tmp_path)
+    exports.adapter(edit, model, tmp_path)
     pipe = quiet(model.pipeline())
     pipe.load_lora_weights(tmp_path)
     x, t, condition = noise(model.latent_shape, [0, 1]), torch.tensor([0.3, 0.8]), model.condition(PROMPTS)

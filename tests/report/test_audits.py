@@ -19,7 +19,7 @@ from PIL import Image
 from pages import BROWSER, Page, browse, changed, paths, rate, strip, tint, triple
 from vestige.errors import BadInput, UnknownName
 from vestige.report import audits
-from vestige.report import page as pages
+from vestige.report.page import spread
 
 BUDGETS = [0, 2, 5, 10, 20, 50, 100, 200]
 KINDS = ["short-term", "long-term", "erased", "not forgotten", "inconclusive"]
@@ -363,9 +363,9 @@ def test_unknown_table_style() -> None:
 
 
 def test_labels_keep_their_order_inside_the_frame() -> None:
-    assert pages.spread([0.0, 300.0], gap=32, top=10, bottom=280) == [10, 280]
-    assert pages.spread([270.0, 268.0, 266.0], gap=32, top=10, bottom=280) == [280, 248, 216]
-    assert pages.spread([], gap=32, top=10, bottom=280) == []
+    assert spread([0.0, 300.0], gap=32, top=10, bottom=280) == [10, 280]
+    assert spread([270.0, 268.0, 266.0], gap=32, top=10, bottom=280) == [280, 248, 216]
+    assert spread([], gap=32, top=10, bottom=280) == []
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no chromium on the path")

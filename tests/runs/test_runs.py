@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from vestige import runs
 from vestige.errors import BadInput, BadSetting, RunConflict
 from vestige.runs import locks
-from vestige.runs import run as runs
 
 SPEC = {"model": "wardrobe", "attack": {"name": "memora", "lr": 2e-3, "budget": (0, 2, 5)}, "seed": 0, "volatile": {"date": "today"}}
 STEPS = 3
@@ -448,7 +448,7 @@ def full(monkeypatch):
             left -= done
             return done
 
-        monkeypatch.setattr(runs.os, "write", short)
+        monkeypatch.setattr(os, "write", short)
 
     return fill
 

@@ -13,29 +13,30 @@ import pytest
 import torch
 from torch import Tensor
 
+from onlookers import Onlooker
 from oracles import tiny_model
-from vestige import concepts, registry
+from vestige import concepts, models, registry
 from vestige.continual import Order, run
 from vestige.diffusion.sampling import Drawing
 from vestige.edits import Edit
 from vestige.harness import diagnostics, suites
 from vestige.harness.bench import Bench
 from vestige.methods import Paper, Unlearner
-from vestige.models import catalogue
 
 BAG, DRESS, SNEAKER, NEON = (concepts.load(name) for name in ("bag", "dress", "sneaker", "neon"))
 VOLATILE = ("cost", "provenance", "run", "report", "combined")
 
 
 @dataclass(frozen=True)
-class Eye:
+class Eye(Onlooker):
     """A judge whose opinion is a fixed wild function of the pixels."""
 
     name: str
     version: str = "1"
+    embeds = True
 
     @property
-    def weights_hash(self) -> str:
+    def weights_hash(self) -> str:  # type: ignore[override]
         return self.name
 
     def identity(self, label: str) -> dict[str, Any]:
@@ -46,9 +47,6 @@ class Eye:
 
     def shows(self, images_: Tensor, label: str) -> Tensor:
         return self._wild(images_, label) / 2 + 0.5
-
-    def threshold(self, label: str) -> float:
-        return 0.5
 
     def labelled(self, images_: Tensor) -> list[dict[str, str]]:
         return [{"object": "boot" if v > 0 else "coat", "style": "photo"} for v in self._wild(images_, "").tolist()]
@@ -86,7 +84,7 @@ def small_world() -> Iterator[None]:
     model, find = tiny_model(), registry.find
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(suites, "load", lambda name, world="": suite)
-        patch.setattr(catalogue, "load", lambda name: model)
+        patch.setattr(models, "load", lambda name: model)
         patch.setattr(registry, "find", lambda kind, name: Nudge if name == "nudge" else find(kind, name))
         patch.setattr(run, "_bench", lambda c, root, watch, steal: Bench(root, suite, Eye("verify"), Eye("select"), steal=steal))
         patch.setattr(diagnostics, "measured", lambda model, concept, *given, **more: {"distance": len(concept.name) / 10})

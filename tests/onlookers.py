@@ -10,8 +10,38 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from vestige.harness import suites
+
+
+class Onlooker:
+    """What a judge answers beside its scores where they are all that it has: one column, nothing to store, nothing counted by sets."""
+
+    weights_hash = "none"
+    embeds = stores = False
+
+    def shows(self, images_: Tensor, label: str) -> Tensor:
+        raise NotImplementedError
+
+    def raw(self, images_: Tensor, label: str) -> Tensor:
+        return self.shows(images_, label)[:, None]
+
+    def read(self, raw: Tensor, label: str) -> Tensor:
+        return raw[:, 0]
+
+    def heads(self, label: str) -> tuple[str, ...]:
+        return (label,)
+
+    def table(self, raw: Tensor, *, units: Any = ()) -> dict[str, Any]:
+        return {}
+
+    def threshold(self, label: str) -> float:
+        return 0.5
+
+    def witness(self, label: str) -> str:
+        return self.weights_hash
+
 
 NAMES = ("church", "garbage truck", "tench")
 # A ViT of a few thousand weights.

@@ -333,7 +333,7 @@ def test_released_preset_is_the_released_code() -> None:
         "weight_decay": 1e-2,
         "clip": 0.0,
     }
-    released = registry.build("attacks", "memora", settings.preset("released", "attacks", "memora"))
+    released = registry.build("attacks", "memora", settings._preset("released", "attacks", "memora"))
     assert asdict(released) == documented
     assert resolve(Request(preset="released")).attacks["memora"][0] == released  # whatever the world's own settings are
 

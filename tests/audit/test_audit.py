@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from onlookers import Onlooker
 from oracles import small, tiny_model
 from vestige import concepts
 from vestige.audit import Request, flags, resolve
@@ -32,19 +33,14 @@ from vestige.verdict import Arms, measure
 SMOKE = suites.load("smoke", "wardrobe")
 
 
-class Judge:
+class Bright(Onlooker):
     """Sees the concept where a picture is bright above."""
-
-    weights_hash = "none"
 
     def identity(self, label: str) -> dict[str, Any]:
         return {"name": "bright", "label": label}
 
-    def shows(self, images: Tensor, label: str) -> Tensor:
-        return images[:, :, :16].mean((1, 2, 3))
-
-    def threshold(self, label: str) -> float:
-        return 0.5
+    def shows(self, images_: Tensor, label: str) -> Tensor:
+        return images_[:, :, :16].mean((1, 2, 3))
 
 
 @pytest.fixture(scope="module")
@@ -53,14 +49,15 @@ def tiny() -> LatentModel:
 
 
 def bench(root: Path) -> Bench:
-    return Bench(root, replace(SMOKE, pictures=4, select_pictures=0, strip=2), Judge(), Judge())
+    return Bench(root, replace(SMOKE, pictures=4, select_pictures=0, strip=2), Bright(), Bright())
 
 
 def given(tmp_path: Path, tiny: LatentModel, concept: str = "sneaker", replicate: int = 0, source: str = "shipped", **own: Any) -> Any:
     settings = {f"dimra.{k}": v for k, v in {"retain_pictures": 72, **own}.items()}
     planned = resolve(Request(suite="relearn", concept=concept, attack_retain=source, settings=settings))
+    attack, count = planned.attacks["dimra"][0], planned.attacks["dimra"][1].references
     held = AttackerData(original=tiny, world="wardrobe", protocol=planned.suite.protocol, retain=source, cache=tmp_path / "pictures")
-    return held.retained(planned.concept, planned.attacks["dimra"][0], replicate)
+    return held.of(planned.concept, attack, count, replicate)
 
 
 def test_shipped_pictures_are_for_models_that_draw_such_pictures(tiny: LatentModel) -> None:

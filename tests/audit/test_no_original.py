@@ -16,9 +16,8 @@ from typer.testing import CliRunner
 
 from onlookers import names, short, told
 from oracles import save_pair
-from vestige import api, checkpoints, cli, data, models, runs
+from vestige import api, checkpoints, cli, data, models
 from vestige.audit import Request, experiment, no_original, resolve, scores
-from vestige.audit.experiment import Experiment
 from vestige.concepts import images
 from vestige.errors import BadSetting
 from vestige.harness import arms, suites
@@ -156,10 +155,13 @@ def test_pictures_that_attacks_train_on_are_left_out_where_enough_remain(
     """Two replicates take 4 or 6 of 12; 8 that are left are enough, 6 are not."""
     planned = resolve(Request(**asked(home, attacks=("memora",), reference_count=references)))
     bench = Bench(home / "runs", planned.suite, *(None, None))
-    work = Experiment(planned, bench, runs.Run(home / "out", {}))
-    chosen, free = no_original._counted(work)
+    model, told = models.load(planned.request.model), list[Any]()
+    monkeypatch.setattr(no_original, "seen", lambda *given: told.append(given[3:]))
+    experiment._real(planned, bench, model)
+    chosen, free = no_original._counted(*told[0])
     assert (len(chosen), free) == (count, held_out)
-    taken = {one.numpy().tobytes() for k in (0, 1) for one in work.holdings.shown(work.concept, references, k).images}  # type: ignore[union-attr]
+    attacker = experiment._attacker(planned, bench, model)
+    taken = {one.numpy().tobytes() for k in (0, 1) for one in attacker.shown(planned.concept, references, k).images}  # type: ignore[union-attr]
     assert len(taken) == 2 * references
     assert {one.numpy().tobytes() for one in chosen.images}.isdisjoint(taken) is held_out
 

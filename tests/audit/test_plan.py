@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from vestige import registry
+from vestige import models, registry
 from vestige.audit import Request, resolve
 from vestige.data import PROXY
 from vestige.errors import BadInput, BadSetting, UnknownName, VestigeError
-from vestige.harness import suites
+from vestige.harness import settings, suites
 from vestige.harness.settings import content
 from vestige.methods import Budget
 from vestige.models import Card, catalogue
@@ -27,7 +27,7 @@ def nothing_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*arguments: Any, **named: Any) -> None:
         raise AssertionError("planning computed something")
 
-    monkeypatch.setattr(catalogue, "load", never)
+    monkeypatch.setattr(models, "load", never)
     monkeypatch.setattr("vestige.diffusion.sampling.pictures", never)
 
 
@@ -128,7 +128,7 @@ def presets(monkeypatch: pytest.MonkeyPatch) -> None:
         ("mine", "unlearners", "esd"): {"batch": 22, "rollouts": 22},
         ("mine", "attacks", "memora"): {"rank": 22, "lr": 0.22},
     }
-    monkeypatch.setattr(suites, "preset", lambda world, kind, method: table.get((world, kind, method), {}))
+    monkeypatch.setattr(settings, "_preset", lambda world, kind, method: table.get((world, kind, method), {}))
 
 
 def test_the_users_own_settings_win_then_the_preset_then_the_world(presets: None) -> None:
@@ -168,7 +168,7 @@ def test_settings_may_come_as_text_or_as_values() -> None:
 
 @pytest.mark.parametrize(("concept", "variant"), [("sneaker", "u"), ("neon", "x")])
 def test_spec_holds_what_auto_means(monkeypatch: pytest.MonkeyPatch, concept: str, variant: str) -> None:
-    monkeypatch.setattr(suites, "preset", lambda world, kind, method: {})
+    monkeypatch.setattr(settings, "_preset", lambda world, kind, method: {})
     spec = resolve(Request(concept=concept, unlearner="esd")).spec()
     assert spec["unlearner"]["settings"]["variant"] == variant
 
@@ -316,7 +316,7 @@ def test_planned_calls_are_positive_and_grow_with_the_seeds(suite: str) -> None:
 def test_an_attack_that_a_suite_does_not_list_runs_as_at_home(name: str) -> None:
     """With rates that suit the world, and over its own budget: the defaults are made for networks a hundred times as large."""
     quick = suites.load("quick", "wardrobe")
-    homes = [suites.load(home, "wardrobe") for home in suites.HOMES]
+    homes = [suites.load(home, "wardrobe") for home in suites._homes()]
     (home,) = ({**suite.attacks, **suite.lent}[name] for suite in homes if name in {**suite.attacks, **suite.lent})
     asked = resolve(Request(suite="quick", attacks=(name,)))
     method, planned = asked.attacks[name]

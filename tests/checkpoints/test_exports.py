@@ -223,10 +223,10 @@ def test_mistakes_are_refused_before_anything_is_written(tiny: LatentModel, tmp_
 def test_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny: LatentModel) -> None:
     from typer.testing import CliRunner
 
+    from vestige import models
     from vestige.cli import app
-    from vestige.models import catalogue
 
-    monkeypatch.setattr(catalogue, "load", lambda *_: tiny)
+    monkeypatch.setattr(models, "load", lambda *_: tiny)
     path, _ = published.f5(tmp_path, tiny)
     run = CliRunner()
     told = run.invoke(app, ["inspect", str(path), "--model", "tiny", "--json"])

@@ -16,13 +16,12 @@ import pytest
 import torch
 
 from chains import BAG, DRESS, NEON, SNEAKER, Eye, Nudge, agree, chain, edits_of, go, same_edits, small_world  # noqa: F401
-from vestige import concepts, continual, edits, runs
+from vestige import concepts, continual, edits, models, runs
 from vestige.concepts.concept import Prompt
 from vestige.continual import Ledger, Order, probes, rebuilt, retention, run
 from vestige.edits import Edit, Hook
 from vestige.errors import BadInput, BadSetting, RunConflict, UnknownName
 from vestige.methods import training_data
-from vestige.models import catalogue
 
 # Arithmetic
 
@@ -200,7 +199,7 @@ def test_a_request_without_indirect_prompts_has_no_leakage(tmp_path: Path, monke
 
 def test_drift_is_the_relative_distance_of_the_weights(whole: tuple[Path, dict[str, Any]]) -> None:
     out, result = whole
-    original, first, second = catalogue.load(""), *(next(iter(e.values())) for e in edits_of(out))
+    original, first, second = models.load(""), *(next(iter(e.values())) for e in edits_of(out))
     base = original.tensor(original.scope("cross-attention-kv")[0])
     drift = result["steps"][2]["drift"]
     assert drift["original"] == pytest.approx(((second - base).norm() / base.norm()).item(), rel=1e-5)
@@ -210,7 +209,7 @@ def test_drift_is_the_relative_distance_of_the_weights(whole: tuple[Path, dict[s
 def test_every_prefix_is_rebuilt_bit_for_bit(whole: tuple[Path, dict[str, Any]]) -> None:
     """As a chain of views, as one edit, and as the file beside the ledger."""
     out, _ = whole
-    original = catalogue.load("")
+    original = models.load("")
     after = [entry[2] for entry in chain(out)]
     assert [m.fingerprint for _, m in Ledger(runs.Run(out, {}), "sequential").states(original)] == after
     assert [original.edited(rebuilt(out, n)).fingerprint for n in (0, 1, 2)] == [original.fingerprint, *after]
@@ -224,7 +223,7 @@ def test_every_prefix_is_rebuilt_bit_for_bit(whole: tuple[Path, dict[str, Any]])
 def test_low_rank_edits_and_hooks_chain_too() -> None:
     from vestige.continual.ledger import chained
 
-    original = catalogue.load("")
+    original = models.load("")
     name = original.scope("cross-attention-kv")[0]
     rows, columns = original.tensor(name).shape
     rng = torch.Generator().manual_seed(0)
@@ -411,7 +410,7 @@ def test_mistakes_are_found_before_anything_is_computed(order: Order, error: typ
 def test_the_memory_is_the_originals_and_never_shows_a_request(made: tuple[Path, dict[str, Any], list[Any]]) -> None:
     _, result, ((one, before_one, first), (two, before_two, second)) = made
     assert (one, two) == ("bag", "dress")
-    assert before_one is None and before_two is catalogue.load("")
+    assert before_one is None and before_two is models.load("")
     assert len(first) == len(first.captions) == len(first.labels) > 0
     for memory, requests in ((first, [BAG]), (second, [BAG, DRESS])):
         assert not any(probes.names(Prompt(text, {}), requests) for (text,) in memory.captions)
@@ -438,7 +437,7 @@ def test_a_method_that_does_not_rehearse_gets_no_memory(tmp_path: Path) -> None:
 
 def test_independent_steps_start_from_the_original_and_merge(tmp_path: Path) -> None:
     result = go(tmp_path / "out", mode="independent")
-    original = catalogue.load("")
+    original = models.load("")
     assert [before for _, before, _ in chain(tmp_path / "out")] == [original.fingerprint] * 2
     assert [list(s["unlearning_accuracies"]) for s in result["steps"]] == [[], ["bag"], ["dress"]]
     assert all(s["reversal"] is None for s in result["steps"])
@@ -460,7 +459,7 @@ def test_cumulative_steps_forget_every_request_so_far_again(tmp_path: Path) -> N
     assert [list(s["unlearning_accuracies"]) for s in again["steps"]] == [[], ["bag"], ["bag", "dress"]]
     assert again["steps"][1] == plain["steps"][1]
     assert again["steps"][2]["reversal"] is not None
-    _, first = next(Ledger(runs.Run(tmp_path / "cumulative", {}), "cumulative").states(catalogue.load("")))
+    _, first = next(Ledger(runs.Run(tmp_path / "cumulative", {}), "cumulative").states(models.load("")))
     both = UCE()(first, joint([BAG, DRESS]), seed=0)
     assert first.edited(both).fingerprint == chain(tmp_path / "cumulative")[1][2] != chain(tmp_path / "sequential")[1][2]
     assert rebuilt(tmp_path / "cumulative").touched == both.touched

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from oracles import CLASSES, scheduler, small, tiny_classes, tiny_denoiser, tiny_parts
-from vestige import concepts, registry
+from vestige import concepts, models, registry
 from vestige.concepts.images import PictureSet
 from vestige.diffusion import Condition
 from vestige.diffusion.sampling import Drawing, noise, pictures, sample
@@ -321,7 +321,7 @@ def test_fingerprint_reads_the_order_of_the_classes(kind: str, tiny: ClassModel)
 @pytest.mark.parametrize("pixels", [False, True])
 def test_saved_model_loads_as_it_was(tmp_path: Path, kind: str, pixels: bool) -> None:
     model = tiny_classes(kind, pixels=pixels)
-    loaded = catalogue.load(str(model.save(tmp_path / "model")))
+    loaded = models.load(str(model.save(tmp_path / "model")))
     assert isinstance(loaded, ClassModel)
     assert loaded.fingerprint == model.fingerprint
     drawn = [pictures(m, ["a bag", "boot"], [1, 2], Drawing(steps=2)) for m in (model, loaded)]
@@ -340,7 +340,7 @@ def test_saved_dit_is_a_dit_pipeline(tmp_path: Path) -> None:
     assert pipe.get_label_ids(["sneaker", "bag"]) == [7, 8]
     assert ClassModel.from_pipeline(pipe).fingerprint == model.fingerprint
     (tmp_path / FILE).unlink()  # the names are in model_index.json, where DiTPipeline looks for them
-    assert catalogue.load(str(tmp_path)).fingerprint == model.fingerprint
+    assert models.load(str(tmp_path)).fingerprint == model.fingerprint
 
 
 @pytest.fixture
@@ -352,7 +352,7 @@ def folder(tmp_path: Path) -> Path:
 def test_missing_folder_is_named(folder: Path, part: str) -> None:
     shutil.rmtree(folder / part)
     with pytest.raises(BadInput, match=f"has no folder {part} at .*{part}; give a folder in diffusers' layout"):
-        catalogue.load(str(folder))
+        models.load(str(folder))
 
 
 @pytest.mark.parametrize(
@@ -372,16 +372,16 @@ def test_classes_that_do_not_fit_are_refused(folder: Path, text: str | None, mes
     if text is not None:
         (folder / FILE).write_text(text)
     with pytest.raises(BadInput, match=message):
-        catalogue.load(str(folder))
+        models.load(str(folder))
 
 
 def test_null_class_is_the_last_row_unless_said(folder: Path) -> None:
     (folder / FILE).write_text(json.dumps(["sneaker"]))
     with pytest.raises(BadInput, match="needs the names"):
-        catalogue.load(str(folder))
+        models.load(str(folder))
     for null, text in ((10, {"classes": ["sneaker"]}), (5, {"classes": ["sneaker"], "null": 5})):
         (folder / FILE).write_text(json.dumps(text))
-        assert catalogue.load(str(folder)).condition([""]).text.argmax().item() == null
+        assert models.load(str(folder)).condition([""]).text.argmax().item() == null
 
 
 def test_weights_that_are_not_whole_are_refused(folder: Path) -> None:
@@ -391,14 +391,14 @@ def test_weights_that_are_not_whole_are_refused(folder: Path) -> None:
     tensors: dict[str, Tensor] = load_file(file)
     save_file({k: v for k, v in tensors.items() if k != "class_embedding.weight"}, file, metadata={"format": "pt"})
     with pytest.raises(BadInput, match=r"unet of .* does not load whole: missing_keys \['class_embedding\.weight'\]"):
-        catalogue.load(str(folder))
+        models.load(str(folder))
 
 
 def test_broken_index_is_refused(folder: Path) -> None:
     for text in ("{", "[]", '{"unet": 3}'):
         (folder / "model_index.json").write_text(text)
         with pytest.raises(BadInput, match=r"model_index\.json cannot be read"):
-            catalogue.load(str(folder))
+            models.load(str(folder))
 
 
 @pytest.mark.parametrize(
@@ -432,11 +432,11 @@ def test_cards_of_class_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     (tmp_path / "models.toml").write_text(
         f'[w]\n{common}unet = "w/unet" }}\n[w-never-bag]\ntwin_of = "w"\nnever_drew = ["bag"]\n{common}unet = "w-never-bag/unet" }}\n'
     )
-    monkeypatch.setattr(catalogue, "data_folder", lambda: tmp_path)
+    monkeypatch.setattr("vestige.data.folder", lambda: tmp_path)
     assert catalogue.twins("w", "bag") == ["w-never-bag"]
     assert catalogue.card("w").groups == ("object",)
-    assert catalogue.load("w").fingerprint == one.fingerprint
-    twin = catalogue.load("w-never-bag")
+    assert models.load("w").fingerprint == one.fingerprint
+    twin = models.load("w-never-bag")
     assert isinstance(twin, ClassModel)
     assert torch.equal(twin.tensor(weight(twin)), other.tensor(weight(twin)))
     assert set(twin.parts) == {"unet", "vae"}

@@ -142,7 +142,7 @@ def test_presets_of_the_class_model_hold_for_it_and_its_twins_alone(method: str,
     own = registry.settings(resolved(ORIGINAL))
     assert all(own[key] == value for key, value in PRESETS[method].items())
     assert all(resolved(name) == resolved(ORIGINAL) for name in NAMES)
-    other = registry.build("unlearners", method, settings.preset("wardrobe", "unlearners", method))
+    other = registry.build("unlearners", method, settings._preset("wardrobe", "unlearners", method))
     assert resolved("wardrobe") == resolved("wardrobe-never-bag") == resolved(str(tmp_path)) == other
     assert resolve(Request(model=ORIGINAL, concept="bag", suite="smoke", unlearner=method)).unlearner == resolved(ORIGINAL).resolved(BAG)
 

@@ -15,7 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from oracles import Gaussian, scheduler, tiny_model, tiny_parts, tokenizer
+from vestige import models
 from vestige.concepts.images import shipped
+from vestige.data import folder
 from vestige.diffusion import Condition, Model, Prediction
 from vestige.diffusion.sampling import noise
 from vestige.edits import Edit
@@ -34,7 +36,7 @@ def tiny() -> LatentModel:
 
 @pytest.fixture(scope="module")
 def wardrobe() -> Model:
-    return catalogue.load("wardrobe")
+    return models.load("wardrobe")
 
 
 @pytest.fixture
@@ -258,7 +260,7 @@ def test_fingerprint_of_a_view_is_that_of_its_weights(tiny: LatentModel) -> None
 
 
 def test_autoencoder_keeps_the_shipped_pictures(wardrobe: Model) -> None:
-    real = shipped(catalogue.folder() / "wardrobe/pictures/references").images[::8]
+    real = shipped(folder() / "wardrobe/pictures/references").images[::8]
     again = wardrobe.decode(wardrobe.encode(real))
     assert again.shape == real.shape
     assert (again - real).abs().mean() < 0.1
@@ -268,7 +270,7 @@ def test_autoencoder_keeps_the_shipped_pictures(wardrobe: Model) -> None:
 
 @pytest.mark.parametrize("name", sorted(name for name, found in catalogue.cards().items() if found.family == "latent"))
 def test_every_shipped_model_loads_and_is_its_own(name: str, wardrobe: Model) -> None:
-    model = wardrobe if name == "wardrobe" else catalogue.load(name)
+    model = wardrobe if name == "wardrobe" else models.load(name)
     assert isinstance(model, LatentModel)
     assert model.name == name
     assert (model.fingerprint == wardrobe.fingerprint) == (name == "wardrobe")
@@ -315,11 +317,11 @@ def test_unknown_model_suggests() -> None:
 
 def test_folder_that_is_no_pipeline_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"is a folder without model_index\.json; give a pipeline saved in diffusers' layout"):
-        catalogue.load(str(tmp_path))
+        models.load(str(tmp_path))
 
 
 def test_pipeline_folder_loads_whole(pipeline_folder: Path, tiny: LatentModel) -> None:
-    model = catalogue.load(str(pipeline_folder))
+    model = models.load(str(pipeline_folder))
     assert model.fingerprint == tiny.fingerprint
     x_t, t = noise(tiny.latent_shape, [0]), torch.tensor([500])
     seen = [m.denoise(x_t, t, m.condition(["a neon bag"])).value for m in (model, tiny)]
@@ -330,7 +332,7 @@ def test_pipeline_folder_loads_whole(pipeline_folder: Path, tiny: LatentModel) -
 def test_missing_folder_is_named(pipeline_folder: Path, part: str) -> None:
     shutil.rmtree(pipeline_folder / part)
     with pytest.raises(BadInput, match=f"has no folder {part} at .*{part}; give a folder in diffusers' layout"):
-        catalogue.load(str(pipeline_folder))
+        models.load(str(pipeline_folder))
 
 
 def rewrite(file: Path, change: Callable[[dict[str, Tensor]], None]) -> None:
@@ -351,13 +353,13 @@ def rewrite(file: Path, change: Callable[[dict[str, Tensor]], None]) -> None:
 def test_weights_that_are_not_whole_are_refused(pipeline_folder: Path, change: Callable[[dict[str, Tensor]], None], message: str) -> None:
     rewrite(pipeline_folder / WEIGHTS, change)
     with pytest.raises(BadInput, match=message):
-        catalogue.load(str(pipeline_folder))
+        models.load(str(pipeline_folder))
 
 
 def test_weights_of_another_shape_are_refused(pipeline_folder: Path) -> None:
     rewrite(pipeline_folder / WEIGHTS, lambda tensors: tensors.update({"conv_in.weight": torch.zeros(2, 2)}))
     with pytest.raises(VestigeError, match=r"conv_in\.weight"):
-        catalogue.load(str(pipeline_folder))
+        models.load(str(pipeline_folder))
 
 
 @pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
@@ -365,7 +367,7 @@ def test_weights_cut_short_are_refused(pipeline_folder: Path, part: str) -> None
     (file,) = (pipeline_folder / part).glob("*.safetensors")
     file.write_bytes(file.read_bytes()[:1000])
     with pytest.raises(VestigeError, match=part):
-        catalogue.load(str(pipeline_folder))
+        models.load(str(pipeline_folder))
 
 
 @pytest.fixture
@@ -376,12 +378,12 @@ def data(tmp_path: Path, pipeline_folder: Path, monkeypatch: pytest.MonkeyPatch)
     root = pipeline_folder.parent
     digest = hashlib.sha256((root / "pipe" / WEIGHTS).read_bytes()).hexdigest()
     (root / "models.toml").write_text(f'[pipe]\nabout = "small"\nparts = {{}}\n[pipe.hashes]\n"pipe/{WEIGHTS}" = "{digest}"\n')
-    monkeypatch.setattr(catalogue, "data_folder", lambda: root)
+    monkeypatch.setattr("vestige.data.folder", lambda: root)
     return root
 
 
 def test_known_files_load(data: Path, tiny: LatentModel) -> None:
-    assert catalogue.load("pipe").fingerprint == tiny.fingerprint
+    assert models.load("pipe").fingerprint == tiny.fingerprint
 
 
 def test_wrong_hash_is_refused(data: Path) -> None:
@@ -391,13 +393,13 @@ def test_wrong_hash_is_refused(data: Path) -> None:
     raw[-1] ^= 1
     file.write_bytes(bytes(raw))
     with pytest.raises(BadInput, match=r"is not the file that pipe was released with; reinstall vestige"):
-        catalogue.load("pipe")
+        models.load("pipe")
 
 
 def test_lacking_file_is_refused(data: Path) -> None:
     (data / "pipe" / WEIGHTS).unlink()
     with pytest.raises(BadInput, match=rf"pipe lacks pipe/{re.escape(WEIGHTS)}; reinstall vestige"):
-        catalogue.load("pipe")
+        models.load("pipe")
 
 
 def test_every_weight_that_ships_has_its_hash_on_a_card() -> None:
@@ -406,16 +408,16 @@ def test_every_weight_that_ships_has_its_hash_on_a_card() -> None:
         parts = {"latent": ("unet", "vae", "text_encoder"), "classes": ("unet", "vae")}
         parts["flow"] = ("transformer", "vae", "text_encoder", "text_encoder_2")
         for part in parts[found.family]:
-            files = [str(f.relative_to(catalogue.folder())) for f in found.parts[part].glob("*.safetensors")]
+            files = [str(f.relative_to(folder())) for f in found.parts[part].glob("*.safetensors")]
             assert files
             assert set(files) <= known
-    judges = [str(f.relative_to(catalogue.folder())) for f in catalogue.folder().glob("wardrobe/judge-*/*.safetensors")]
+    judges = [str(f.relative_to(folder())) for f in folder().glob("wardrobe/judge-*/*.safetensors")]
     assert len(judges) == 2
     assert set(judges) <= known
 
 
 def test_model_index_of_the_embedded_world_names_its_parts() -> None:
-    index: dict[str, Any] = json.loads((catalogue.folder() / "wardrobe/model_index.json").read_text())
+    index: dict[str, Any] = json.loads((folder() / "wardrobe/model_index.json").read_text())
     assert set(catalogue.PARTS) <= set(index)
 
 

@@ -1,10 +1,10 @@
 """Continual unlearning's comparison: one sequence of requests under many methods, protocols and guards. Resumable.
 
-    python tools/continual_panel.py --out build/continual --dry-run
-    python tools/continual_panel.py --out build/continual                    # what is missing, cheapest first
-    python tools/continual_panel.py --out build/continual --only uce         # the row of this name, else every row that contains it
-    python tools/continual_panel.py --out build/continual --table docs/results/continual.md
-    python tools/continual_panel.py --out build/continual --part duge --first 2 --table docs/results/continual_duge.md
+    python studies/sequences.py --out build/continual --dry-run
+    python studies/sequences.py --out build/continual                    # what is missing, cheapest first
+    python studies/sequences.py --out build/continual --only uce         # the row of this name, else every row that contains it
+    python studies/sequences.py --out build/continual --table docs/results/continual.md
+    python studies/sequences.py --out build/continual --part duge --first 2 --table docs/results/continual_duge.md
 
 Part "methods" compares methods, protocols and guards; part "duge" takes DUGE apart, on as many requests as `--first` says.
 A cell is a row of the table under one order and one seed: a ledger of its own, computed by one thread. What cells share (the
@@ -16,138 +16,31 @@ that another machine finished is not run again.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
-import continual_page
+import grid
 import records
-from vestige import continual, edits, files, models, runs
-from vestige.continual import Order, plan
-from vestige.continual.guards import Guards
-from vestige.edits import Edit, merging
+import sequences_page
+import tables
+from sequences_rows import FIVE, MODEL, ORDERS, PARTS, ROWS, SCALE, SHARE, TITLES, TWIN, Row
+from vestige import continual, models, runs
+from vestige.continual import Order
 from vestige.errors import BadInput, RunConflict
 
-MODEL, TWIN = "wardrobe", "wardrobe-never-five"
-FIVE = ("sneaker", "bag", "dress", "trouser", "neon")
-ORDERS = (FIVE, FIVE[::-1], ("trouser", "neon", "sneaker", "dress", "bag"))  # of the later two, nothing was looked at beforehand
-METHODS = ("uce", "concept_ablation", "esd", "duge", "forget_me_not")
-# Under Concept Ablation. The share is the released one, TIES' share and scale are not tuned. The released pull of 25,000 belongs to a
-# sixtieth of this world's rate; here it lets nothing move. On the development concept (bag, 16 pictures each, selection judge; target,
-# neighbours, unrelated): 25,000 left 1.00 / 1.00 / 0.94, and 30 gave 0.06 / 1.00 / 0.88; the projection 0.19 / 1.00 / 0.88.
-GUARDS = {"L2 pull": Guards(pull=30.0), "selective": Guards(share=0.05), "projection": Guards(project=True)}
-SHARE, SCALE = 0.2, 1.0
 # A joint run may spend what the sequence spends: settings that count steps or pictures are multiplied by the number of requests.
 COUNTED = ("steps", "rollouts", "anchor_pictures", "target_pictures")
-SECONDS_A_CALL = 0.0020  # of CPU: the uce cell under quick-2, order 0, seed 0, took 104 s for 51,840 planned calls on one thread
-
-
-@dataclass(frozen=True)
-class Row:
-    """A row of the table.
-
-    Arguments:
-        order: Fields of a `course.Order`.
-        made: Makes the edit that is measured, from the folder of the cell that it rests on; None takes the order's steps.
-        rests: Row whose cell must be finished before.
-    """
-
-    order: dict[str, Any] = field(default_factory=dict)
-    made: Callable[[Path], Edit] | None = None
-    rests: str = ""
-
-    @property
-    def ordered(self) -> bool:
-        """Whether the order of requests is in it; a row without it has cells under the first order alone."""
-        return self.made is None and self.order.get("mode", "sequential") in ("sequential", "cumulative")
-
-
-def merged(folder: Path) -> Edit:
-    """TIES of the edits of an independent ledger, each checked by the ledger's own hashes."""
-    return merging.ties(models.load(MODEL), alone(folder), share=SHARE, scale=SCALE)
-
-
-def summed(folder: Path) -> Edit:
-    return edits.combine(models.load(MODEL), [(edit, 1.0) for edit in alone(folder)], method="sum")
-
-
-def averaged(folder: Path) -> Edit:
-    parts = alone(folder)
-    return edits.combine(models.load(MODEL), [(edit, 1 / len(parts)) for edit in parts], method="mean")
-
-
-def alone(folder: Path) -> list[Edit]:
-    from vestige.continual import Ledger
-    from vestige.runs import Run
-
-    return [edit for edit, _ in Ledger(Run(folder, {}), "independent").states(models.load(MODEL))]
-
-
-def twin(folder: Path) -> Edit:
-    """The whole difference to a model that drew none of the requests; both share everything but the denoiser."""
-    model = models.load(MODEL)
-    return edits.difference(model, models.load(TWIN), model.scope("unet"), method=TWIN)
-
-
-def methods() -> dict[str, Row]:
-    """Name -> row, cheapest first."""
-    made = {"twin of five": Row(made=twin)}
-    made |= {name: Row({"method": name}) for name in METHODS}
-    made |= {f"concept_ablation + {name}": Row({"method": "concept_ablation", "guards": held}) for name, held in GUARDS.items()}
-    made |= {f"{name}, again at every step": Row({"method": name, "mode": "cumulative"}) for name in METHODS if name in plan.JOINT}
-    made |= {f"{name}, each alone": Row({"method": name, "mode": "independent"}) for name in METHODS}
-    for title, how in (("TIES", merged), ("sum", summed), ("mean", averaged)):
-        made[f"concept_ablation, {title} of each alone"] = Row(made=how, rests="concept_ablation, each alone")
-    made |= {f"{name}, all at once": Row({"method": name, "mode": "simultaneous"}) for name in METHODS if name in plan.JOINT}
-    return made
-
-
-def duge() -> dict[str, Row]:
-    """The world's preset, and what each of its parts does: it keeps no pull, and 192 pictures of a memory of 200."""
-
-    def changed(**settings: Any) -> Row:
-        return Row({"method": "duge", "settings": {f"duge.{k}": v for k, v in settings.items()}})
-
-    return {
-        "duge": Row({"method": "duge"}),
-        "duge, no prior preservation": changed(retain_weight=0.0, related_weight=0.0),
-        "duge, memory of 20": Row({"method": "duge", "memory": 20}),
-        "duge, held to the original": changed(reference="original"),
-        "duge, all of cross-attention": changed(scope="cross-attention"),
-        "duge, pulled back": changed(pull_weight=1e-3),
-        "duge, pulled back by importance": changed(pull_weight=1e-3, importance="mas"),
-        "duge, towards the empty prompt": changed(reference_condition="null"),
-        "duge, no cross-attention loss": changed(attention_weight=0.0),
-    }
-
-
-TITLES = {"methods": "Continual unlearning, compared", "duge": "DUGE taken apart"}
-ROWS = {
-    "methods": f"""
-A row of the form "again at every step" forgets every request so far in each step, at the price of one; "each alone" is the mean over
-models that each forgot one request. All at once may spend as many steps and pictures as the sequence in all. The twin never drew any
-of them; its drift is that between two trainings. The pull is {GUARDS["L2 pull"].pull:g}, chosen on bag; the share that moves is
-{GUARDS["selective"].share:g}, TIES' share {SHARE:g} and scale {SCALE:g}, not tuned.""",
-    "duge": """
-Every row is the world's preset, chosen on bag, but for what its name says: keys and values alone train, towards the start token, beside
-a memory of 200 and with no pull. Towards the start token no reference is asked and without a pull none is held to, so "held to the
-original" must give the first row's numbers.""",
-}
-
-PARTS: dict[str, Callable[[], dict[str, Row]]] = {"methods": methods, "duge": duge}
 
 
 def order_of(row: Row, requests: tuple[str, ...], seed: int, suite: str) -> Order:
     order = Order(model=MODEL, requests=requests, suite=suite, seed=seed, **row.order)
     if order.mode != "simultaneous":
         return order
-    method = plan.resolve(order).unlearner
+    method = continual.resolve(order).unlearner
     more = {f"{order.method}.{k}": getattr(method, k) * len(requests) for k in COUNTED if hasattr(method, k)}
     return replace(order, settings=more)
 
@@ -177,16 +70,12 @@ class Cell:
 
     def result(self) -> dict[str, Any] | None:
         """The finished result of this very sequence, with all that is measured today; anything else counts as missing."""
-        found, spec = (files.object_in(self.folder() / name) for name in ("result.json", "spec.json"))
-        chosen = plan.resolve(self.order)
-        if found is None or spec is None or found.get("asked") != runs.key(chosen.asked()):
-            return None
-        return found if self.row.made is not None or runs.key(spec) == runs.key(chosen.spec()) else None
+        return grid.sequence(self.folder(), self.order, compared=self.row.made is not None)
 
     @property
     def key(self) -> str:
         """The hash of all that it depends on."""
-        chosen = plan.resolve(self.order)
+        chosen = continual.resolve(self.order)
         spec = {**chosen.spec(), **chosen.asked(), "row": self.name}
         if self.row.made is None:
             return runs.key(spec)
@@ -194,15 +83,15 @@ class Cell:
         made = {"rests": rests, "twin": models.identity(TWIN), "ties": [SHARE, SCALE]}
         return runs.key({**{k: v for k, v in spec.items() if k not in ("method", "settings", "mode", "memory")}, **made})
 
-    def record(self, kept: Mapping[str, dict[str, Any]]) -> dict[str, Any] | None:
-        """What its page reads: from its result here, or as another machine left it."""
+    def record(self) -> records.Record | None:
+        """What its page reads of its result here."""
         result = self.result()
-        return kept.get(self.key) if result is None else continual_page.record(self.key, self.name, self.number, self.seed, result)
+        return None if result is None else sequences_page.record(self.key, self.name, self.number, self.seed, result)
 
     def calls(self) -> tuple[int, int]:
         """Denoiser calls that it plans, its own and shared ones; one that is trained through counts three."""
         order = self.order if self.row.made is None else replace(self.order, mode="simultaneous", method="uce")  # two states to look at
-        chosen = plan.resolve(order)
+        chosen = continual.resolve(order)
         planned = chosen.planned_calls()
         shared = planned["scoring"] // (len(chosen.steps) + 1) + planned.get("memory", 0)
         return sum(planned.values()) - shared, shared
@@ -211,7 +100,7 @@ class Cell:
         from vestige.report import ledgers
 
         cache = self.options.out / "runs"
-        command = f"python tools/continual_panel.py --suite {self.options.suite}"
+        command = f"python studies/sequences.py --suite {self.options.suite}"
         if self.row.made is None:
             result = continual.continual(self.order, self.folder(), cache=cache, command=command)
         else:
@@ -232,35 +121,27 @@ def cells(options: argparse.Namespace) -> list[Cell]:
     return [cell for cell in every if cell.row.ordered or not cell.number]
 
 
-def timing(found: Iterable[Cell]) -> tuple[float, str]:
-    """Seconds a planned call, and where that is from: the slowest finished cell, since others found work done; else the constant."""
+def timing(found: Iterable[Cell]) -> tuple[float | None, str]:
+    """Seconds a planned call, and where that is from: the slowest finished cell, since others found work done; else it is measured."""
     timed = [(r["cost"]["seconds"] / sum(cell.calls()), cell.name) for cell in found if (r := cell.result()) is not None]
-    each, name = max(timed, default=(SECONDS_A_CALL, ""))
-    return each, f"the finished cell {name!r}" if name else "an earlier cell, uce under quick-2"
+    each, name = max(timed, default=(None, ""))
+    return each, f"the finished cell {name!r}" if name else "a try here"
 
 
 def dry(found: list[Cell]) -> str:
-    (each, source), finished_ = timing(found), finished(found)
-    lines, left = ["| cell | order | seed | calls | expected hours | state |", "|---|---|---|---|---|---|"], 0.0
+    finished_, rows = finished(found), []
     paid = {(cell.number, cell.seed) for cell in found if cell.result() is not None}  # here: what is shared is here too
     for cell in found:
         own, shared = cell.calls()
-        done, calls = cell in finished_, own + (0 if (cell.number, cell.seed) in paid else shared)
-        left += 0 if done else calls * each / 3600
+        calls = own + (0 if (cell.number, cell.seed) in paid else shared)
+        rows.append((f"{cell.name}, order {cell.number}, seed {cell.seed}", calls, cell in finished_))
         paid.add((cell.number, cell.seed))
-        state = "finished" if done else "missing"
-        lines.append(f"| {cell.name} | {cell.number} | {cell.seed} | {calls:,} | {calls * each / 3600:.2f} | {state} |")
-    return "\n".join([*lines, "", f"missing: {left:.1f} hours of one thread, at {1e3 * each:.2f} ms a call from {source}"])
+    return grid.dry(rows, *timing(found))
 
 
-def finished(found: Iterable[Cell]) -> dict[Cell, dict[str, Any]]:
+def finished(found: list[Cell]) -> dict[Cell, records.Record]:
     """Records of the cells that are finished, here or elsewhere."""
-    kept, done = {}, {}
-    for cell in found:
-        kept = kept or records.read(cell.options.records)
-        if (record := cell.record(kept)) is not None:
-            done[cell] = record
-    return done
+    return grid.finished(found, Cell.record, records.read(found[0].options.records))
 
 
 def table(found: list[Cell]) -> str:
@@ -269,11 +150,11 @@ def table(found: list[Cell]) -> str:
     if not done:
         raise BadInput(f"no cell under {asked.out} is finished; run the panel first")
     part = "" if asked.part == "methods" else f" --part {asked.part} --first {asked.first}"
-    return continual_page.page(
+    return sequences_page.page(
         list(done.values()),
         [(cell.name, cell.number, cell.seed) for cell in found if cell not in done],
         title=TITLES[asked.part],
-        command=f"python tools/continual_panel.py --suite {asked.suite} --orders {asked.orders} --seeds {asked.seeds}{part}",
+        command=f"python studies/sequences.py --suite {asked.suite} --orders {asked.orders} --seeds {asked.seeds}{part}",
         orders="; ".join(f"{i}: {', '.join(o[: asked.first])}" for i, o in enumerate(ORDERS[: asked.orders])),
         rows=ROWS[asked.part],
     )
@@ -291,13 +172,13 @@ def work(found: list[Cell]) -> None:
         except (RunConflict, BadInput) as error:  # another process's, or resting on one that is
             print(f"{cell.name}: passed over; {error}", flush=True)
             continue
-        last = " | ".join(continual_page.shown(continual_page.record(cell.key, cell.name, cell.number, cell.seed, result)))
+        last = " | ".join(sequences_page.shown(sequences_page.record(cell.key, cell.name, cell.number, cell.seed, result)))
         used = f"{time.monotonic() - began:.0f} s, {time.process_time() - cpu:.0f} s of CPU"
         print(f"{cell.name}, order {cell.number}, seed {cell.seed}: {last}; {used}", flush=True)
 
 
 def arguments() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = grid.parser(__doc__)
     parser.add_argument("--out", type=Path, default=Path("build/continual"))
     parser.add_argument("--records", type=Path, default=Path("docs/results"), help="what other machines have finished")
     parser.add_argument("--suite", default="quick")
@@ -318,8 +199,7 @@ def main() -> None:
         sys.stdout.write(dry(found) + "\n")
     elif options.table is not None:
         page = table(found)
-        options.table.parent.mkdir(parents=True, exist_ok=True)
-        options.table.write_text(page, "utf-8")
+        tables.write(options.table, page)
         records.write(options.table.with_suffix(".jsonl"), finished(found).values())
         sys.stdout.write(page)
     else:
@@ -327,6 +207,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    torch.set_num_threads(1)
-    main()
+    grid.start(main, threads=1)

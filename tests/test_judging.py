@@ -12,7 +12,9 @@ from torch import Tensor
 
 from vestige.errors import Incompatible, UnknownName
 from vestige.metrics import Detector
-from vestige.metrics.judge import crossed, prepared, score, scored
+from vestige.metrics.judge import scored
+from vestige.metrics.pixels import prepared
+from vestige.metrics.score import crossed, score
 from vestige.seeds import generator
 from vestige.verdict.intervals import judged, share, wilson
 

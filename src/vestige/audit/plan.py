@@ -134,8 +134,9 @@ class Plan:
             taught = whole and suite.plasticity and attack.lesson is not None
             single = int(whole) + (2 * min(n, PLASTICITY_REPLICATES) if taught else 0)
             calls["attacks"] += n * 2 * sum(ways) + single * ways[0]
-            scored = sum(map(attack.tries, own.budget.points)) * (suite.pictures + suite.select_pictures) * each
-            calls["scoring"] += (n * 2 * len(ways) + single) * scored + (n - 1) * suite.pictures * each * whole
+            calls["scoring"] += (n * 2 * len(ways) + single) * cost.scored(attack, own.budget, suite) * each
+        if whole:  # the original's plain pictures; the first replicate's are the zero point of its attacked arm
+            calls["scoring"] += (n - 1) * (suite.pictures + suite.select_pictures) * each
         if self.unlearner is not None:
             calls["unlearning"] = cost.unlearning(self.unlearner, *_drawn(self.request))
         return calls

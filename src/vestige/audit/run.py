@@ -119,6 +119,6 @@ def _result(experiment: Experiment, command: str) -> dict[str, Any]:
         "utility": result.utility(usable),
         "diagnostics": experiment.diagnostics,
         "strips": result.strips(experiment, found[head], head),
-        "cost": result.cost(experiment, found),
+        "cost": result.cost(experiment, found, taught),
         **result.provenance(experiment, command),
     }

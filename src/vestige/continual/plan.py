@@ -158,7 +158,7 @@ class SequencePlan:
         attacked = self.order.replicates * (asked * (asked + 1) // 2 if self.order.mode in CHAINED else asked)
         for name, (attack, planned) in self.attacks.items():
             ways = (attack, *attack.variants().values())
-            scored = sum(map(attack.tries, planned.budget.points)) * (self.suite.pictures + self.suite.select_pictures) * picture
+            scored = cost.scored(attack, planned.budget, self.suite) * picture
             made[name] = attacked * sum(scored + way.calls(planned.budget.last, planned.references) for way in ways)
         return made
 

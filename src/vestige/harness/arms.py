@@ -27,7 +27,7 @@ from vestige.harness import diagnostics
 from vestige.harness.bench import NUMERICS, Bench, shows
 from vestige.methods import Attack, Budget, Candidate, optimiser
 from vestige.metrics import Judge
-from vestige.metrics.judge import crossed
+from vestige.metrics.score import crossed
 from vestige.seeds import derive
 from vestige.verdict.intervals import share
 

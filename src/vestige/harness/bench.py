@@ -15,7 +15,8 @@ from vestige.concepts.concept import Prompt
 from vestige.diffusion.model import Watch, silent
 from vestige.harness.suites import Suite
 from vestige.metrics import Judge
-from vestige.metrics.judge import Extractor, crossed
+from vestige.metrics.judge import Extractor
+from vestige.metrics.score import crossed
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,8 @@ from vestige.diffusion import Model
 from vestige.diffusion.model import Watch, silent
 from vestige.diffusion.sampling import Drawing, chunks, pictures
 from vestige.metrics import Judge, Score
-from vestige.metrics.judge import by, crossed
+from vestige.metrics.judge import by
+from vestige.metrics.score import crossed
 from vestige.seeds import derive
 
 SCORES = "scores.json"

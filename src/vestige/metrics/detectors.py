@@ -23,7 +23,8 @@ from torch import Tensor
 
 from vestige import files
 from vestige.errors import BadInput
-from vestige.metrics.judge import Detector, prepared
+from vestige.metrics.judge import Detector
+from vestige.metrics.pixels import prepared
 
 GROUP = "label"  # stands for the concept's own group until `Detector.told` names it
 TEMPLATE = "a photo of a {}"

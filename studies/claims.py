@@ -92,7 +92,7 @@ def finished(options: argparse.Namespace) -> dict[Cell, records.Record]:
     """What tables read of every cell that is finished, here or by its record."""
 
     def here(cell: Cell) -> records.Record | None:
-        audit = grid.result(cell.folder(options.out), cell.request())
+        audit = grid.result(cell.folder(options.out), lambda: cell.key)
         return None if audit is None else records.record(cell.key, audit)
 
     return grid.finished(cells(options), here, records.read(options.records))

@@ -48,10 +48,14 @@ def key(request: Request) -> str:
     return runs.key(audit.resolve(request).spec())
 
 
-def result(folder: Path, request: Request) -> dict[str, Any] | None:
-    """The result of this very audit, if it has finished in the folder."""
+def result(folder: Path, own: Callable[[], str]) -> dict[str, Any] | None:
+    """The result of this very audit, if it has finished in the folder.
+
+    Arguments:
+        own: Gives the audit's key; asked only where something has finished.
+    """
     found, spec = _stored(folder)
-    return found if spec is not None and found is not None and runs.key(spec) == key(request) else None
+    return found if spec is not None and found is not None and runs.key(spec) == own() else None
 
 
 def sequence(folder: Path, order: Order, *, compared: bool = False) -> dict[str, Any] | None:

@@ -10,6 +10,7 @@ be called erased. The rest is judged by its order.
 from __future__ import annotations
 
 import argparse
+import functools
 import math
 import sys
 from collections.abc import Callable
@@ -98,6 +99,10 @@ def request(fields: dict[str, object], options: argparse.Namespace) -> audit.Req
     return audit.Request(concept=options.concept, suite=options.suite, attacks=("memora",), **values)  # type: ignore[arg-type]
 
 
+def key(fields: dict[str, object], options: argparse.Namespace) -> str:
+    return grid.key(request(fields, options))
+
+
 def interval(found: dict[str, float | None]) -> str:
     """An interval as a result holds it."""
     value, low, high = (found[end] for end in ("value", "low", "high"))
@@ -144,7 +149,7 @@ def main() -> None:
             verdict = done["verdict"]
             print(f"{name}: {verdict['kind']}; {verdict['reason']}; {done['cost']['seconds']:.0f} s", flush=True)
             results[name] = done
-        elif (folder / "result.json").exists() and (found := grid.result(folder, request(fields, options))) is not None:
+        elif (found := grid.result(folder, functools.partial(key, fields, options))) is not None:
             results[name] = found
     if options.table is not None:
         if not results:

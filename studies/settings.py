@@ -196,7 +196,7 @@ def cells(options: argparse.Namespace, rows: Mapping[str, Row]) -> list[Cell]:
 
 
 def result(options: argparse.Namespace, cell: Cell) -> dict[str, Any] | None:
-    return grid.result(cell.folder(options), cell.request(options))
+    return grid.result(cell.folder(options), lambda: grid.key(cell.request(options)))
 
 
 def finished(options: argparse.Namespace, rows: Mapping[str, Row]) -> dict[str, list[dict[str, Any]]]:

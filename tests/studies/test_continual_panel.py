@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from test_continual import Nudge, small_world  # noqa: F401
-from vestige import continual, registry
+from chains import Nudge, small_world  # noqa: F401
+from oracles import tiny_model
+from vestige import continual, models, registry
 from vestige.errors import BadInput
-from vestige.models import catalogue
 
 
 @pytest.fixture
@@ -50,12 +50,10 @@ def options(out: Path, **changes: Any) -> argparse.Namespace:
 @pytest.fixture
 def tiny(panel: Any, study: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch) -> Any:
     """Two requests, a method of the tests, and a twin that is another random network."""
-    from oracles import tiny_model
-
     twin = tiny_model(1)
-    twin.parts = {**catalogue.load("").parts, "unet": twin.parts["unet"]}  # type: ignore[attr-defined]
-    plain = catalogue.load
-    monkeypatch.setattr(catalogue, "load", lambda name: twin if name == panel.TWIN else plain(name))
+    twin.parts = {**models.load("").parts, "unet": twin.parts["unet"]}  # type: ignore[attr-defined]
+    plain = models.load
+    monkeypatch.setattr(models, "load", lambda name: twin if name == panel.TWIN else plain(name))
     monkeypatch.setattr(panel, "ORDERS", (("bag", "dress"), ("dress", "bag")))
     comparators = study("sequences_rows")
     row = comparators.Row
@@ -81,7 +79,7 @@ def test_every_comparator_is_a_row(panel: Any) -> None:
 
 
 def test_every_order_is_of_the_twins_concepts(panel: Any) -> None:
-    assert all(sorted(order) == sorted(catalogue.card(panel.TWIN).never_drew) for order in panel.ORDERS)
+    assert all(sorted(order) == sorted(models.card(panel.TWIN).never_drew) for order in panel.ORDERS)
     assert len({*panel.ORDERS}) == len(panel.ORDERS)
 
 
@@ -174,7 +172,7 @@ def test_the_twin_is_the_twin_bit_for_bit(tiny: Any, tmp_path: Path) -> None:
     (cell,) = tiny.cells(options(tmp_path, only="twin of five"))
     result = cell.run()
     assert result["method"]["name"] == "wardrobe-never-five"
-    assert result["steps"][-1]["fingerprint"] == catalogue.load(tiny.TWIN).fingerprint[:16]
+    assert result["steps"][-1]["fingerprint"] == models.load(tiny.TWIN).fingerprint[:16]
 
 
 def test_a_result_of_other_requests_counts_as_missing(tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""The tool that compares methods on a sequence: which cells it plans, that they run and resume, and what its page says."""
+"""The study that compares methods on a sequence: which cells it plans, that they run and resume, and what its page says."""
 
 from __future__ import annotations
 

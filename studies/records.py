@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from vestige import files as durable
+from vestige import files
 
 Record = dict[str, Any]
 MADE = ("vestige", "torch", "model_hash", "edited_hash", "seeds", "edit_seed")
@@ -47,15 +47,22 @@ def _attack(found: Mapping[str, Any]) -> dict[str, Any]:
     return {"arms": arms, **{name: found[name] for name in HOW if name in found}}
 
 
+def at(value: Any, *keys: str | int) -> Any:
+    """What lies below a path of keys and places in plain data; None where it ends early."""
+    for key in keys:
+        value = value.get(key) if isinstance(value, Mapping) else value[key] if isinstance(key, int) and value else None
+    return value
+
+
 def read(place: Path) -> dict[str, Record]:
     """Key -> record, of one file or of every file in a folder; nothing where there is none."""
-    files = sorted(place.glob("*.jsonl")) if place.is_dir() else [place] if place.exists() else []
-    found = (json.loads(line) for file in files for line in file.read_text("utf-8").splitlines())
+    places = sorted(place.glob("*.jsonl")) if place.is_dir() else [place] if place.exists() else []
+    found = (json.loads(line) for file in places for line in file.read_text("utf-8").splitlines())
     return {one["key"]: one for one in found}
 
 
 def write(file: Path, kept: Iterable[Mapping[str, Any]]) -> None:
     """Write records, whole or not at all."""
     lines = (json.dumps(one, sort_keys=True, separators=(",", ":")) + "\n" for one in kept)
-    durable.make(file.parent)
-    durable.write(file.parent, file.name, "".join(lines).encode())
+    files.make(file.parent)
+    files.write(file.parent, file.name, "".join(lines).encode())

@@ -1,7 +1,7 @@
 """AutoMemoRa's weight: recall of the concept against damage to everything else. Resumable; writes a CSV, a table and a curve.
 
-    python tools/automemora.py --concept sneaker --unlearner esd --out build/automemora
-    python tools/automemora.py --concept bag --pictures 24 --weights 0,0.5,1,2 --judge select
+    python studies/automemora.py --concept sneaker --unlearner esd --out build/automemora
+    python studies/automemora.py --concept bag --pictures 24 --weights 0,0.5,1,2 --judge select
 
 For every w, at equal seeds: how often held-out prompts show the concept, how often prompts of unrelated concepts show theirs, the
 distance (KID) of those pictures to the original's, and CLIP scores of both. Main is the recovered model; with the edited one as
@@ -14,14 +14,16 @@ from __future__ import annotations
 
 import argparse
 import csv
-import os
+import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
-from vestige import concepts, data, models, registry
+import grid
+import tables
+from vestige import concepts, data, files, models, registry
 from vestige.attacks.automemora import automemora
 from vestige.concepts import Concept, images
 from vestige.concepts.concept import Prompt
@@ -36,6 +38,7 @@ from vestige.harness.unlearning import unlearned
 from vestige.methods import Attack, Budget
 from vestige.metrics import alignment, classifier, fidelity
 from vestige.seeds import derive
+from vestige.verdict import Interval
 from vestige.verdict.intervals import wilson
 
 WORLD = data.folder() / "wardrobe"
@@ -104,26 +107,26 @@ def read(file: Path) -> dict[str, dict[str, str]]:
 
 
 def add(file: Path, row: dict[str, object]) -> None:
-    """Append by rewriting and renaming: a file that exists is whole."""
-    rows, part = [*read(file).values(), row], file.with_name(file.name + ".part")
-    with part.open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, FIELDS)
-        writer.writeheader()
-        writer.writerows(rows)
-    part.replace(file)
+    """Append by rewriting: a file that exists is whole."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, FIELDS)
+    writer.writeheader()
+    writer.writerows([*read(file).values(), row])
+    tables.write(file, text.getvalue())
+
+
+def rate(row: dict[str, float], name: str) -> str:
+    """A measured rate and its interval."""
+    return tables.interval(Interval(*(row[f"{name}{end}"] for end in ("", "_low", "_high"))))
 
 
 def table(rows: dict[str, dict[str, str]]) -> str:
-    lines = [
-        "| w | recall | unrelated right | KID to the original's | CLIP, concept | CLIP, unrelated |",
-        "|---|---|---|---|---|---|",
-    ]
+    lines = []
     for name, r in sorted(rows.items(), key=lambda item: (item[0] != "original", item[0] != "edited", _number(item[0]))):
         x = {k: float(r[k]) for k in FIELDS[1:]}
-        rates = [f"{x[k]:.2f} [{x[k + '_low']:.2f}, {x[k + '_high']:.2f}]" for k in ("recall", "unrelated")]
-        cells = [name, *rates, f"{x['kid']:.4f}", f"{x['clip']:.1f}", f"{x['clip_unrelated']:.1f}"]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        rates = [rate(x, k) for k in ("recall", "unrelated")]
+        lines.append([name, *rates, tables.number(x["kid"], 4), tables.number(x["clip"], 1), tables.number(x["clip_unrelated"], 1)])
+    return tables.table(["w", "recall", "unrelated right", "KID to the original's", "CLIP, concept", "CLIP, unrelated"], lines)
 
 
 def _number(text: str) -> float:
@@ -162,8 +165,15 @@ def curve(rows: dict[str, dict[str, str]], width: int = 560, height: int = 260) 
     return "\n".join([head, *parts, "</svg>", ""])
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def page(options: argparse.Namespace, bench: Bench, mark: str, text: str) -> str:
+    command = f"python studies/automemora.py --concept {bench.concept.name} --unlearner {options.unlearner} --suite {options.suite}"
+    about = f"`{command}`; {options.pictures} pictures a rate, MemoRa {options.steps} steps, replicate {options.replicate}, "
+    about += f"judge {bench.judge.name} {bench.judge.version}, CLIP {bench.clip.weights_hash[:12]}, edited model {mark}."
+    return f"# AutoMemoRa: {bench.concept.name}\n\n{about}\n\n{text}\n\n![]({options.page.stem}.svg)\n"
+
+
+def arguments() -> argparse.ArgumentParser:
+    parser = grid.parser(__doc__)
     parser.add_argument("--concept", default="bag")
     parser.add_argument("--unlearner", default="esd")
     parser.add_argument("--suite", default="quick", help="whose sampler and MemoRa settings hold")
@@ -174,11 +184,15 @@ def main() -> None:
     parser.add_argument("--judge", choices=("verify", "select"), default="verify")
     parser.add_argument("--out", type=Path, default=Path("build/automemora"))
     parser.add_argument("--page", type=Path, help="write table and curve here, e.g. docs/results/automemora/sneaker.md")
-    options = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    options = arguments().parse_args()
     suite, concept = suites.load(options.suite, "wardrobe"), concepts.load(options.concept)
     name = f"{concept.name}-{options.unlearner}-{suite.version}-{options.steps}-{options.replicate}-{options.pictures}-{options.judge}"
     folder = options.out / name
-    folder.mkdir(parents=True, exist_ok=True)
+    files.make(folder)
     original = models.load("wardrobe")
     edit = forgotten(original, concept, options.unlearner, options.out / "runs")
     edited = original.edited(edit)
@@ -195,18 +209,12 @@ def main() -> None:
             sys.stderr.write(f"w = {w}: done\n")
     text, picture = table(read(file)), curve(read(file))
     automemora(adapter, 0.5, on=edit).save(folder / "half.safetensors")  # for `vestige generate --edit`
-    (folder / "curve.svg").write_text(picture)
+    tables.write(folder / "curve.svg", picture)
     if options.page is not None:
-        options.page.parent.mkdir(parents=True, exist_ok=True)
-        options.page.with_suffix(".svg").write_text(picture)
-        command = f"python tools/automemora.py --concept {concept.name} --unlearner {options.unlearner} --suite {options.suite}"
-        about = f"`{command}`; {options.pictures} pictures a rate, MemoRa {options.steps} steps, replicate {options.replicate}, "
-        about += f"judge {bench.judge.name} {bench.judge.version}, CLIP {bench.clip.weights_hash[:12]}, edited model {mark}."
-        options.page.write_text(f"# AutoMemoRa: {concept.name}\n\n{about}\n\n{text}\n\n![]({options.page.stem}.svg)\n")
-    sys.stdout.write(text + "\n")
+        tables.write(options.page.with_suffix(".svg"), picture)
+        tables.write(options.page, page(options, bench, mark, text))
+    print(text)
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
-    main()
+    grid.start(main)

@@ -1,7 +1,8 @@
 """What an attack's or an unlearner's result rests on: one concept, many settings, each an audit against its own never arm. Resumable.
 
-    python tools/studies.py memora --dry-run
-    python tools/studies.py memora --out build/studies --page docs/results/studies/memora.md
+    python studies/settings.py memora --dry-run
+    python studies/settings.py memora --out build/studies --workers 2
+    python studies/settings.py memora --out build/studies --page docs/results/studies/memora.md
 
 Studies:
     memora      How much of MemoRa's recovery is memory, and how much is learning: raw references, no interpolation, depth and guidance
@@ -20,23 +21,21 @@ before the settings are written down here.
 from __future__ import annotations
 
 import argparse
-import json
-import math
-import os
+import functools
+import statistics
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from vestige import models, registry
+import grid
+import tables
+from records import at
+from vestige import registry
 from vestige.audit import Request, resolve
-from vestige.diffusion.sampling import noise
 from vestige.harness import suites
-from vestige.verdict import Interval, comparison, measure
+from vestige.verdict import comparison, measure
 
 REAL = Path("build/real")  # folders of true pictures, tools/wardrobe/real.py
 Audits = Sequence[Mapping[str, Any]]
@@ -176,63 +175,46 @@ PAIRS: Mapping[str, tuple[tuple[int, tuple[int, ...]], ...]] = {"memora": ONE, "
 BOTH = ((0, (0,)), (1, (1,)))
 
 
-def place(options: argparse.Namespace, name: str, edit: int) -> Path:
-    """Where the audit of a row's edit lies."""
-    return Path(options.out / options.study / options.concept / name.replace(": ", "_").replace(" ", "_") / str(edit))
+@dataclass(frozen=True)
+class Cell:
+    """The audit of an edit of a row."""
+
+    name: str
+    row: Row = field(repr=False)
+    edit: int
+    seeds: tuple[int, ...] = field(repr=False)
+
+    def folder(self, options: argparse.Namespace) -> Path:
+        return Path(options.out / options.study / options.concept / self.name.replace(": ", "_").replace(" ", "_") / str(self.edit))
+
+    def request(self, options: argparse.Namespace) -> Request:
+        return self.row.request(options.concept, self.edit, self.seeds)
+
+
+def cells(options: argparse.Namespace, rows: Mapping[str, Row]) -> list[Cell]:
+    return [Cell(name, row, *pair) for pair in PAIRS.get(options.study, BOTH) for name, row in rows.items()]
+
+
+def result(options: argparse.Namespace, cell: Cell) -> dict[str, Any] | None:
+    return grid.result(cell.folder(options), lambda: grid.key(cell.request(options)))
 
 
 def finished(options: argparse.Namespace, rows: Mapping[str, Row]) -> dict[str, list[dict[str, Any]]]:
-    found: dict[str, list[dict[str, Any]]] = {}
-    for name in rows:
-        for edit, _ in PAIRS.get(options.study, BOTH):
-            path = place(options, name, edit) / "result.json"
-            if path.exists():
-                found.setdefault(name, []).append(json.loads(path.read_text()))
-    return found
+    """Row -> its audits, in the rows' order."""
+    found = [(cell.name, audit) for cell in cells(options, rows) if (audit := result(options, cell)) is not None]
+    return {name: audits for name in rows if (audits := [audit for row, audit in found if row == name])}
 
 
-def speed(rows: int = 64, tries: int = 5) -> float:
-    """Processor seconds of a single denoiser call here, in batches; the best of a few tries."""
-    model = models.load("wardrobe")
-    x, condition, best = noise(model.latent_shape, range(rows)), model.condition([""]).repeat(rows), float("inf")
-    with torch.no_grad():
-        for _ in range(tries):
-            began = time.process_time()  # whatever else the machine does
-            model.denoise(x, torch.full((rows,), 500), condition)
-            best = min(best, time.process_time() - began)
-    return best / rows
-
-
-def dry(rows: Mapping[str, Row], options: argparse.Namespace) -> None:
-    """Planned hours, if nothing is stored; arms that rows share are counted in each."""
-    each, total = speed(), 0.0
-    for name, row in rows.items():
-        asked = [row.request(options.concept, *pair) for pair in PAIRS.get(options.study, BOTH)]
-        calls = sum(sum(resolve(request).planned_calls().values()) for request in asked)
-        total += calls * each / 3600
-        sys.stdout.write(f"{name:<36} {calls:>12,} calls  {calls * each / 3600:6.2f} h\n")
-    sys.stdout.write(f"{'together, at most':<36} {'':>12}        {total:6.2f} h  ({1e3 * each:.2f} ms a call here)\n")
-
-
-def shown(x: Interval) -> str:
-    return f"{x.value:.2f} [{x.low:.2f}, {x.high:.2f}]" if math.isfinite(x.high - x.low) else f"{x.value:.2f}"
+def dry(rows: Mapping[str, Row], options: argparse.Namespace) -> str:
+    """What is left if nothing is stored; arms that rows share are counted in each."""
+    asked = [(cell, sum(resolve(cell.request(options)).planned_calls().values())) for cell in cells(options, rows)]
+    return grid.dry((f"{cell.name}, edit {cell.edit}", calls, result(options, cell) is not None) for cell, calls in asked)
 
 
 def mean(audits: Audits, *keys: str | int) -> float | None:
     """Mean over audits of a number in them; None where one has none."""
-    values = []
-    for audit in audits:
-        value: Any = audit
-        for key in keys:
-            value = value.get(key) if isinstance(value, Mapping) else value[key] if value else None
-        if value is None:
-            return None
-        values.append(float(value))
-    return sum(values) / len(values)
-
-
-def number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
+    values = [at(audit, *keys) for audit in audits]
+    return None if None in values else statistics.fmean(values)
 
 
 def as_given(audits: Audits, attack: str) -> list[dict[str, Any]]:
@@ -253,24 +235,25 @@ def table(rows: Mapping[str, Row], found: Mapping[str, Audits]) -> str:
     """A line a row and attack. Utility is that of the headline attack at its last budget, so it stands for audits of one attack only."""
     head = ["setting", "attack", "edits x attacks", "plain", "F", "reach", "last, edited", "last, never", "pictures show it: edited, never"]
     head += ["neighbours: edit, attacked", "unrelated: edit, attacked", "verdict"]
-    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
-    for name, given in found.items():
-        for attack in rows[name].attacks:
-            audits = as_given(given, attack)
-            m = measure(comparison.pooled(audits, attack), attacks=len(rows[name].attacks))
-            count = f"{len(audits)} x {len(audits[0]['provenance']['seeds'])}"
-            ends = [number(mean(audits, "attacks", attack, "arms", arm, "curve", -1, "score")) for arm in ("edited", "never")]
-            share = [number(mean(audits, "attacks", attack, "notes", arm, "references_show")) for arm in ("edited", "never")]
-            cells = [name, attack, count, number(mean(audits, "plain", "edited", "value"))]
-            cells += [("at least " if m.censored else "") + shown(m.speedup), shown(m.reach), *ends, ", ".join(share)]
-            alone = len(rows[name].attacks) == 1
-            for group in ("neighbours", "unrelated"):
-                after = mean(audits, "utility", group, "after_attack", "value") if alone else None
-                cells.append(f"{number(mean(audits, 'utility', group, 'after', 'value'))}, {number(after)}")
-            told = [a["verdict"] for a in audits if len(a["provenance"]["seeds"]) > 1]
-            cells.append(", ".join(v["kind"] for v in told) or "-")
-            lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    return tables.table(head, [line(name, rows[name], a, audits) for name, audits in found.items() for a in rows[name].attacks])
+
+
+def line(name: str, row: Row, attack: str, given: Audits) -> list[str]:
+    audits, alone = as_given(given, attack), len(row.attacks) == 1
+
+    def number(*keys: str | int) -> str:
+        return tables.number(mean(audits, *keys))
+
+    count = f"{len(audits)} x {len(audits[0]['provenance']['seeds'])}"
+    cells_ = [name, attack, count, number("plain", "edited", "value")]
+    cells_ += tables.savings(measure(comparison.pooled(audits, attack), attacks=len(row.attacks)))
+    cells_ += [number("attacks", attack, "arms", arm, "curve", -1, "score") for arm in ("edited", "never")]
+    cells_.append(", ".join(number("attacks", attack, "notes", arm, "references_show") for arm in ("edited", "never")))
+    for group in ("neighbours", "unrelated"):
+        after = number("utility", group, "after_attack", "value") if alone else tables.NOTHING
+        cells_.append(f"{number('utility', group, 'after', 'value')}, {after}")
+    told = [audit["verdict"]["kind"] for audit in audits if len(audit["provenance"]["seeds"]) > 1]
+    return [*cells_, ", ".join(told) or tables.NOTHING]
 
 
 def page(rows: Mapping[str, Row], options: argparse.Namespace) -> str:
@@ -280,7 +263,7 @@ def page(rows: Mapping[str, Row], options: argparse.Namespace) -> str:
     first = next(iter(found.values()))[0]
     missing = [name for name in rows if name not in found]
     half = sum(len(audits) < len(PAIRS.get(options.study, BOTH)) for audits in found.values())
-    about = f"`python tools/studies.py {options.study} --concept {options.concept} --out {options.out} --page {options.page}`; suite "
+    about = f"`python studies/settings.py {options.study} --concept {options.concept} --out {options.out} --page {options.page}`; suite "
     about += f"{first['suite']}, control {first['control']['name']}, verification judge {first['detector']['verification']['version']}. "
     about += "The edited model is attacked as the row says, the never arm by the better of two ways; verdicts are the audits' own. "
     about += "Brackets are t intervals over edits and attacks together; those of a row's attacks hold together at 95 % (of two, 97.5 % "
@@ -290,40 +273,31 @@ def page(rows: Mapping[str, Row], options: argparse.Namespace) -> str:
     return f"# Study: {options.study}, {options.concept}\n\n{about}{rest}\n\n{table(rows, found)}\n"
 
 
-def run(rows: Mapping[str, Row], options: argparse.Namespace) -> None:
-    from vestige import api
-
-    for edit, seeds in PAIRS.get(options.study, BOTH):
-        for name, row in rows.items():
-            folder = place(options, name, edit)
-            if (folder / "result.json").exists():
-                continue
-            request = row.request(options.concept, edit, seeds)
-            result = api.run_audit(folder, cache=options.cache or options.out / "runs", **vars(request))
-            print(f"{name}, edit {edit}: {result['verdict']['kind']}; {result['cost']['seconds']:.0f} s", flush=True)
+def run(options: argparse.Namespace, cell: Cell) -> None:
+    done = grid.audited(cell.folder(options), cell.request(options), options.cache or options.out / "runs")
+    print(f"{cell}: {done['verdict']['kind']}; {done['cost']['seconds']:.0f} s", flush=True)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def arguments() -> argparse.ArgumentParser:
+    parser = grid.parser(__doc__)
     parser.add_argument("study", choices=STUDIES)
     parser.add_argument("--concept", default="sneaker")
     parser.add_argument("--only", default="", help="rows whose name contains this")
-    parser.add_argument("--out", type=Path, default=Path("build/studies"))
-    parser.add_argument("--cache", type=Path, help="folder of runs to share with other audits; default OUT/runs")
-    parser.add_argument("--page", type=Path, help="write what has finished here, and run nothing")
-    parser.add_argument("--dry-run", action="store_true", help="print planned hours, and run nothing")
-    options = parser.parse_args()
+    grid.resumable(parser, "build/studies")
+    return parser
+
+
+def main() -> None:
+    options = arguments().parse_args()
     rows = {name: row for name, row in STUDIES[options.study]().items() if options.only in name}
     if options.dry_run:
-        dry(rows, options)
+        print(dry(rows, options))
     elif options.page:
-        options.page.parent.mkdir(parents=True, exist_ok=True)
-        options.page.write_text(page(rows, options))
+        tables.write(options.page, page(rows, options))
     else:
-        run(rows, options)
+        todo = [cell for cell in cells(options, rows) if result(options, cell) is None]
+        grid.work(todo, functools.partial(run, options), options.workers)
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
-    main()
+    grid.start(main)

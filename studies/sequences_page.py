@@ -1,9 +1,12 @@
-"""The page of `tools/continual_panel.py`: what a record keeps of a finished sequence, and the tables that records make."""
+"""The page of `studies/sequences.py`: what a record keeps of a finished sequence, and the tables that records make."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+from records import at
+from tables import NOTHING, number, table
 
 COLUMNS = {
     "unlearned": ("unlearning_accuracy",),
@@ -48,13 +51,6 @@ def record(key: str, row: str, order: int, seed: int, result: Mapping[str, Any])
     }
 
 
-def at(step: Any, *keys: str) -> Any:
-    """What lies below a path of keys; None where it ends early."""
-    for key in keys:
-        step = step.get(key) if isinstance(step, Mapping) else None
-    return step
-
-
 def mean(values: Iterable[float | None]) -> float | None:
     known = [v for v in values if v is not None]
     return sum(known) / len(known) if known else None
@@ -75,24 +71,16 @@ def _mean(quantities: Sequence[Any]) -> dict[str, float | None] | None:
 def shown(kept: Mapping[str, Any]) -> list[str]:
     """A record's numbers as the table says them."""
     cells = [_number(name, kept["columns"][name]) for name in COLUMNS]
-    return [*cells, "-" if kept["drift"] is None else f"{kept['drift']:.2f}", f"{kept['seconds']:.0f}"]
+    return [*cells, number(kept["drift"]), number(kept["seconds"], 0)]
 
 
 def _number(column: str, quantity: Mapping[str, float | None] | None) -> str:
     if quantity is None or quantity["value"] is None:
-        return "-"
+        return NOTHING
     if column == "KID":
         return f"{quantity['value']:.3g}"
     value, low, high = (None if quantity[end] is None else f"{round(100 * (quantity[end] or 0))}" for end in ENDS)
     return f"{value}" if None in (low, high) else f"{value} [{low}, {high}]"
-
-
-def _line(cells: Iterable[str]) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    return "\n".join([_line(head), "|" + "---|" * len(head), *map(_line, rows)])
 
 
 def across(kept: Sequence[Mapping[str, Any]]) -> str:
@@ -111,13 +99,13 @@ def across(kept: Sequence[Mapping[str, Any]]) -> str:
         ]
         for name, several in rows.items()
     ]
-    return f"\n## Over orders\n\nMean over runs, lowest to highest.\n\n{_table(['row', 'runs', *COLUMNS], made)}\n"
+    return f"\n## Over orders\n\nMean over runs, lowest to highest.\n\n{table(['row', 'runs', *COLUMNS], made)}\n"
 
 
 def spread(values: Sequence[float | None], column: str) -> str:
     known = [v if column == "KID" else 100 * v for v in values if v is not None]
     if not known:
-        return "-"
+        return NOTHING
     mean_, low, high = (f"{v:.3g}" if column == "KID" else f"{round(v)}" for v in (sum(known) / len(known), min(known), max(known)))
     return f"{mean_} ({low} to {high})"
 
@@ -145,11 +133,11 @@ def page(
         rows: What the rows are.
     """
     first = kept[0]
-    told = EXPLAINED.format(original="-" if first["original"] is None else f"{100 * first['original']:.0f}")
+    told = EXPLAINED.format(original=NOTHING if first["original"] is None else f"{100 * first['original']:.0f}")
     versions = ", ".join(sorted({one["vestige"] for one in kept}))
     about = f"`{command}`;\nsuite {first['suite']}, model {first['model_hash']}, verification judge {first['judge']}, vestige {versions}."
     about += f"\nOrders: {orders}."
     back = READ_BACK if any(one.get("read_back") for one in kept) else ""
     head = ["row", "order", "seed", *COLUMNS, "drift", "seconds to unlearn"]
     lines = [[one["row"] + (" *" if one.get("read_back") else ""), str(one["order"]), str(one["seed"]), *shown(one)] for one in kept]
-    return f"# {title}\n\n{about}\n{told}\n{rows}\n{back}\n\n{_table(head, lines)}\n{missing(lacking)}{across(kept)}"
+    return f"# {title}\n\n{about}\n{told}\n{rows}\n{back}\n\n{table(head, lines)}\n{missing(lacking)}{across(kept)}"

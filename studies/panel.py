@@ -1,7 +1,7 @@
 """The truth panel: models whose history is known, under one frozen suite. Resumable; writes a table of what has finished.
 
-    python tools/panel.py --concept sneaker --suite quick --out build/panel
-    python tools/panel.py --concept sneaker --suite quick --out build/panel --table docs/results/truth_panel/sneaker-quick-1.md
+    python studies/panel.py --concept sneaker --suite quick --out build/panel
+    python studies/panel.py --concept sneaker --suite quick --out build/panel --table docs/results/truth_panel/sneaker-quick-1.md
 
 Rows whose truth is known: the original is not forgotten, a second twin never knew, and what was driven to collapse must never
 be called erased. The rest is judged by its order.
@@ -10,14 +10,17 @@ be called erased. The rest is judged by its order.
 from __future__ import annotations
 
 import argparse
-import json
-import os
+import functools
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
+import grid
+import tables
 from vestige import audit, concepts, data, models
 from vestige.concepts import images
 from vestige.diffusion import Model
@@ -25,6 +28,7 @@ from vestige.edits import Edit
 from vestige.methods import Training, fit
 from vestige.methods.training import denoising
 from vestige.seeds import derive
+from vestige.verdict import Interval
 
 TRUTH = {
     "original": "not forgotten",
@@ -83,7 +87,7 @@ def rows(concept: str) -> dict[str, dict[str, object]]:
     return made
 
 
-def request(name: str, fields: dict[str, object], options: argparse.Namespace) -> audit.Request:
+def request(fields: dict[str, object], options: argparse.Namespace) -> audit.Request:
     values = dict(fields)
     make: Callable[[Model, concepts.Concept], Edit] | None = values.pop("edit", None)  # type: ignore[assignment]
     if make is not None:
@@ -95,60 +99,64 @@ def request(name: str, fields: dict[str, object], options: argparse.Namespace) -
     return audit.Request(concept=options.concept, suite=options.suite, attacks=("memora",), **values)  # type: ignore[arg-type]
 
 
-def interval(x: dict[str, float | None]) -> str:
-    if x["value"] is None:
-        return "-"
-    return f"{x['value']:.2f}" + (f" [{x['low']:.2f}, {x['high']:.2f}]" if x["low"] is not None and x["high"] is not None else "")
+def key(fields: dict[str, object], options: argparse.Namespace) -> str:
+    return grid.key(request(fields, options))
 
 
-def table(results: dict[str, dict]) -> str:  # type: ignore[type-arg]
-    lines = ["| model | truth | plain rate | savings | F | reach | verdict | flags |", "|---|---|---|---|---|---|---|---|"]
+def interval(found: dict[str, float | None]) -> str:
+    """An interval as a result holds it."""
+    value, low, high = (found[end] for end in ("value", "low", "high"))
+    if value is None:
+        return tables.NOTHING
+    return tables.interval(Interval(value, -math.inf if low is None else low, math.inf if high is None else high))
+
+
+def table(results: dict[str, dict[str, Any]]) -> str:
+    lines = []
     for name, r in results.items():
-        flags = ", ".join(f["name"] for f in r["verdict"]["flags"]) or "-"
-        cells = [
-            name,
-            TRUTH.get(name, ""),
-            f"{r['plain']['edited']['value']:.2f}",
-            *(interval(r[k]) for k in ("savings", "speedup", "reach")),
-        ]
-        lines.append("| " + " | ".join([*cells, r["verdict"]["kind"], flags]) + " |")
-    return "\n".join(lines)
+        flags = ", ".join(f["name"] for f in r["verdict"]["flags"]) or tables.NOTHING
+        measured = [tables.number(r["plain"]["edited"]["value"]), *(interval(r[k]) for k in ("savings", "speedup", "reach"))]
+        lines.append([name, TRUTH.get(name, ""), *measured, r["verdict"]["kind"], flags])
+    return tables.table(["model", "truth", "plain rate", "savings", "F", "reach", "verdict", "flags"], lines)
 
 
-def main() -> None:
-    from vestige import api
+def page(results: dict[str, dict[str, Any]], options: argparse.Namespace) -> str:
+    first = next(iter(results.values()))
+    about = f"`python studies/panel.py --concept {options.concept} --suite {options.suite}`; "
+    about += f"replicates {first['provenance']['seeds']}, memora, verification judge {first['detector']['verification']['version']}, "
+    about += f"model {first['provenance']['model_hash']}."
+    return f"# Truth panel: {options.concept}, suite {first['suite']}\n\n{about}\n\n{table(results)}\n"
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+def arguments() -> argparse.ArgumentParser:
+    parser = grid.parser(__doc__)
     parser.add_argument("--concept", default="sneaker")
     parser.add_argument("--suite", default="quick")
     parser.add_argument("--out", type=Path, default=Path("build/panel"))
-    parser.add_argument("--table", type=Path)
+    parser.add_argument("--table", type=Path, help="write what has finished here, and run nothing")
     parser.add_argument("--only", default="", help="rows whose name contains this")
-    options = parser.parse_args()
-    results = {}
+    return parser
+
+
+def main() -> None:
+    options, results = arguments().parse_args(), {}
     for name, fields in rows(options.concept).items():
         if options.only not in name:
             continue
         folder = options.out / f"{options.concept}-{options.suite}" / name.replace(" ", "_").replace("+", "and")
         if options.table is None:
-            wanted = request(name, fields, options)
-            result = api.run_audit(folder, cache=options.out / "runs", **{k: getattr(wanted, k) for k in vars(wanted)})
-            verdict = result["verdict"]
-            print(f"{name}: {verdict['kind']}; {verdict['reason']}; {result['cost']['seconds']:.0f} s", flush=True)
-        if (folder / "result.json").exists():
-            results[name] = json.loads((folder / "result.json").read_text())
+            done = grid.audited(folder, request(fields, options), options.out / "runs")
+            verdict = done["verdict"]
+            print(f"{name}: {verdict['kind']}; {verdict['reason']}; {done['cost']['seconds']:.0f} s", flush=True)
+            results[name] = done
+        elif (found := grid.result(folder, functools.partial(key, fields, options))) is not None:
+            results[name] = found
     if options.table is not None:
-        first = next(iter(results.values()))
-        head = f"# Truth panel: {options.concept}, suite {first['suite']}\n\n"
-        head += f"`python tools/panel.py --concept {options.concept} --suite {options.suite}`; "
-        head += f"replicates {first['provenance']['seeds']}, memora, verification judge {first['detector']['verification']['version']}, "
-        head += f"model {first['provenance']['model_hash']}.\n\n"
-        options.table.parent.mkdir(parents=True, exist_ok=True)
-        options.table.write_text(head + table(results) + "\n")
+        if not results:
+            sys.exit(f"nothing has finished in {options.out}")
+        tables.write(options.table, page(results, options))
     sys.stdout.write(table(results) + "\n")
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
-    main()
+    grid.start(main)

@@ -1,16 +1,18 @@
-"""The tools that put the claims to the test: their tables say what the audits say, of the right method."""
+"""The studies that put the claims to the test: their tables say what the audits say, of the right method, and records alone make pages."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import re
+import shlex
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-import oracles
 from vestige import registry
 from vestige.audit import resolve
 
@@ -18,24 +20,18 @@ NEVER = (0.0, 0.1, 0.3)
 
 
 @pytest.fixture
-def records(monkeypatch: pytest.MonkeyPatch) -> Any:
-    return oracles.script("tools/records.py", monkeypatch)
+def records(study: Callable[[str], Any]) -> Any:
+    return study("records")
 
 
 @pytest.fixture
-def claims(records: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
-    return oracles.script("tools/claims.py", monkeypatch)
+def claims(study: Callable[[str], Any]) -> Any:
+    return study("claims")
 
 
 @pytest.fixture
-def panel(records: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
-    oracles.script("tools/continual_page.py", monkeypatch)
-    return oracles.script("tools/continual_panel.py", monkeypatch)
-
-
-@pytest.fixture
-def diagnoses(claims: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
-    return oracles.script("tools/diagnoses.py", monkeypatch)
+def diagnoses(study: Callable[[str], Any]) -> Any:
+    return study("diagnoses")
 
 
 def audit(seed: int, last: float, *, plain: float = 0.0, neighbours: float = 0.9) -> dict[str, Any]:
@@ -193,29 +189,51 @@ def test_record_of_a_record_is_itself(records: Any) -> None:
     assert records.record("key", kept) == kept
 
 
-RESULTS = Path(__file__).parents[1] / "docs/results"
-PAGES = [p for p in sorted((RESULTS / "claims").glob("*.md")) if p.with_suffix(".jsonl").exists()]
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "docs/results"
+KEPT = sorted(RESULTS.rglob("*.jsonl"))
+COMMAND = re.compile(r"`python (studies/(\w+)\.py) (.*?)`")  # the first in a page is its own
+PAGES = {p: found for p in sorted(RESULTS.rglob("*.md")) if (found := COMMAND.search("\n".join(p.read_text("utf-8").split("\n")[:3])))}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
-def test_committed_claims_say_what_their_records_say(claims: Any, page: Path, tmp_path: Path) -> None:
-    """The page's own command, on its records alone."""
-    told = page.read_text("utf-8")
-    asked = claims.arguments().parse_args(command(told))
-    asked.out, asked.records = tmp_path, page.with_suffix(".jsonl")
-    assert claims.page(claims.finished(asked), asked) == told
+@pytest.mark.parametrize("kept", KEPT, ids=lambda p: p.stem)
+def test_committed_pages_say_what_their_records_say(
+    kept: Path, study: Callable[[str], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The page's own command where there is nothing but records: page and records come out letter by letter."""
+    page = kept.with_suffix(".md")
+    _, name, asked = PAGES[page].groups()
+    for file in KEPT:
+        place = tmp_path / file.relative_to(ROOT)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(file.read_bytes())
+    to = [] if re.search("--(table|page) ", asked) else ["--table", str(page.relative_to(ROOT))]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [name, *shlex.split(asked), *to])
+    study(name).main()
+    for file in (page, kept):
+        assert (tmp_path / file.relative_to(ROOT)).read_text("utf-8") == file.read_text("utf-8")
 
 
-@pytest.mark.parametrize("name", ("continual", "continual_duge"))
-def test_committed_sequences_say_what_their_records_say(name: str, panel: Any, tmp_path: Path) -> None:
-    told = (RESULTS / f"{name}.md").read_text("utf-8")
-    asked = panel.arguments().parse_args(command(told))
-    asked.out, asked.records = tmp_path, RESULTS / f"{name}.jsonl"
-    assert panel.table(panel.cells(asked)) == told
+def test_records_are_found() -> None:
+    assert {file.stem for file in KEPT} >= {"neon", "continual", "continual_duge"}
 
 
-def command(page: str) -> list[str]:
-    """The arguments of the command that a page names first."""
-    found = re.search(r"`python tools/\w+\.py (.*?)`", page)
-    assert found is not None
-    return found[1].split()
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: "-".join(p.relative_to(RESULTS).with_suffix("").parts))
+def test_the_command_of_a_committed_page_is_one(page: Path, study: Callable[[str], Any]) -> None:
+    """Its study is there and knows all that the command asks for."""
+    path, name, asked = PAGES[page].groups()
+    assert (ROOT / path).exists()
+    study(name).arguments().parse_args(shlex.split(asked))
+
+
+def test_every_script_that_a_page_names_is_there() -> None:
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "studies").glob("*.py")]
+    found = {
+        name
+        for p in pages
+        if p.name != "CHANGELOG.md"
+        for name in re.findall(r"\b(?:studies|tools|benchmarks)/[\w/]+\.py", p.read_text("utf-8"))
+    }
+    assert found >= {"studies/claims.py", "tools/calibrate.py"}
+    assert sorted(name for name in found if not (ROOT / name).exists()) == []

@@ -1,7 +1,7 @@
 """Prompt space and weight space side by side: every attack on one edited model and on the twin, recall and CLIP score. Resumable.
 
-    python tools/recoveries.py --concept sneaker --unlearner esd --out build/recoveries
-    python tools/recoveries.py --concept sneaker --unlearner esd --out build/recoveries --page docs/results/recoveries/sneaker-esd.md
+    python studies/recoveries.py --concept sneaker --unlearner esd --out build/recoveries
+    python studies/recoveries.py --concept sneaker --unlearner esd --out build/recoveries --page docs/results/recoveries/sneaker-esd.md
 
 Each attack runs once a replicate as under suite `quick`, and is scored at the end of its budget: recall by the verification judge on
 held-out prompts, and the CLIP score of those pictures for those prompts, which is high also where a picture fits the rest of the prompt
@@ -13,15 +13,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
-import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+import grid
+import tables
 from vestige import concepts, data, models, registry
 from vestige.diffusion import Model
 from vestige.edits import Edit
@@ -33,6 +34,7 @@ from vestige.methods import Budget, Candidate
 from vestige.metrics import alignment, classifier
 from vestige.verdict.intervals import wilson
 
+Rows = Sequence[Mapping[str, Any]]
 WORLD = data.folder() / "wardrobe"
 ATTACKS = ("direct", "conditions", "unlearn_diff_atk", "textual_inversion", "memora", "finetune", "dimra")
 
@@ -103,58 +105,62 @@ def rows(gauge: Gauge, options: argparse.Namespace) -> dict[str, Any]:
                 continue
             made = gauge.scored(gauge.models[arm], Candidate(0), replicate) if plain else gauge.attacked(name, arm, replicate)
             found[key] = {**made, "how": how}
-            part = file.with_name(file.name + ".part")
-            part.write_text(json.dumps(found, indent=1))
-            part.replace(file)
+            tables.write(file, json.dumps(found, indent=1))
             print(f"{key}: {found[key]['hits']} of {found[key]['count']}, CLIP {found[key]['clip']:.1f}", flush=True)
     return found
 
 
+def rate(rows: Rows) -> str:
+    """Recall over rows, and its Wilson interval."""
+    return tables.interval(wilson(sum(r["hits"] for r in rows), sum(r["count"] for r in rows)))
+
+
+def clip(rows: Rows) -> str:
+    return tables.number(statistics.fmean(r["clip"] for r in rows), 1)
+
+
 def table(found: dict[str, Any], options: argparse.Namespace) -> str:
-    lines = ["| attack | spent | recall, edited | recall, never | CLIP, edited | CLIP, never | prompts that succeed: plain, new |"]
-    lines.append("|---" * 7 + "|")
+    lines = []
     for name in ("plain", *options.attacks):
-        sides = {arm: [found[k] for r in range(options.replicates) if (k := f"{name}/{arm}/{r}") in found] for arm in ("edited", "never")}
-        if not sides["edited"] or not sides["never"]:
+        sides = [[found[k] for r in range(options.replicates) if (k := f"{name}/{arm}/{r}") in found] for arm in ("edited", "never")]
+        if not all(sides):
             continue
-        rates = {arm: wilson(sum(r["hits"] for r in rs), sum(r["count"] for r in rs)) for arm, rs in sides.items()}
-        notes = [r["notes"] for r in sides["edited"] if "plain" in r.get("notes", {})]
-        counts = [sum(n[k] for n in notes) for k in ("plain", "new", "prompts")] if notes else []
-        cells = [name, str(sides["edited"][0].get("spent", 0))]
-        cells += [f"{rates[a].value:.2f} [{rates[a].low:.2f}, {rates[a].high:.2f}]" for a in ("edited", "never")]
-        cells += [f"{statistics.fmean(r['clip'] for r in sides[a]):.1f}" for a in ("edited", "never")]
-        lines.append("| " + " | ".join([*cells, f"{counts[0]}, {counts[1]} of {counts[2]}" if counts else "-"]) + " |")
+        notes = [r["notes"] for r in sides[0] if "plain" in r.get("notes", {})]
+        plain, new, prompts = (sum(n[k] for n in notes) for k in ("plain", "new", "prompts"))
+        told = f"{plain}, {new} of {prompts}" if notes else tables.NOTHING
+        lines.append([name, str(sides[0][0].get("spent", 0)), *map(rate, sides), *map(clip, sides), told])
+    head = ["attack", "spent", "recall, edited", "recall, never", "CLIP, edited", "CLIP, never", "prompts that succeed: plain, new"]
+    text = tables.table(head, lines)
     originals = [v for k, v in found.items() if k.startswith("plain/original/")]
     if originals:
-        rate = wilson(sum(r["hits"] for r in originals), sum(r["count"] for r in originals))
-        clip = statistics.fmean(r["clip"] for r in originals)
-        lines.append(f"\nThe original on plain prompts: recall {rate.value:.2f} [{rate.low:.2f}, {rate.high:.2f}], CLIP {clip:.1f}.")
-    return "\n".join(lines)
+        text += f"\n\nThe original on plain prompts: recall {rate(originals)}, CLIP {clip(originals)}."
+    return text
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def page(options: argparse.Namespace, text: str) -> str:
+    command = f"python studies/recoveries.py --concept {options.concept} --unlearner {options.unlearner} --replicates {options.replicates}"
+    return f"# Recoveries of {options.concept} after {options.unlearner}\n\n`{command}`\n\n{text}\n"
+
+
+def arguments() -> argparse.ArgumentParser:
+    parser = grid.parser(__doc__)
     parser.add_argument("--concept", default="bag")
     parser.add_argument("--unlearner", default="esd")
-    parser.add_argument("--attacks", type=lambda text: text.split(","), default=list(ATTACKS))
+    parser.add_argument("--attacks", type=grid.names, default=list(ATTACKS))
     parser.add_argument("--replicates", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path("build/recoveries"))
     parser.add_argument("--cache", type=Path, default=Path("build/panel/runs"))
     parser.add_argument("--page", type=Path, help="write the table here")
-    options = parser.parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)
-    found = rows(Gauge(options), options)
-    text = table(found, options)
-    sys.stdout.write(text + "\n")
+    return parser
+
+
+def main() -> None:
+    options = arguments().parse_args()
+    text = table(rows(Gauge(options), options), options)
     if options.page is not None:
-        command = (
-            f"python tools/recoveries.py --concept {options.concept} --unlearner {options.unlearner} --replicates {options.replicates}"
-        )
-        options.page.parent.mkdir(parents=True, exist_ok=True)
-        options.page.write_text(f"# Recoveries of {options.concept} after {options.unlearner}\n\n`{command}`\n\n{text}\n")
+        tables.write(options.page, page(options, text))
+    print(text)
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
-    main()
+    grid.start(main)

@@ -1,7 +1,7 @@
 """Multi-MemoRa: two concepts erased together, one adapter each; who brings back what. Resumable; writes a table.
 
-    python tools/multimemora.py --concepts sneaker,dress --unlearner uce --out build/multimemora
-    python tools/multimemora.py --concepts bag,dress --pictures 24 --judge select
+    python studies/multimemora.py --concepts sneaker,dress --unlearner uce --out build/multimemora
+    python studies/multimemora.py --concepts bag,dress --pictures 24 --judge select
 
 Rows: the original, the erased model, each adapter alone, and the pair in four ways: both active at full weight (what adapters
 loaded side by side do), both at half weight (an average), both active but merged back to one adapter of the same rank (the best
@@ -12,13 +12,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from automemora import Bench, forgotten, recovered
+import grid
+import tables
+from automemora import Bench, forgotten, rate, recovered
 from vestige import concepts, models
 from vestige.concepts import Concept
 from vestige.diffusion import Model
@@ -55,8 +57,28 @@ def ways(model: Model, one: Edit, two: Edit) -> dict[str, Edit]:
     return made | {f"pair at {a:g} and {b:g}": combine(model, [(one, a), (two, b)]) for a, b in ((0.5, 0.5), (1.0, 0.5), (0.5, 1.0))}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def page(options: argparse.Namespace, pair: list[Concept], mark: str, text: str) -> str:
+    command = f"python studies/multimemora.py --concepts {options.concepts} --unlearner {options.unlearner} --suite {options.suite}"
+    about = f"`{command}`; {options.pictures} pictures a rate, MemoRa {options.steps} steps, judge {options.judge}, edited {mark[:12]}."
+    return f"# Multi-MemoRa: {' and '.join(c.name for c in pair)}\n\n{about}\n\n{text}\n"
+
+
+def apart(concept: Concept, pair: list[Concept]) -> Concept:
+    """The concept without its companion among what must stay."""
+    gone = {c.name for c in pair}
+    return replace(concept, unrelated=tuple(u for u in concept.unrelated if u not in gone))
+
+
+def table(rows: dict[str, dict[str, dict[str, float]]], names: list[str]) -> str:
+    lines = []
+    for name, found in rows.items():
+        first = found[names[0]]
+        lines.append([name, *(rate(found[n], "recall") for n in names), rate(first, "unrelated"), tables.number(first["kid"], 4)])
+    return tables.table(["model", *(f"{n} shown" for n in names), "unrelated right", "KID to the original's"], lines)
+
+
+def arguments() -> argparse.ArgumentParser:
+    parser = grid.parser(__doc__)
     parser.add_argument("--concepts", default="bag,dress", help="two of them")
     parser.add_argument("--unlearner", default="uce")
     parser.add_argument("--suite", default="quick", help="whose sampler and MemoRa settings hold")
@@ -67,7 +89,11 @@ def main() -> None:
     parser.add_argument("--judge", choices=("verify", "select"), default="verify")
     parser.add_argument("--out", type=Path, default=Path("build/multimemora"))
     parser.add_argument("--page", type=Path)
-    options = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    options = arguments().parse_args()
     suite, pair = suites.load(options.suite, "wardrobe"), [concepts.load(name) for name in options.concepts.split(",")]
     if len(pair) != 2:
         raise SystemExit(f"two concepts are needed; given {options.concepts}")
@@ -78,43 +104,17 @@ def main() -> None:
     rows = {"original": original, "erased": gone, **{name: gone.edited(edit) for name, edit in ways(gone, *found).items()}}
     file = options.out / f"{mark}-{options.pictures}-{options.judge}.json"
     known = json.loads(file.read_text()) if file.exists() else {}
-    others = {concept.name: Bench(options, original, _apart(concept, pair), suite) for concept in pair}
+    others = {concept.name: Bench(options, original, apart(concept, pair), suite) for concept in pair}
     for name, model in rows.items():
         if options.only in name and name not in known:
             known[name] = {c: bench.measured(model) for c, bench in others.items()}
-            part = file.with_name(file.name + ".part")
-            part.write_text(json.dumps(known, indent=1))
-            part.replace(file)
+            tables.write(file, json.dumps(known, indent=1))
             sys.stderr.write(f"{name}: done\n")
     text = table(known, [c.name for c in pair])
     if options.page is not None:
-        command = f"python tools/multimemora.py --concepts {options.concepts} --unlearner {options.unlearner} --suite {options.suite}"
-        about = f"`{command}`; {options.pictures} pictures a rate, MemoRa {options.steps} steps, judge {options.judge}, edited {mark[:12]}."
-        options.page.parent.mkdir(parents=True, exist_ok=True)
-        options.page.write_text(f"# Multi-MemoRa: {' and '.join(c.name for c in pair)}\n\n{about}\n\n{text}\n")
-    sys.stdout.write(text + "\n")
-
-
-def _apart(concept: Concept, pair: list[Concept]) -> Concept:
-    """The concept without its companion among what must stay."""
-    from dataclasses import replace
-
-    gone = {c.name for c in pair}
-    return replace(concept, unrelated=tuple(u for u in concept.unrelated if u not in gone))
-
-
-def table(rows: dict[str, dict[str, dict[str, float]]], names: list[str]) -> str:
-    head = [*(f"{n} shown" for n in names), "unrelated right", "KID to the original's"]
-    lines = ["| model | " + " | ".join(head) + " |", "|---" * (len(head) + 1) + "|"]
-    for name, found in rows.items():
-        x = [found[n] for n in names]
-        rates = [f"{v['recall']:.2f} [{v['recall_low']:.2f}, {v['recall_high']:.2f}]" for v in x]
-        rest = [f"{v['unrelated']:.2f} [{v['unrelated_low']:.2f}, {v['unrelated_high']:.2f}]" for v in x[:1]]
-        lines.append("| " + " | ".join([name, *rates, *rest, f"{x[0]['kid']:.4f}"]) + " |")
-    return "\n".join(lines)
+        tables.write(options.page, page(options, pair, mark, text))
+    print(text)
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
-    main()
+    grid.start(main)

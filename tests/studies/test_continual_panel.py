@@ -1,35 +1,34 @@
-"""The tool that compares methods on a sequence: which cells it plans, that they run and resume, and what its page says."""
+"""The study that compares methods on a sequence: which cells it plans, that they run and resume, and what its page says."""
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-import oracles
-from test_continual import Nudge, small_world  # noqa: F401
-from vestige import continual
-from vestige.continual.plan import JOINT
+from chains import Nudge, small_world  # noqa: F401
+from oracles import tiny_model
+from vestige import continual, models, registry
 from vestige.errors import BadInput
-from vestige.models import catalogue
 
 
 @pytest.fixture
-def records(monkeypatch: pytest.MonkeyPatch) -> Any:
-    return oracles.script("tools/records.py", monkeypatch)
+def records(study: Callable[[str], Any]) -> Any:
+    return study("records")
 
 
 @pytest.fixture
-def page(monkeypatch: pytest.MonkeyPatch) -> Any:
-    return oracles.script("tools/continual_page.py", monkeypatch)
+def page(study: Callable[[str], Any]) -> Any:
+    return study("sequences_page")
 
 
 @pytest.fixture
-def panel(records: Any, page: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
-    return oracles.script("tools/continual_panel.py", monkeypatch)
+def panel(study: Callable[[str], Any]) -> Any:
+    return study("sequences")
 
 
 def options(out: Path, **changes: Any) -> argparse.Namespace:
@@ -49,20 +48,19 @@ def options(out: Path, **changes: Any) -> argparse.Namespace:
 
 
 @pytest.fixture
-def tiny(panel: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+def tiny(panel: Any, study: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch) -> Any:
     """Two requests, a method of the tests, and a twin that is another random network."""
-    from oracles import tiny_model
-
     twin = tiny_model(1)
-    twin.parts = {**catalogue.load("").parts, "unet": twin.parts["unet"]}  # type: ignore[attr-defined]
-    plain = catalogue.load
-    monkeypatch.setattr(catalogue, "load", lambda name: twin if name == panel.TWIN else plain(name))
+    twin.parts = {**models.load("").parts, "unet": twin.parts["unet"]}  # type: ignore[attr-defined]
+    plain = models.load
+    monkeypatch.setattr(models, "load", lambda name: twin if name == panel.TWIN else plain(name))
     monkeypatch.setattr(panel, "ORDERS", (("bag", "dress"), ("dress", "bag")))
-    row = panel.Row
+    comparators = study("sequences_rows")
+    row = comparators.Row
     rows = {
-        "twin of five": row(made=panel.twin),
+        "twin of five": row(made=comparators.twin),
         "nudge": row({"method": "nudge", "memory": 12}),
-        "merge": row(made=panel.merged, rests="nudge, each alone"),
+        "merge": row(made=comparators.merged, rests="nudge, each alone"),
         "nudge, each alone": row({"method": "nudge", "memory": 12, "mode": "independent"}),
         "uce, all at once": row({"method": "uce", "mode": "simultaneous"}),
     }
@@ -71,17 +69,17 @@ def tiny(panel: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_every_comparator_is_a_row(panel: Any) -> None:
-    names = set(panel.methods())
+    names = set(panel.PARTS["methods"]())
     sequential = {"duge", "esd", "uce", "forget_me_not", "concept_ablation"}
     held = {f"concept_ablation + {guard}" for guard in ("L2 pull", "selective", "projection")}
     assert sequential | held | {"twin of five", "concept_ablation, TIES of each alone"} <= names
     assert {f"{name}, each alone" for name in sequential} <= names
-    assert {f"{name}, all at once" for name in JOINT} <= names
-    assert all(row.rests in ("", *names) for row in panel.methods().values())
+    assert {f"{name}, all at once" for name in sequential if registry.find("unlearners", name).joint} <= names
+    assert all(row.rests in ("", *names) for row in panel.PARTS["methods"]().values())
 
 
 def test_every_order_is_of_the_twins_concepts(panel: Any) -> None:
-    assert all(sorted(order) == sorted(catalogue.card(panel.TWIN).never_drew) for order in panel.ORDERS)
+    assert all(sorted(order) == sorted(models.card(panel.TWIN).never_drew) for order in panel.ORDERS)
     assert len({*panel.ORDERS}) == len(panel.ORDERS)
 
 
@@ -104,9 +102,9 @@ def test_fewer_requests_lie_in_a_folder_of_their_own(panel: Any, tmp_path: Path)
 
 
 def test_all_at_once_may_spend_what_the_sequence_spends(panel: Any) -> None:
-    row = panel.methods()["concept_ablation, all at once"]
+    row = panel.PARTS["methods"]()["concept_ablation, all at once"]
     joint = continual.resolve(panel.order_of(row, panel.FIVE, 0, "smoke")).unlearner
-    one = continual.resolve(panel.order_of(panel.methods()["concept_ablation"], panel.FIVE, 0, "smoke")).unlearner
+    one = continual.resolve(panel.order_of(panel.PARTS["methods"]()["concept_ablation"], panel.FIVE, 0, "smoke")).unlearner
     assert (joint.steps, joint.anchor_pictures) == (5 * one.steps, 5 * one.anchor_pictures)
     assert (joint.batch, joint.lr) == (one.batch, one.lr)
 
@@ -174,7 +172,7 @@ def test_the_twin_is_the_twin_bit_for_bit(tiny: Any, tmp_path: Path) -> None:
     (cell,) = tiny.cells(options(tmp_path, only="twin of five"))
     result = cell.run()
     assert result["method"]["name"] == "wardrobe-never-five"
-    assert result["steps"][-1]["fingerprint"] == catalogue.load(tiny.TWIN).fingerprint[:16]
+    assert result["steps"][-1]["fingerprint"] == models.load(tiny.TWIN).fingerprint[:16]
 
 
 def test_a_result_of_other_requests_counts_as_missing(tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

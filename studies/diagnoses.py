@@ -1,9 +1,9 @@
 """What decides whether training without the concept brings it back: the diagnostics of every audited edit beside what DiMRA did to it.
 
-    python tools/diagnoses.py --concepts sneaker,bag --seeds 0,1,2                     # measure what no audit has measured yet
-    python tools/diagnoses.py --concepts sneaker,bag --seeds 0,1,2 --page docs/results/diagnoses.md
+    python studies/diagnoses.py --concepts sneaker,bag --seeds 0,1,2                     # measure what no audit has measured yet
+    python studies/diagnoses.py --concepts sneaker,bag --seeds 0,1,2 --page docs/results/diagnoses.md
 
-Reads the cells that `tools/claims.py` has finished, and their edits and attacked weights from its cache. An audit diagnoses methods
+Reads the cells that `studies/claims.py` has finished, and their edits and attacked weights from its cache. An audit diagnoses methods
 that train on a retain set; this does it for the others too, and adds two numbers of the attack: how far DiMRA moved the weights, and
 how much of that way leads back to the original. Beside the page lie its records, as beside those of the claims.
 """
@@ -19,8 +19,10 @@ from typing import Any
 
 import torch
 
+import grid
 import records
-from claims import ATTACKS, Cell, by_method, cells, finished, names, numbers, shown
+import tables
+from claims import ATTACKS, Cell, by_method, cells, finished
 from vestige import audit, files, runs
 from vestige.audit import experiment
 from vestige.diffusion.model import silent
@@ -107,13 +109,12 @@ def path(cell: Cell, options: argparse.Namespace) -> Path:
 
 def known(options: argparse.Namespace) -> dict[Cell, dict[str, Any]]:
     """What has been measured of every cell, here or by its record."""
-    kept, made = records.read(options.measured), {}
-    for cell in diagnosed(options):
-        here = files.object_in(path(cell, options))
-        row = kept.get(cell.key) if here is None else {"key": cell.key, **here}
-        if row is not None:
-            made[cell] = row
-    return made
+
+    def here(cell: Cell) -> records.Record | None:
+        found = files.object_in(path(cell, options))
+        return None if found is None else {"key": cell.key, **found}
+
+    return grid.finished(diagnosed(options), here, records.read(options.measured))
 
 
 def diagnosed(options: argparse.Namespace) -> list[Cell]:
@@ -125,24 +126,22 @@ Found = dict[tuple[str, str], list[dict[str, Any]]]  # (concept, method) -> a ro
 Reached = dict[str, dict[tuple[str, str], Measures]]  # attack -> what it brought back
 
 
-def table(found: Found, reached: Reached) -> list[str]:
+def table(found: Found, reached: Reached) -> str:
     head = ["concept", "method", "edits", *(e.head for e in EXPLANATIONS), "DiMRA: F", "DiMRA: reach"]
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    lines = []
     for (concept, method), rows in found.items():
         told = [concept, method, str(len(rows))]
         for e in EXPLANATIONS:
             values = [row[e.key] for row in rows if row[e.key] is not None]
-            told.append(shown(t_interval(values, 0.95, len(values)), e.digits) if len(values) > 1 else "-")
-        m = reached[ATTACK][concept, method]
-        lines.append("| " + " | ".join([*told, ("at least " if m.censored else "") + shown(m.speedup), shown(m.reach)]) + " |")
-    return lines
+            told.append(tables.interval(t_interval(values, 0.95, len(values)), e.digits) if len(values) > 1 else tables.NOTHING)
+        lines.append([*told, *tables.savings(reached[ATTACK][concept, method])])
+    return tables.table(head, lines)
 
 
-def foretold(found: Found, reached: Reached) -> list[str]:
+def foretold(found: Found, reached: Reached) -> str:
     """Rank correlation of each number with what the attacks brought back, over the methods of one concept."""
     wanted = {"DiMRA: log F": "dimra", "DiMRA by adapters: log F": "adapters", "MemoRa: log F": "memora"}
-    head = ["number", "more comes back where there is", "because", *wanted, "methods"]
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    lines = []
     for e in EXPLANATIONS:
         known = {key: [row[e.key] for row in rows if row[e.key] is not None] for key, rows in found.items()}
         if sum(bool(values) for values in known.values()) < 4:
@@ -152,16 +151,12 @@ def foretold(found: Found, reached: Reached) -> list[str]:
             keys = [key for key, values in known.items() if values and key in reached[attack]]
             values = [reached[attack][key].log_speedup.value for key in keys]
             means = [statistics.fmean(known[key]) for key in keys]
-            told.append(shown(comparison.agreement(means, values, [method for _, method in keys])) if len(keys) > 3 else "-")
-            counts.add(len(keys) if len(keys) > 3 else 0)
-        lines.append(
-            "| "
-            + " | ".join(
-                [e.head, "more" if e.sign > 0 else "less", e.because, *told, ", ".join(str(n) for n in sorted(counts - {0}, reverse=True))]
-            )
-            + " |"
-        )
-    return lines
+            enough = len(keys) > 3
+            told.append(tables.interval(comparison.agreement(means, values, [m for _, m in keys])) if enough else tables.NOTHING)
+            counts.add(len(keys) if enough else 0)
+        over = ", ".join(str(n) for n in sorted(counts - {0}, reverse=True))
+        lines.append([e.head, "more" if e.sign > 0 else "less", e.because, *told, over])
+    return tables.table(["number", "more comes back where there is", "because", *wanted, "methods"], lines)
 
 
 def page(rows: Mapping[Cell, dict[str, Any]], options: argparse.Namespace) -> str:
@@ -177,25 +172,25 @@ def page(rows: Mapping[Cell, dict[str, Any]], options: argparse.Namespace) -> st
     asked += f" --methods {','.join(options.methods)}" if options.methods else ""
     parts = [
         "# What decides whether a concept comes back",
-        f"`python tools/diagnoses.py {asked} --page {options.page}`, on the edits and attacks of `tools/claims.py`. Brackets are t "
+        f"`python studies/diagnoses.py {asked} --page {options.page}`, on the edits and attacks of `studies/claims.py`. Brackets are t "
         f"intervals over edits, of 95 %; of F and reach 97.5 %, as in the claims.{unmeasured}",
-        "\n".join(table(found, reached)),
+        table(found, reached),
         "## Which number foretells it\n\nSpearman over methods, the interval a bootstrap over them. A number that explains relearning "
         "correlates in the direction that its reason asks for: above 0 where more would bring back more, below 0 where less. The "
         "intervals are not corrected for how many numbers were tried.",
     ]
     for concept in dict.fromkeys(c for c, _ in found):
         of = {key: rows for key, rows in found.items() if key[0] == concept}
-        parts.append(f"### {concept}\n\n" + "\n".join(foretold(of, reached)))
+        parts.append(f"### {concept}\n\n" + foretold(of, reached))
     return "\n\n".join(parts) + "\n"
 
 
 def arguments() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--concepts", type=names, default=["sneaker", "bag", "neon"])
-    parser.add_argument("--methods", type=names, default=[], help="default: every unlearner but the positive control")
-    parser.add_argument("--seeds", type=numbers, default=[0, 1, 2, 3, 4])
-    parser.add_argument("--out", type=Path, default=Path("build/claims"), help="where the cells of tools/claims.py lie")
+    parser = grid.parser(__doc__)
+    parser.add_argument("--concepts", type=grid.names, default=["sneaker", "bag", "neon"])
+    parser.add_argument("--methods", type=grid.names, default=[], help="default: every unlearner but the positive control")
+    parser.add_argument("--seeds", type=grid.numbers, default=[0, 1, 2, 3, 4])
+    parser.add_argument("--out", type=Path, default=Path("build/claims"), help="where the cells of studies/claims.py lie")
     parser.add_argument("--cache", type=Path, default=Path("build/panel/runs"))
     parser.add_argument("--records", type=Path, default=Path("docs/results/claims"), help="what other machines have finished")
     parser.add_argument("--measured", type=Path, default=Path("docs/results/diagnoses.jsonl"), help="likewise, of this page")
@@ -210,16 +205,15 @@ def main() -> None:
     options = arguments().parse_args()
     rows = known(options)
     if options.page:
-        options.page.write_text(page(rows, options), "utf-8")
+        tables.write(options.page, page(rows, options))
         records.write(options.page.with_suffix(".jsonl"), rows.values())
         return
     for cell in diagnosed(options):
         if cell not in rows and (cell.folder(options.out) / "result.json").exists():
             found = measured(cell, options)
-            files.make(path(cell, options).parent)
-            files.write(path(cell, options).parent, path(cell, options).name, files.text(found))
+            tables.write(path(cell, options), files.text(found).decode())
             print(cell, {k: round(v, 4) for k, v in found.items() if v is not None}, flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    grid.start(main)

@@ -32,6 +32,20 @@ class Incompatible(VestigeError):
     """Two things that do not belong together: an edit and another base, an attack and a model without what it needs."""
 
 
+class HalfPrecision(Incompatible):
+    """Training in float16: gradients below 6e-8 are zero there, above 65504 infinite, and Adam's 1e-8 is zero too."""
+
+    def __init__(self, who: str) -> None:
+        super().__init__(
+            f"{who} cannot train in float16, where small gradients are zero and large ones infinite; use bfloat16, which takes the same "
+            "memory (--dtype bfloat16), or float32; float16 is for drawing, and for methods that train nothing (uce, remap)"
+        )
+
+
+class Diverged(VestigeError, FloatingPointError):
+    """A loss that is no longer a number."""
+
+
 class MissingDependency(VestigeError):
     """An optional package that a feature needs."""
 

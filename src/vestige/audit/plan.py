@@ -18,7 +18,7 @@ from vestige.concepts.album import KEEPS, Keep
 from vestige.concepts.images import shipped
 from vestige.errors import BadInput, BadSetting, UnknownName
 from vestige.harness import cost, suites
-from vestige.harness.bench import NUMERICS
+from vestige.harness.bench import NUMERICS, held_in
 from vestige.harness.settings import by_method, chosen, configured, content, looks, told
 from vestige.methods import Attack, Data, optimiser
 from vestige.methods.contract import Holds
@@ -119,6 +119,7 @@ class Plan:
             **({"keep_images": self.request.keep_images} if self.request.keep_images != "all" else {}),
             "lines": asdict(self.lines),
             **placement.current().as_dict(),
+            **held_in(placement.current().dtype),
             **optimiser.current().as_dict(),
             "volatile": {"edit": self.request.edit, "references": source},
         }

@@ -20,6 +20,7 @@ from vestige.checkpoints.lora import Loss, low_rank
 from vestige.checkpoints.modelcards import audited, card
 from vestige.diffusion import Model
 from vestige.edits import Edit
+from vestige.edits.precision import wide
 from vestige.edits.surgery import Factors
 from vestige.errors import BadInput, BadSetting, Incompatible
 
@@ -156,7 +157,7 @@ def diffusers(factors: Factors, model: Model) -> dict[str, Tensor]:
 
 def _shaped(pair: tuple[Tensor, Tensor], weight: Tensor) -> tuple[Tensor, Tensor]:
     """Factors of a convolution as convolutions: down with its kernel, up pointwise."""
-    down, up = (factor.to(weight.dtype) for factor in pair)
+    down, up = (factor.to(wide(weight).dtype) for factor in pair)
     if weight.dim() == 2:
         return down, up
     return down.reshape(len(down), *weight.shape[1:]), up.reshape(*up.shape, *(1 for _ in weight.shape[2:]))

@@ -18,7 +18,7 @@ from vestige.continual.ledger import CHAINED, Mode
 from vestige.continual.probes import probes
 from vestige.errors import BadSetting, UnknownName
 from vestige.harness import cost, suites
-from vestige.harness.bench import NUMERICS
+from vestige.harness.bench import NUMERICS, held_in
 from vestige.harness.settings import by_method, chosen, configured, looks, told
 from vestige.methods import Attack, Data, optimiser
 from vestige.methods.contract import TRAINED
@@ -121,6 +121,7 @@ class SequencePlan:
             **({"guards": asdict(self.order.guards)} if self.order.guards.active else {}),
             **({"keep_images": self.order.keep_images} if self.order.keep_images != "all" else {}),
             **placement.current().as_dict(),
+            **held_in(placement.current().dtype),
             **optimiser.current().as_dict(),
         }
 

@@ -177,25 +177,37 @@ class Model(ABC):
 
     @abstractmethod
     def tensor(self, name: str) -> Tensor:
-        """One weight by its qualified name, e.g. "unet.conv_in.weight"."""
+        """One weight by its qualified name, e.g. "unet.conv_in.weight"; with factors beside it, their sum in float32."""
 
     @abstractmethod
     def edited(self, edit: Edit) -> Model:
-        """A view of this model under an edit; shares every tensor that the edit leaves alone."""
+        """A view of this model under an edit; shares every tensor that the edit leaves alone.
+
+        In low precision (bfloat16), new values are rounded to the weight's, and factors of a matrix or kernel stay beside it in float32.
+        """
 
     @abstractmethod
     def trainable(self, names: Sequence[str]) -> tuple[Model, dict[str, Tensor]]:
-        """A view whose named weights are fresh leaf copies with gradients, and those leaves."""
+        """A view whose named weights are fresh leaf copies with gradients, and those leaves.
+
+        Of weights of low precision the leaves are float32; the view rounds them as it reads them, so it predicts what the edited
+        model does.
+        """
 
     @abstractmethod
     def adapted(self, names: Sequence[str], *, rank: int, alpha: float, init: str, rng: Generator) -> tuple[Model, Factors]:
-        """A view with low-rank adapters on the named weights, and their leaves.
+        """A view with low-rank adapters on the named weights, and their leaves, in float32 whatever the weights are.
 
         Arguments:
             rank: Inner dimension r of the factors.
             alpha: The adapter adds `alpha / rank * up @ down`.
             init: Distribution of `down`: "gaussian" (deviation 1 / r) or "kaiming" (uniform); `up` starts at zero.
         """
+
+    @property
+    def precision(self) -> str:
+        """Name of the dtype that it computes in."""
+        return "float32"
 
     @property
     @abstractmethod

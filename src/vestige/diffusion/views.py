@@ -99,6 +99,10 @@ class Wrapped(Model):
         view, leaves = self.inner.adapted(names, rank=rank, alpha=alpha, init=init, rng=rng)
         return self._again(view), leaves
 
+    @property
+    def precision(self) -> str:
+        return self.inner.precision
+
     def _thaw(self) -> None:
         if self._frozen:
             raise Incompatible(self._frozen)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from vestige import files, registry
+from vestige.edits.precision import wide
 from vestige.edits.surgery import Factors, rebuild
 from vestige.errors import BadInput, Incompatible
 
@@ -54,8 +55,10 @@ class Edit:
         method: Name of the unlearner or attack.
         settings: Its resolved settings, plain data.
         scope: The scope of weights that the method declared.
-        tensors: Qualified weight name -> its new value.
-        factors: Qualified weight name -> (down (r, in), up (out, r)); the weight gains `up @ down`.
+        tensors: Qualified weight name -> its new value; what was trained on a weight of lower precision in float32, which the edited
+            model rounds to the weight's precision.
+        factors: Qualified weight name -> (down (r, in), up (out, r)); the weight gains `up @ down`. Beside a matrix or kernel of low
+            precision they stay factors.
         hooks: Inference-time changes, applied in order.
         notes: What else is worth knowing, e.g. the concept's name and the seed.
     """
@@ -78,9 +81,10 @@ class Edit:
             )
 
     def weight(self, name: str, base: Tensor) -> Tensor:
-        """The edited value of a weight."""
+        """The edited value of a weight; in float32 where it is of lower precision and gains factors."""
         value = self.tensors.get(name, base)
         if name in self.factors:
+            value = wide(value)
             down, up = (f.to(value) for f in self.factors[name])
             value = value + (up @ down).reshape(value.shape)
         return value

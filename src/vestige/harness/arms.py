@@ -24,7 +24,7 @@ from vestige.diffusion import Model
 from vestige.diffusion.sampling import pictures
 from vestige.edits import Edit
 from vestige.harness import diagnostics
-from vestige.harness.bench import NUMERICS, Bench, shows
+from vestige.harness.bench import NUMERICS, Bench, held_in, shows
 from vestige.methods import Attack, Budget, Candidate, optimiser
 from vestige.metrics import Judge
 from vestige.metrics.score import crossed
@@ -83,6 +83,7 @@ class _Arm:
             "select_pictures": bench.suite.select_pictures,
             "judges": [bench.verify.identity(label), bench.select.identity(label)],
             **optimiser.current().as_dict(),
+            **(held_in(self.model.precision) if self.method.trains else {}),
             **bench.kept,
             "volatile": {"model": self.model.name, "suite": bench.suite.version},
         }

@@ -77,6 +77,11 @@ def right(seen: Mapping[str, str], expects: Mapping[str, str]) -> bool | None:
 NUMERICS = "2"  # raised whenever a run of an unchanged spec would give other numbers
 
 
+def held_in(precision: str) -> dict[str, Any]:
+    """What specs say of training on weights of this precision; empty for float32, whose leaves are the weights' own."""
+    return {} if precision == "float32" else {"leaves": "float32"}
+
+
 def tells(judge: Judge, prompt: Prompt) -> bool:
     """Whether the judge knows every label that a prompt asks for."""
     return all(judge.knows(label) for label in prompt.expects.values())

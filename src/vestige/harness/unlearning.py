@@ -15,7 +15,7 @@ from vestige.diffusion import Model
 from vestige.diffusion.model import Watch, silent
 from vestige.edits import Edit
 from vestige.harness import diagnostics
-from vestige.harness.bench import NUMERICS
+from vestige.harness.bench import NUMERICS, held_in
 from vestige.methods import Data, optimiser
 
 
@@ -47,6 +47,7 @@ def unlearned(
         "seed": seed,
         **_trained_on(data),
         **optimiser.current().as_dict(),
+        **(held_in(model.precision) if method.trains else {}),
         "volatile": {"model": model.name},
     }
 

@@ -15,12 +15,13 @@ from torch import Generator, Tensor, nn
 
 from vestige.diffusion import Model
 from vestige.diffusion.views import hooked
-from vestige.edits import Edit
+from vestige.edits import Edit, precision
 from vestige.edits.surgery import Factors, attach, rebuild
-from vestige.errors import BadInput, Incompatible, UnknownName
+from vestige.errors import BadInput, HalfPrecision, Incompatible, UnknownName
 
 Scopes = Mapping[str, Callable[[str], bool]]
 Self = TypeVar("Self", bound="Modular")
+Value = TypeVar("Value")
 
 
 class Modular(Model):
@@ -50,6 +51,10 @@ class Modular(Model):
     @property
     def dtype(self) -> torch.dtype:
         return next(self.parts[self.denoiser].parameters()).dtype
+
+    @property
+    def precision(self) -> str:
+        return str(self.dtype).removeprefix("torch.")
 
     def placed(self, device: torch.device | str, *, offload: bool = False, checkpointing: bool = False, slicing: bool = False) -> None:
         """Move the model, and choose what it saves memory by; for a model that has just been loaded, before views are made of it.
@@ -91,13 +96,18 @@ class Modular(Model):
 
     def edited(self, edit: Edit) -> Model:
         edit.check(self)
-        return hooked(self._with({n: edit.weight(n, self.tensor(n)) for n in edit.touched}), edit.hooks)
+        apart = {n: pair for n, pair in edit.factors.items() if self._stays(n)}
+        whole = {n: edit.weight(n, self.tensor(n)) for n in edit.touched if n not in apart}
+        values = whole | {n: edit.tensors[n] for n in apart if n in edit.tensors}
+        return hooked(self._with(values, factors=apart), edit.hooks)
 
     def trainable(self, names: Sequence[str]) -> tuple[Model, dict[str, Tensor]]:
+        self._trains(names)
         view = self._with({n: self.tensor(n).clone() for n in names}, leaves=True)
-        return view, {n: view._parameter(n) for n in names}
+        return view, {n: precision.leaf(*view._place(n)) for n in names}
 
     def adapted(self, names: Sequence[str], *, rank: int, alpha: float, init: str, rng: Generator) -> tuple[Model, Factors]:
+        self._trains(names)
         short = [n.removeprefix(f"{self.denoiser}.") for n in names]
         made, leaves = attach(self.parts[self.denoiser], short, rank=rank, alpha=alpha, init=init, rng=rng)
         return self._view({**self.parts, self.denoiser: made}, {}), {f"{self.denoiser}.{n}": pair for n, pair in leaves.items()}
@@ -132,20 +142,35 @@ class Modular(Model):
     def _names(self) -> list[str]:
         return [f"{part}.{n}" for part, module in self.parts.items() for n, _ in module.named_parameters()]
 
-    def _parameter(self, name: str) -> Tensor:
+    def _place(self, name: str) -> tuple[nn.Module, str]:
+        """The component that holds a weight, and the weight's name there."""
         part, _, rest = name.partition(".")
-        return self.parts[part].get_parameter(rest)
+        return self.parts[part], rest
 
-    def _with(self: Self, values: Mapping[str, Tensor], *, leaves: bool = False) -> Self:
-        parts = dict(self.parts)
+    def _parameter(self, name: str) -> Tensor:
+        return precision.weight(*self._place(name))
+
+    def _stays(self, name: str) -> bool:
+        """Whether factors of a weight stay beside it; a weight that is not there is an error."""
+        self.tensor(name)
+        return precision.beside(*self._place(name))
+
+    def _trains(self, names: Sequence[str]) -> None:
+        """Refuse to train what half precision cannot hold the gradients of."""
+        if torch.float16 in {self.dtype, *(self.tensor(n).dtype for n in names)}:
+            raise HalfPrecision(self.name)
+
+    def _with(self: Self, values: Mapping[str, Tensor], *, leaves: bool = False, factors: Factors | None = None) -> Self:
+        parts, factors = dict(self.parts), factors or {}
+        touched = {*values, *factors}
         for part in parts:
-            mine = {n[len(part) + 1 :]: v for n, v in values.items() if n.startswith(part + ".")}
-            if mine:
-                parts[part] = rebuild(parts[part], mine, leaves=leaves)
-        unknown = [n for n in values if n.partition(".")[0] not in parts]
+            mine, pairs = _within(part, values), _within(part, factors)
+            if mine or pairs:
+                parts[part] = rebuild(parts[part], mine, leaves=leaves, factors=pairs)
+        unknown = sorted(n for n in touched if n.partition(".")[0] not in parts)
         if unknown:
             raise Incompatible(f"{self.name} has no component {unknown[0].partition('.')[0]!r}")
-        return self._view(parts, {n: h for n, h in self._hashes.items() if n not in values})
+        return self._view(parts, {n: h for n, h in self._hashes.items() if n not in touched})
 
     def _view(self: Self, parts: Mapping[str, nn.Module], hashes: dict[str, str]) -> Self:
         view = object.__new__(type(self))
@@ -166,6 +191,11 @@ class Modular(Model):
         return cast(Tensor, (images / 2 + 0.5).clamp(0, 1).float())
 
 
+def _within(part: str, table: Mapping[str, Value]) -> dict[str, Value]:
+    """The rows of a table by weight that speak of a component, by their names there."""
+    return {name[len(part) + 1 :]: value for name, value in table.items() if name.startswith(part + ".")}
+
+
 def _shift(vae: Any) -> float:
     return float(getattr(vae.config, "shift_factor", None) or 0)
 
@@ -184,8 +214,11 @@ def sides(size: int | Sequence[int]) -> tuple[int, int]:
 
 
 def frozen(module: nn.Module) -> nn.Module:
-    """The module around the same storage with parameters of its own, so that switching off their gradients leaves the given one's on."""
-    return rebuild(module, {n: p.data for n, p in module.named_parameters()})
+    """The module around the same storage with parameters of its own, so that switching off their gradients leaves the given one's on.
+
+    A view's factors beside weights of low precision are folded in: outside, weights are all that there is.
+    """
+    return rebuild(module, {n: precision.weight(module, n).detach() for n, _ in module.named_parameters()})
 
 
 def present(folders: Mapping[str, Path], name: str) -> None:

@@ -6,6 +6,11 @@ import difflib
 from collections.abc import Iterable
 
 
+def shortened(text: str, most: int = 80) -> str:
+    """A user's words as an error quotes them, on one line and not too long."""
+    return repr(text if len(text) <= most else f"{text[: most - 4]} ...")
+
+
 class VestigeError(Exception):
     """Every error that a user's input can cause; the command line prints its message without a traceback."""
 

@@ -51,6 +51,7 @@ def raise_all(
         *_judges(experiment, found),
         *([no_original.flag(experiment.real)] if experiment.real is not None else []),
         *_detectors(experiment),
+        *_unread(experiment, found),
         *_edit(experiment),
         *_utility(experiment, usable),
         *_plasticity(experiment, taught),
@@ -127,6 +128,16 @@ def _detectors(experiment: Experiment) -> list[Flag]:
         floor = "" if experiment.plan.control[0] == "twin" else "; its false positives are taken as none"
         flags.append(Flag("unmeasured-judge", "informing", text + floor))
     return flags
+
+
+def _unread(experiment: Experiment, found: Mapping[str, Any]) -> list[Flag]:
+    """Prompts that are longer than what the model reads; those that differ behind that are one to it."""
+    own = len(experiment.base.unread(experiment.concept.told()))
+    points = [p for rows in found.values() for row in rows["edited"] for p in row.outcome["points"]]
+    made = max((p["notes"].get("cut", 0) for p in points), default=0)
+    which = [f"{count} {what}" for count, what in ((own, "of the concept's prompts"), (made, "prompts that an attack found")) if count]
+    text = f"the end of {' and '.join(which)} is not read, too long for the text encoder"
+    return [Flag("prompts-cut", "informing", text)] if which else []
 
 
 def _edit(experiment: Experiment) -> list[Flag]:

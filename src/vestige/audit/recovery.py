@@ -33,6 +33,8 @@ def recover(planned: Plan, out: Path | str, *, watch: Watch = silent) -> dict[st
             "curve": scores.curve_of([p["budget"] for p in points], [p["hits"] for p in points]),
             "adapter": None,
         }
+        if cut := experiment.edited.unread(experiment.concept.told()):
+            result["cut"] = cut
         last = arm.path("last.safetensors")
         if last.exists():
             edit = Edit.load(last)

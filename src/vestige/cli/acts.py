@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from vestige.cli import options
-from vestige.cli.frame import give, progress, shown
+from vestige.cli.frame import give, progress, say, shown
 from vestige.cli.machine import machine
-from vestige.errors import BadSetting
+from vestige.errors import BadSetting, shortened
+
+
+def unread(cut: Sequence[str]) -> None:
+    """Say which prompts are longer than what the model reads."""
+    if cut:
+        more = f" and {len(cut) - 1} more" if len(cut) > 1 else ""
+        say(f"note: the end of {shortened(cut[0])}{more} is not read: too long for the model's text encoder")
 
 
 @machine
@@ -43,9 +51,12 @@ def unlearn(
         edit = unlearner(loaded, chosen, seed=seed, data=data, watch=watch)
         edit.save(out)
         found = diagnostics.measured(loaded, chosen, edit, data, seed=seed, watch=watch) if "retain" in unlearner.needs else {}
+    unread(loaded.unread(chosen.told()))
     described = {**arithmetic.describe(loaded, edit), "file": str(out), "concept": chosen.name, "model": model, "diagnostics": found}
     moved = f"{described['changed_tensors']} tensors, relative change {described['relative_norm'] or 0:.3f}"
     next_step = f"vestige audit --model {model} --concept {concept} --edit {out}"
+    if not described["relative_norm"] and not edit.hooks:
+        say(f"note: {out} changes nothing of {model}; is the anchor the target itself, or a number of steps or a weight 0?")
     measured = "".join(f"{name:<22} {value}\n" for name, value in {**described["notes"], **found}.items())
     give(described, as_json, f"saved {out}: {method} on {model}, {moved}\n{measured}next: {next_step}")
 
@@ -82,6 +93,7 @@ def attack(
     planned = resolve(request)
     with progress() as watch:
         result = recover(planned, out, watch=watch)
+    unread(result.get("cut", ()))
     lost = {p["budget"]: f"  {p['missing']} missing" for p in result["curve"] if p.get("missing")}
     rows = "\n".join(f"{p['budget']:>6} steps  {shown({**p, 'value': p['score']})}{lost.get(p['budget'], '')}" for p in result["curve"])
     give(result, as_json, f"{rows}\npictures and adapter in {out}")
@@ -112,6 +124,7 @@ def generate(
     from vestige.diffusion.sampling import Drawing
     from vestige.harness import drawing, settings
 
+    protocol = Drawing(steps=steps, guidance=guidance)
     if bool(prompt) == bool(prompts):
         raise BadSetting("give --prompt (repeatable) or --prompts FILE.csv, one of them")
     card = models.card(model)
@@ -124,6 +137,7 @@ def generate(
     loaded = models.load(model)
     drawn_by = loaded if edit is None else loaded.edited(checkpoints.load(edit, loaded))
     with progress() as watch:
-        made = drawing.draw(drawn_by, asked, album, out, Drawing(steps=steps), concept=chosen, world=card.world, watch=watch)
+        made = drawing.draw(drawn_by, asked, album, out, protocol, concept=chosen, world=card.world, watch=watch)
     seen = f"\n{chosen.name}: {made['text']}" if chosen is not None else ""
+    unread(made.get("cut", ()))
     give(made, as_json, f"{len(made['files'])} pictures in {out}{seen}")

@@ -134,6 +134,10 @@ class Model(ABC):
         """Token ids of B prompts as the condition encoder reads them, padded and cut to its length, (B, L)."""
         raise Incompatible(f"{self.name} reads no tokens; a model that reads prompts is needed")
 
+    def unread(self, prompts: Sequence[str]) -> list[str]:
+        """Those of the prompts that are longer than what the condition encoder reads, so that their ends change nothing."""
+        return []
+
     def embed(self, tokens: Tensor) -> Condition:
         """Encode token sequences, with gradients.
 

@@ -55,6 +55,9 @@ class Wrapped(Model):
     def tokens(self, prompts: Sequence[str]) -> Tensor:
         return self.inner.tokens(prompts)
 
+    def unread(self, prompts: Sequence[str]) -> list[str]:
+        return self.inner.unread(prompts)
+
     def embed(self, tokens: Tensor) -> Condition:
         return self.inner.embed(tokens)
 

@@ -127,7 +127,7 @@ class _Arm:
             "scores": [None if math.isnan(score) else round(score, 6) for score in scores.tolist()],
             "selected": None if math.isnan(share(chosen)) else share(chosen),
             "cost": dict(candidate.cost),
-            "notes": dict(candidate.notes),
+            "notes": {**candidate.notes, **({"cut": len(cut)} if (cut := view.unread(candidate.prompts or ())) else {})},
         }
 
 

@@ -18,6 +18,7 @@ from vestige.concepts.prompts import PromptSet
 from vestige.diffusion import Model
 from vestige.diffusion.model import Watch, silent
 from vestige.diffusion.sampling import Drawing, chunks, pictures
+from vestige.errors import Incompatible
 from vestige.metrics import Judge, Score
 from vestige.metrics.judge import by
 from vestige.metrics.score import crossed
@@ -63,20 +64,30 @@ def draw(
 ) -> dict[str, Any]:
     """Draw, keep and judge; returns what was written to `out/scores.json`, where a concept says what to look for.
 
+    Prompts whose ends the model does not read are named under "cut", where there are any.
+
     Arguments:
         protocol: Steps and batch; guidance is each picture's own.
         concept: What its detector looks for; None draws only.
     """
     judge = metrics.pair(concept, world)[0] if concept is not None else None
+    model.grid(protocol.steps)  # refuses what its schedule does not have
     files: list[str] = []
     scores: list[torch.Tensor] = []
     for part in chunks(len(asked), protocol.batch):
         drawn = _drawn(model, asked[part], protocol)
+        if lost := int((~drawn.isfinite()).flatten(1).any(1).sum()):
+            raise Incompatible(
+                f"{lost} of {len(drawn)} pictures are not finite and would be black; {model.name} overflows in its precision "
+                "(choose --dtype float32), or the edit or the guidance is too strong"
+            )
         files += [str(file) for file in album.save(drawn, out, first=part.start)]
         if judge is not None and concept is not None:
             scores.append(judge.raw(drawn, concept.label))
         watch("draw", min(part.stop, len(asked)), len(asked))
     found: dict[str, Any] = {"files": files, "prompts": [one.text for one in asked]}
+    if cut := model.unread(list(dict.fromkeys(found["prompts"]))):
+        found["cut"] = cut
     if judge is None or concept is None:
         return found
     found |= _judged(judge, concept.label, torch.cat(scores), [one.text for one in asked])

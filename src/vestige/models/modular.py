@@ -18,10 +18,12 @@ from vestige.diffusion.views import hooked
 from vestige.edits import Edit, precision
 from vestige.edits.surgery import Factors, attach, rebuild
 from vestige.errors import BadInput, HalfPrecision, Incompatible, UnknownName
+from vestige.models.configurations import configuration
 
 Scopes = Mapping[str, Callable[[str], bool]]
 Self = TypeVar("Self", bound="Modular")
 Value = TypeVar("Value")
+_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
 class Modular(Model):
@@ -207,12 +209,6 @@ def _steady(vae: Any) -> nn.Module:
     return cast(nn.Module, copy.deepcopy(vae).float())
 
 
-def sides(size: int | Sequence[int]) -> tuple[int, int]:
-    """(height, width) from a side or both."""
-    height, width = (size, size) if isinstance(size, int) else size
-    return height, width
-
-
 def frozen(module: nn.Module) -> nn.Module:
     """The module around the same storage with parameters of its own, so that switching off their gradients leaves the given one's on.
 
@@ -222,10 +218,18 @@ def frozen(module: nn.Module) -> nn.Module:
 
 
 def present(folders: Mapping[str, Path], name: str) -> None:
-    """Refuse a model of which a folder is missing."""
+    """Refuse a model of which a folder is missing, or a file was never fetched."""
     for part, folder in folders.items():
         if not folder.is_dir():
             raise BadInput(f"{name} has no folder {part} at {folder}; give a folder in diffusers' layout")
+        for file in sorted(folder.iterdir()):
+            if file.is_file() and _is_pointer(file):
+                raise BadInput(f"{file} is a Git LFS pointer, not the file that it stands for; fetch that with `git lfs pull`")
+
+
+def _is_pointer(file: Path) -> bool:
+    with file.open("rb") as stream:
+        return stream.read(len(_POINTER)) == _POINTER
 
 
 def whole(kind: Any, folder: Path, what: str, **precision: torch.dtype) -> nn.Module:
@@ -236,13 +240,12 @@ def whole(kind: Any, folder: Path, what: str, **precision: torch.dtype) -> nn.Mo
         what: How errors call it, e.g. "unet of wardrobe".
         precision: The dtype, by the name that the class gives it; weights that are there as "fp16" alone are converted.
     """
-    from safetensors import SafetensorError
-
+    configuration(folder, what)
     variants = {"variant": "fp16"} if _halved(folder) else {}
     try:
         made, report = kind.from_pretrained(folder, output_loading_info=True, local_files_only=True, **variants, **precision)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise BadInput(f"{what} cannot be read from {folder} ({error})") from error
+    except Exception as error:  # a damaged configuration ends in whatever the constructors of its network stumble over
+        raise BadInput(f"{what} cannot be read from {folder} ({type(error).__name__}: {error})") from error
     wrong = [f"{key} {sorted(report[key])[:3]}" for key in ("missing_keys", "unexpected_keys", "mismatched_keys") if report[key]]
     if wrong:
         raise BadInput(f"{what} does not load whole: {'; '.join(wrong)}")

@@ -9,6 +9,7 @@ from typing import Any
 from vestige import edits, registry, runs
 from vestige.audit import no_original, scores
 from vestige.audit.experiment import Experiment
+from vestige.edits import Edit
 from vestige.errors import VestigeError
 from vestige.harness import arms
 from vestige.metrics import loading
@@ -126,20 +127,27 @@ def _detectors(experiment: Experiment) -> list[Flag]:
 
 
 def _edit(experiment: Experiment) -> list[Flag]:
-    if experiment.edit is None or experiment.edit.hooks:
+    if experiment.edit is None:
         return []
-    changes = edits.measure(experiment.subject, experiment.edit)
+    remark = experiment.edit.remark(experiment.subject)
+    aged = [Flag("earlier-identity", "informing", remark)] if remark else []
+    return aged if experiment.edit.hooks else [*aged, *_changes(experiment, experiment.edit)]
+
+
+def _changes(experiment: Experiment, edit: Edit) -> list[Flag]:
+    """An edit that changes nothing, or more than it says."""
+    changes = edits.measure(experiment.subject, edit)
     if not any(c.norm > 0 for c in changes):
         return [Flag("no-change", "blocking", "the edit changes no weight")]
     allowed = set[str]()
-    for scope in experiment.edit.scope.split("+"):  # edits that were added up declare every part's
+    for scope in edit.scope.split("+"):  # edits that were added up declare every part's
         try:
             allowed.update(experiment.subject.scope(scope))
         except VestigeError as error:
-            text = f"the edit declares {experiment.edit.scope}, and what that allows is not known: {error}"
+            text = f"the edit declares {edit.scope}, and what that allows is not known: {error}"
             return [Flag("out-of-scope", "blocking", text)]
     outside = [c.name for c in changes if c.norm > 0 and c.name not in allowed]
-    return [Flag("out-of-scope", "blocking", f"the edit declares {experiment.edit.scope} and changes {outside[0]}")] if outside else []
+    return [Flag("out-of-scope", "blocking", f"the edit declares {edit.scope} and changes {outside[0]}")] if outside else []
 
 
 def _utility(experiment: Experiment, usable: Mapping[str, Any]) -> list[Flag]:

@@ -173,6 +173,9 @@ class FlowModel(Modular):
     def _identity(self) -> str:
         return f"{self._times.identity} {list(self.image_size)} {self.distilled}"
 
+    def _words(self) -> dict[str, Any]:
+        return {part.replace("text_encoder", "tokenizer"): words for part, words in self.tokenizers.items() if words is not None}
+
     def pipeline(self) -> Any:
         """A diffusers pipeline that shares every weight; what it is loaded with later does not reach this model."""
         import diffusers

@@ -179,6 +179,12 @@ class LatentModel(Modular):
     def _identity(self) -> str:
         return f"{self._times.identity}{' blank' if self.blank else ''}"
 
+    def _words(self) -> dict[str, Any]:
+        return dict(zip(("tokenizer", "tokenizer_2"), self.tokenizers, strict=False))
+
+    def _sampled(self) -> dict[str, Any]:
+        return self._times.steps
+
     def pipeline(self) -> Any:
         """A diffusers pipeline that shares every weight; what it is loaded with later does not reach this model."""
         from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline

@@ -47,3 +47,8 @@ class Timesteps:
     def identity(self) -> str:
         """Prediction type and hash of the levels."""
         return f"{self.kind} {hashlib.blake2b(self._alphas.numpy().tobytes(), digest_size=16).hexdigest()}"
+
+    @property
+    def steps(self) -> dict[str, Any]:
+        """How sampling spreads its steps over the levels."""
+        return {"spacing": self.scheduler.config.timestep_spacing, "offset": self.scheduler.config.steps_offset}

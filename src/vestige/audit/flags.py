@@ -115,7 +115,8 @@ def _missing(experiment: Experiment, found: Mapping[str, Any]) -> list[Flag]:
 def _detectors(experiment: Experiment) -> list[Flag]:
     """What a concept's own detectors leave unsaid."""
     verify, select = experiment.bench.verify, experiment.bench.select
-    flags = []
+    seen = {judge.name: getattr(judge, "unseen", "") for judge in (verify, select)}  # of a user's own function alone
+    flags = [_uncovered(name, where) for name, where in seen.items() if where]
     if loading.same(verify, select):
         text = f"{verify.name} both chooses and is reported: no second judge checked what it sees; name a selector in the concept file"
         flags.append(Flag("one-judge", "capping", text))
@@ -124,6 +125,12 @@ def _detectors(experiment: Experiment) -> list[Flag]:
         floor = "" if experiment.plan.control[0] == "twin" else "; its false positives are taken as none"
         flags.append(Flag("unmeasured-judge", "informing", text + floor))
     return flags
+
+
+def _uncovered(name: str, where: str) -> Flag:
+    """A judge may have been another one, and the stored scores do not know."""
+    text = f"{where}, and what it reads is declared nowhere: scores stored before it changed count as its own"
+    return Flag("uncovered-judge", "capping", f"{text}; list the files of {name}, {name}.files = [...], as docs/metrics.md says")
 
 
 def _edit(experiment: Experiment) -> list[Flag]:

@@ -19,6 +19,8 @@ FAMILIES = {  # family -> parts that it may have
     "flow": ("transformer", "vae", "scheduler", *READERS),
 }
 
+IDENTITY = "2"  # what `identity` and fingerprints tell of models that do not ship; the first knew *.safetensors and noise levels alone
+
 
 @dataclass(frozen=True)
 class Card:
@@ -127,6 +129,11 @@ def identity(name: str) -> dict[str, str]:
         return {found.file.name: files.digest(found.file), **{spot: files.digest(file) for spot, file in told.items()}}
     whole = {part: folder for part, folder in found.parts.items() if part != "labels"}
     return {spot: files.digest(file) for spot, file in _files(whole, next(iter(found.parts.values())).parent).items()}
+
+
+def identified(name: str) -> dict[str, Any]:
+    """What specs say of a model's content; and by which identity, where that is not a released model's own."""
+    return {"model_content": identity(name), **({} if card(name).hashes else {"identity": IDENTITY})}
 
 
 def _files(parts: Mapping[str, Path], folder: Path) -> dict[str, Path]:

@@ -32,6 +32,10 @@ class Incompatible(VestigeError):
     """Two things that do not belong together: an edit and another base, an attack and a model without what it needs."""
 
 
+class Diverged(VestigeError, FloatingPointError):
+    """A loss that is no longer a number."""
+
+
 class MissingDependency(VestigeError):
     """An optional package that a feature needs."""
 

@@ -36,14 +36,17 @@ def raise_all(
     usable: Mapping[str, Any],
     left: Mapping[str, Any],
     taught: Mapping[str, Sequence[runs.Run]],
+    failed: Mapping[str, str] | None = None,
 ) -> list[Flag]:
     """Every flag that fires, blocking ones first.
 
     Arguments:
         usable: What must stay, by group and stage, and `left`: by attack and group.
         taught: The arms by which plasticity is measured.
+        failed: Attacks, or the lesson, whose numbers were finite no longer, and what was said of them.
     """
     raised = [
+        *(Flag("attack-failed", "capping", f"{text}; {name} is in no number here") for name, text in (failed or {}).items()),
         *_missing(experiment, found),
         *_auditable(experiment, found),
         *_judges(experiment, found),

@@ -5,6 +5,7 @@ All modules are diffusers' and transformers' own. The embedded world `wardrobe` 
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -191,7 +192,7 @@ class LatentModel(Modular):
 
         shared = {part: frozen(module) for part, module in self.parts.items()}
         if SECOND in self.parts:
-            first, second = self.tokenizers
+            first, second = copy.deepcopy(self.tokenizers)
             return StableDiffusionXLPipeline(
                 **shared,
                 tokenizer=first,
@@ -202,7 +203,7 @@ class LatentModel(Modular):
             )
         return StableDiffusionPipeline(
             **shared,
-            tokenizer=self.tokenizer,
+            tokenizer=copy.deepcopy(self.tokenizer),
             scheduler=self.scheduler,
             safety_checker=None,
             feature_extractor=None,

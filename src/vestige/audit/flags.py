@@ -46,7 +46,7 @@ def raise_all(
         failed: Attacks, or the lesson, whose numbers were finite no longer, and what was said of them.
     """
     raised = [
-        *(Flag("attack-failed", "capping", f"{text}; {name} is in no number here") for name, text in (failed or {}).items()),
+        *failures(failed or {}),
         *_missing(experiment, found),
         *_auditable(experiment, found),
         *_judges(experiment, found),
@@ -63,6 +63,11 @@ def raise_all(
     ]
     rank = {"blocking": 0, "capping": 1, "informing": 2}
     return sorted(raised, key=lambda f: rank[f.kind])
+
+
+def failures(failed: Mapping[str, str]) -> list[Flag]:
+    """Attacks that found nothing because they broke: what they would have found is not known."""
+    return [Flag("attack-failed", "capping", f"{text}; {name} is in no number here") for name, text in failed.items()]
 
 
 def _auditable(experiment: Experiment, found: Mapping[str, Any]) -> list[Flag]:

@@ -11,6 +11,7 @@ from vestige import edits, runs
 from vestige.audit import no_original, power, scores
 from vestige.audit.experiment import Experiment
 from vestige.diffusion import Model
+from vestige.edits import Edit
 from vestige.errors import Incompatible, UnknownName, VestigeError
 from vestige.harness import arms
 from vestige.metrics import loading
@@ -37,6 +38,7 @@ def raise_all(
     left: Mapping[str, Any],
     taught: Mapping[str, Sequence[runs.Run]],
     rooms: Mapping[str, Interval],
+    failed: Mapping[str, str] | None = None,
 ) -> list[Flag]:
     """Every flag that fires, blocking ones first.
 
@@ -44,8 +46,10 @@ def raise_all(
         usable: What must stay, by group and stage, and `left`: by attack and group.
         taught: The arms by which plasticity is measured.
         rooms: By attack, the largest F that it could have shown.
+        failed: Attacks, or the lesson, whose numbers were finite no longer, and what was said of them.
     """
     raised = [
+        *failures(failed or {}),
         *_missing(experiment, found),
         *_auditable(experiment, found),
         *_judges(experiment, found),
@@ -64,6 +68,11 @@ def raise_all(
     ]
     rank = {"blocking": 0, "capping": 1, "informing": 2}
     return sorted(raised, key=lambda f: rank[f.kind])
+
+
+def failures(failed: Mapping[str, str]) -> list[Flag]:
+    """Attacks that found nothing because they broke: what they would have found is not known."""
+    return [Flag("attack-failed", "capping", f"{text}; {name} is in no number here") for name, text in failed.items()]
 
 
 def _auditable(experiment: Experiment, found: Mapping[str, Any]) -> list[Flag]:
@@ -119,7 +128,8 @@ def _missing(experiment: Experiment, found: Mapping[str, Any]) -> list[Flag]:
 def _detectors(experiment: Experiment) -> list[Flag]:
     """What a concept's own detectors leave unsaid."""
     verify, select = experiment.bench.verify, experiment.bench.select
-    flags = []
+    seen = {judge.name: getattr(judge, "unseen", "") for judge in (verify, select)}  # of a user's own function alone
+    flags = [_uncovered(name, where) for name, where in seen.items() if where]
     if loading.same(verify, select):
         text = f"{verify.name} both chooses and is reported: no second judge checked what it sees; name a selector in the concept file"
         flags.append(Flag("one-judge", "capping", text))
@@ -140,21 +150,34 @@ def _unread(experiment: Experiment, found: Mapping[str, Any]) -> list[Flag]:
     return [Flag("prompts-cut", "informing", text)] if which else []
 
 
+def _uncovered(name: str, where: str) -> Flag:
+    """A judge may have been another one, and the stored scores do not know."""
+    text = f"{where}, and what it reads is declared nowhere: scores stored before it changed count as its own"
+    return Flag("uncovered-judge", "capping", f"{text}; list the files of {name}, {name}.files = [...], as docs/metrics.md says")
+
+
 def _edit(experiment: Experiment) -> list[Flag]:
-    if experiment.edit is None or experiment.edit.hooks:
+    if experiment.edit is None:
         return []
-    changes = edits.measure(experiment.subject, experiment.edit)
+    remark = experiment.edit.remark(experiment.subject)
+    aged = [Flag("earlier-identity", "informing", remark)] if remark else []
+    return aged if experiment.edit.hooks else [*aged, *_changes(experiment, experiment.edit)]
+
+
+def _changes(experiment: Experiment, edit: Edit) -> list[Flag]:
+    """An edit that changes nothing, or more than it says."""
+    changes = edits.measure(experiment.subject, edit)
     if not any(c.norm > 0 for c in changes):
         return [Flag("no-change", "blocking", "the edit changes no weight")]
     allowed = set[str]()
-    for scope in experiment.edit.scope.split("+"):  # edits that were added up declare every part's
+    for scope in edit.scope.split("+"):  # edits that were added up declare every part's
         try:
             allowed.update(experiment.subject.scope(scope))
         except VestigeError as error:
-            text = f"the edit declares {experiment.edit.scope}, and what that allows is not known: {error}"
+            text = f"the edit declares {edit.scope}, and what that allows is not known: {error}"
             return [Flag("out-of-scope", "blocking", text)]
     outside = [c.name for c in changes if c.norm > 0 and c.name not in allowed]
-    return [Flag("out-of-scope", "blocking", f"the edit declares {experiment.edit.scope} and changes {outside[0]}")] if outside else []
+    return [Flag("out-of-scope", "blocking", f"the edit declares {edit.scope} and changes {outside[0]}")] if outside else []
 
 
 def _utility(experiment: Experiment, usable: Mapping[str, Any]) -> list[Flag]:

@@ -100,7 +100,7 @@ class Plan:
             "what": "audit",
             "numerics": NUMERICS,
             "model": self.request.model,
-            "model_content": models.identity(self.request.model),
+            **models.identified(self.request.model),
             "original": self.original or None,
             "concept": self.concept.as_dict(),
             "unlearner": chosen,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -35,12 +35,14 @@ def unlearn(
     as_json: options.JsonOption = False,
 ) -> None:
     """Make a model forget a concept and save the edit: the difference alone, a few per cent of the model."""
-    from vestige import concepts, models
+    from vestige import concepts, files, models
     from vestige.edits import arithmetic
     from vestige.harness import diagnostics
+    from vestige.harness.bench import telling
     from vestige.harness.settings import configured, told
     from vestige.harness.unlearning import training_data
 
+    files.ready(out)
     card = models.card(model)
     chosen = told(concepts.load(concept, card.world), card)
     own = options.own(settings, method)
@@ -48,7 +50,8 @@ def unlearn(
     loaded = models.load(model)
     with progress() as watch:
         data = training_data(loaded, forget, retain)
-        edit = unlearner(loaded, chosen, seed=seed, data=data, watch=watch)
+        with telling(f"{method} on {model}"):
+            edit = unlearner(loaded, chosen, seed=seed, data=data, watch=watch)
         edit.save(out)
         found = diagnostics.measured(loaded, chosen, edit, data, seed=seed, watch=watch) if "retain" in unlearner.needs else {}
     unread(loaded.unread(chosen.told()))
@@ -96,7 +99,19 @@ def attack(
     unread(result.get("cut", ()))
     lost = {p["budget"]: f"  {p['missing']} missing" for p in result["curve"] if p.get("missing")}
     rows = "\n".join(f"{p['budget']:>6} steps  {shown({**p, 'value': p['score']})}{lost.get(p['budget'], '')}" for p in result["curve"])
-    give(result, as_json, f"{rows}\npictures and adapter in {out}")
+    give(result, as_json, f"{rows}\n{_left(result, out)}")
+
+
+def _left(result: Mapping[str, Any], out: Path) -> str:
+    """What an attack left behind, for reading."""
+    rows = [f"pictures in {out}"]
+    if result.get("edit"):
+        rows.append(f"the recovered edit: {result['edit']}")
+    if result["adapter"]:
+        rows.append(f"as an adapter, for pipeline.load_lora_weights: {result['adapter']}")
+    for file in result.get("embeddings", ()):
+        rows.append(f"as a learned word, for pipeline.load_textual_inversion: {file}")
+    return "\n".join(rows)
 
 
 @machine
@@ -118,7 +133,7 @@ def generate(
     as_json: options.JsonOption = False,
 ) -> None:
     """Draw pictures, and count the concept in them if one is named."""
-    from vestige import checkpoints, concepts, models
+    from vestige import checkpoints, concepts, files, models
     from vestige.concepts import prompts as sets
     from vestige.concepts.album import Album
     from vestige.diffusion.sampling import Drawing
@@ -127,6 +142,7 @@ def generate(
     protocol = Drawing(steps=steps, guidance=guidance)
     if bool(prompt) == bool(prompts):
         raise BadSetting("give --prompt (repeatable) or --prompts FILE.csv, one of them")
+    files.ready_folder(out)
     card = models.card(model)
     chosen = None if concept is None else settings.told(concepts.load(concept, card.world), card)
     album = Album(sensitive or (chosen is not None and chosen.sensitive), keep_images)  # type: ignore[arg-type]

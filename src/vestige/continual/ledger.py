@@ -120,10 +120,10 @@ class Ledger:
         """The edit of a finished step, counted from 1, and what it makes of the model that it was made on."""
         step = self.steps[number - 1]
         edit = Edit.load(self.run.folder / step["edit"])
-        if step["before"] != model.fingerprint:
+        if step["before"] not in (model.fingerprint, *model.earlier):
             raise BadInput(f"step {number} was taken from another model than the one rebuilt from the steps before it; {ADVICE}")
         edited = model.edited(edit)
-        if step["after"] != edited.fingerprint:
+        if step["after"] not in (edited.fingerprint, *edited.earlier):
             raise BadInput(f"step {number} leads to another model than it did; {ADVICE}")
         return edit, edited
 

@@ -110,7 +110,7 @@ class SequencePlan:
             "what": "continual",
             "numerics": NUMERICS,
             "model": self.order.model,
-            "model_content": models.identity(self.order.model),
+            **models.identified(self.order.model),
             "method": self.order.method,
             "settings": registry.settings(self.unlearner),
             "mode": self.order.mode,

@@ -216,7 +216,12 @@ class Model(ABC):
     @property
     @abstractmethod
     def fingerprint(self) -> str:
-        """Hash of every weight and of the noise schedule; equal exactly for equal models."""
+        """Hash of every weight, of the noise schedule, and of all else that makes pictures; equal exactly for equal models."""
+
+    @property
+    def earlier(self) -> tuple[str, ...]:
+        """What `fingerprint` was when it knew less of a model, for edits and ledgers that were saved then."""
+        return ()
 
 
 @dataclass(frozen=True)

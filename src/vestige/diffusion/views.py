@@ -112,6 +112,13 @@ class Wrapped(Model):
 
     @property
     def fingerprint(self) -> str:
+        return self._marked(self.inner.fingerprint)
+
+    @property
+    def earlier(self) -> tuple[str, ...]:
+        return tuple(map(self._marked, self.inner.earlier))
+
+    def _marked(self, inner: str) -> str:
         import hashlib
 
-        return hashlib.sha256(f"{self.inner.fingerprint} {self._identity}".encode()).hexdigest()
+        return hashlib.sha256(f"{inner} {self._identity}".encode()).hexdigest()

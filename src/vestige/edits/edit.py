@@ -32,6 +32,10 @@ class Weights(Protocol):
     @property
     def fingerprint(self) -> str: ...
 
+    @property
+    def earlier(self) -> tuple[str, ...]:
+        """What its fingerprint was when it told less."""
+
     def tensor(self, name: str) -> Tensor:
         """One weight by its qualified name."""
 
@@ -73,12 +77,21 @@ class Edit:
     notes: Mapping[str, Any] = field(default_factory=dict)
 
     def check(self, model: Weights) -> None:
-        """Refuse a model that this edit was not made on."""
-        if self.base != model.fingerprint:
+        """Refuse a model that this edit was not made on; one whose weights an earlier fingerprint names is accepted, see `remark`."""
+        if self.base != model.fingerprint and self.base not in model.earlier:
             raise Incompatible(
                 f"this {self.method} edit was made on a model with fingerprint {self.base[:12]}; {model.name} has "
                 f"{model.fingerprint[:12]}; use the model it was made on"
             )
+
+    def remark(self, model: Weights) -> str:
+        """What a base that is named by an earlier fingerprint leaves open; "" where today's names it."""
+        if self.base == model.fingerprint:
+            return ""
+        return (
+            f"this {self.method} edit names its base by an earlier identity, which knew weights and noise schedule alone: the weights "
+            f"are those of {model.name}; that its tokenizer and configuration are still the same cannot be told"
+        )
 
     def weight(self, name: str, base: Tensor) -> Tensor:
         """The edited value of a weight; in float32 where it is of lower precision and gains factors."""

@@ -24,7 +24,7 @@ from vestige.diffusion import Model
 from vestige.diffusion.sampling import pictures
 from vestige.edits import Edit
 from vestige.harness import diagnostics
-from vestige.harness.bench import NUMERICS, Bench, held_in, shows
+from vestige.harness.bench import NUMERICS, Bench, held_in, shows, telling
 from vestige.methods import Attack, Budget, Candidate, optimiser
 from vestige.metrics import Judge
 from vestige.metrics.score import crossed
@@ -97,11 +97,12 @@ class _Arm:
         points, last = [], None
         replicate, stage = self.replicate, f"{self.name} on {self.model.name}, replicate {self.replicate}"
         tried = self.method(self.model, self.concept, self.budget, seed=replicate, select=self._select, pictures=self.references)
-        for candidate in tried:
-            points.append(self._scored(candidate, run))
-            last = candidate.edit or last
-            self.bench.watch(stage, len(points), len(self.budget.points))
-            run.event("scored", budget=candidate.spent)
+        with telling(stage):
+            for candidate in tried:
+                points.append(self._scored(candidate, run))
+                last = candidate.edit or last
+                self.bench.watch(stage, len(points), len(self.budget.points))
+                run.event("scored", budget=candidate.spent)
         if last is not None:
             last.save(run.path("last.safetensors"))
         return {"points": points}

@@ -109,6 +109,7 @@ class Detector:
         asked: Words by which the likeliest label may be called.
         batch: Pictures scored at once.
         embed: Pictures -> features (b, F), where it has any.
+        unseen: Where it reads what is part of no hash, see `coverage`.
     """
 
     name: str
@@ -122,6 +123,7 @@ class Detector:
     asked: tuple[str, ...] = ()
     batch: int = 16
     embed: Callable[[Tensor], Tensor] | None = None
+    unseen: str = ""
 
     def __post_init__(self) -> None:
         if not self.labels or len(set(self.labels)) != len(self.labels):

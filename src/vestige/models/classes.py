@@ -137,6 +137,9 @@ class ClassModel(Modular):
     def _identity(self) -> str:
         return f"{self._times.identity} {json.dumps(self.labels.as_dict())}"
 
+    def _sampled(self) -> dict[str, Any]:
+        return self._times.steps
+
     def save(self, folder: Path | str) -> Path:
         """Write the parts in diffusers' layout, with the classes' names; `vestige.load_model(folder)` reads it."""
         import diffusers

@@ -7,6 +7,7 @@ All modules are diffusers' and transformers' own; `mmdit` holds what each kind o
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -192,13 +193,16 @@ class FlowModel(Modular):
     def _identity(self) -> str:
         return f"{self._times.identity} {list(self.image_size)} {self.distilled}"
 
+    def _words(self) -> dict[str, Any]:
+        return {part.replace("text_encoder", "tokenizer"): words for part, words in self.tokenizers.items() if words is not None}
+
     def pipeline(self) -> Any:
         """A diffusers pipeline that shares every weight; what it is loaded with later does not reach this model."""
         import diffusers
 
         parts = {part: frozen(module) for part, module in self.parts.items()}
         parts["vae"] = _unshifted(parts["vae"])
-        words = {part.replace("text_encoder", "tokenizer"): self.tokenizers.get(part) for part in self.layout.kinds}
+        words = {part.replace("text_encoder", "tokenizer"): copy.deepcopy(self.tokenizers.get(part)) for part in self.layout.kinds}
         shared = {**dict.fromkeys(self.layout.kinds), **parts, **words}
         shared["scheduler"] = type(self.scheduler).from_config(self.scheduler.config)
         if _is_klein(self.parts):

@@ -5,6 +5,7 @@ All modules are diffusers' and transformers' own. The embedded world `wardrobe` 
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -183,13 +184,19 @@ class LatentModel(Modular):
     def _identity(self) -> str:
         return f"{self._times.identity}{' blank' if self.blank else ''}"
 
+    def _words(self) -> dict[str, Any]:
+        return dict(zip(("tokenizer", "tokenizer_2"), self.tokenizers, strict=False))
+
+    def _sampled(self) -> dict[str, Any]:
+        return self._times.steps
+
     def pipeline(self) -> Any:
         """A diffusers pipeline that shares every weight; what it is loaded with later does not reach this model."""
         from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 
         shared = {part: frozen(module) for part, module in self.parts.items()}
         if SECOND in self.parts:
-            first, second = self.tokenizers
+            first, second = copy.deepcopy(self.tokenizers)
             return StableDiffusionXLPipeline(
                 **shared,
                 tokenizer=first,
@@ -200,7 +207,7 @@ class LatentModel(Modular):
             )
         return StableDiffusionPipeline(
             **shared,
-            tokenizer=self.tokenizer,
+            tokenizer=copy.deepcopy(self.tokenizer),
             scheduler=self.scheduler,
             safety_checker=None,
             feature_extractor=None,

@@ -18,6 +18,7 @@ from vestige.diffusion.views import hooked
 from vestige.edits import Edit, precision
 from vestige.edits.surgery import Factors, attach, rebuild
 from vestige.errors import BadInput, HalfPrecision, Incompatible, UnknownName
+from vestige.models import surroundings
 from vestige.models.configurations import configuration
 
 Scopes = Mapping[str, Callable[[str], bool]]
@@ -42,6 +43,7 @@ class Modular(Model):
         if "vae" in self.parts:
             self.parts["vae"] = _steady(self.parts["vae"])
         self._hashes = {} if hashes is None else hashes
+        self._known: dict[str, str] = {}  # what views share, worked out once
         for part in self.parts.values():
             part.requires_grad_(False)
             part.eval()
@@ -116,6 +118,14 @@ class Modular(Model):
 
     @property
     def fingerprint(self) -> str:
+        plain, around = self._of_weights(), self._around()
+        return hashlib.sha256(f"{plain} {around}\n".encode()).hexdigest() if around else plain
+
+    @property
+    def earlier(self) -> tuple[str, ...]:
+        return (self._of_weights(),) if self._around() else ()
+
+    def _of_weights(self) -> str:
         precision = "" if self.dtype == torch.float32 else f" {self.dtype}"
         digest = hashlib.sha256(f"{self._identity()}{precision}\n".encode())
         for name in self._names():
@@ -124,6 +134,27 @@ class Modular(Model):
                 self._hashes[name] = hashlib.blake2b(raw.tobytes(), digest_size=16).hexdigest()
             digest.update(f"{name} {self._hashes[name]}\n".encode())
         return digest.hexdigest()
+
+    def _around(self) -> str:
+        """Hash of what surrounds the weights; "" where that is what surrounds a model that ships with the package."""
+        if "around" not in self._known:
+            self._known["around"] = surroundings.digest(self.surroundings())
+        return "" if self._known["around"] in surroundings.RELEASED else self._known["around"]
+
+    def surroundings(self) -> dict[str, Any]:
+        """What makes pictures beside the weights and the noise levels, plain data by component."""
+        parts = {part: surroundings.of_module(module) for part, module in self.parts.items()}
+        stored = {name: value for part, module in self.parts.items() for name, value in surroundings.of_buffers(part, module).items()}
+        words = {part: surroundings.of_tokenizer(tokenizer) for part, tokenizer in self._words().items()}
+        return {**parts, **({"buffers": stored} if stored else {}), **words, "scheduler": self._sampled()}
+
+    def _words(self) -> dict[str, Any]:
+        """Tokenizers by component name."""
+        return {}
+
+    def _sampled(self) -> dict[str, Any]:
+        """What decides where sampling steps, beside what `_identity` tells."""
+        return {}
 
     def tables(self) -> dict[str, slice]:
         found = [name for name in self._names() if name.endswith(("token_embedding.weight", ".shared.weight"))]

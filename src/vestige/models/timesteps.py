@@ -57,6 +57,11 @@ class Timesteps:
         """Prediction type and hash of the levels."""
         return f"{self.kind} {hashlib.blake2b(self._alphas.numpy().tobytes(), digest_size=16).hexdigest()}"
 
+    @property
+    def steps(self) -> dict[str, Any]:
+        """How sampling spreads its steps over the levels."""
+        return {"spacing": self.scheduler.config.timestep_spacing, "offset": self.scheduler.config.steps_offset}
+
 
 def scheduled(folder: Path, name: str) -> Any:
     """The scheduler in a component's folder, as DDIM; what cannot be followed is refused."""

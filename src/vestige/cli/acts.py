@@ -90,7 +90,7 @@ def attack(
 @machine
 def generate(
     prompt: Annotated[list[str] | None, typer.Option(help="Prompt; repeatable.")] = None,
-    prompts: Annotated[str | None, typer.Option(help="A CSV file of prompts, with seeds and guidance; or objects, styles.")] = None,
+    prompts: Annotated[str | None, typer.Option(help="A CSV file of prompts (FILE.csv:COLUMN), a text file, one a line; or objects, styles.")] = None,
     model: options.ModelOption = "wardrobe",
     edit: Annotated[str | None, typer.Option(help="An edit to apply.")] = None,
     concept: Annotated[
@@ -113,12 +113,14 @@ def generate(
     from vestige.harness import drawing, settings
 
     if bool(prompt) == bool(prompts):
-        raise BadSetting("give --prompt (repeatable) or --prompts FILE.csv, one of them")
+        raise BadSetting("give --prompt (repeatable) or --prompts FILE, one of them")
     card = models.card(model)
     chosen = None if concept is None else settings.told(concepts.load(concept, card.world), card)
     album = Album(sensitive or (chosen is not None and chosen.sensitive), keep_images)  # type: ignore[arg-type]
+    remarks: tuple[str, ...] = ()
     if prompts:
-        asked = drawing.of_set(sets.load(prompts), count or 1, seed, guidance)
+        chosen_set = sets.load(prompts)
+        asked, remarks = drawing.of_set(chosen_set, count or 1, seed, guidance), chosen_set.remarks
     else:
         asked = drawing.plain([p for p in prompt or () for _ in range(count or 4)], seed, guidance)
     loaded = models.load(model)
@@ -126,4 +128,5 @@ def generate(
     with progress() as watch:
         made = drawing.draw(drawn_by, asked, album, out, Drawing(steps=steps), concept=chosen, world=card.world, watch=watch)
     seen = f"\n{chosen.name}: {made['text']}" if chosen is not None else ""
-    give(made, as_json, f"{len(made['files'])} pictures in {out}{seen}")
+    noted = "".join(f"\nnote: {remark}" for remark in remarks)
+    give({**made, **({"remarks": list(remarks)} if remarks else {})}, as_json, f"{len(made['files'])} pictures in {out}{seen}{noted}")

@@ -20,7 +20,6 @@ from typing import Any
 
 from vestige.errors import BadInput
 
-
 UTF8 = "utf-8-sig"  # how texts of users are read: in UTF-8, with the byte order mark that some editors write or without
 _STARTS = {
     b"version https://git-lfs": "a Git LFS pointer, which stands for a file that was not fetched (`git lfs pull` fetches it)",

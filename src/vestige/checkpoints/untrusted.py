@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vestige import files
 from vestige.checkpoints import legacy, pickles
 from vestige.errors import BadInput
 
@@ -90,7 +91,7 @@ def text(path: Path) -> Any:
     try:
         if path.stat().st_size > LARGEST_TEXT:
             raise BadInput(f"{path} is larger than {LARGEST_TEXT >> 20} MB, which no configuration is")
-        return json.loads(path.read_text("utf-8"))
+        return json.loads(path.read_text(files.UTF8))
     except OSError as error:
         raise BadInput(f"{path} cannot be read ({error.strerror or error})") from error
     except (ValueError, RecursionError) as error:

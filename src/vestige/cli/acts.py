@@ -90,7 +90,9 @@ def attack(
 @machine
 def generate(
     prompt: Annotated[list[str] | None, typer.Option(help="Prompt; repeatable.")] = None,
-    prompts: Annotated[str | None, typer.Option(help="A CSV file of prompts (FILE.csv:COLUMN), a text file, one a line; or objects, styles.")] = None,
+    prompts: Annotated[
+        str | None, typer.Option(help="FILE.csv (or FILE.csv:COLUMN), FILE.txt with one a line; or objects, styles.")
+    ] = None,
     model: options.ModelOption = "wardrobe",
     edit: Annotated[str | None, typer.Option(help="An edit to apply.")] = None,
     concept: Annotated[

@@ -192,8 +192,8 @@ def _plain(raw: bytes, name: str, source: str, cells: Sequence[Sequence[str]] | 
     rows = tuple(Row(text, case=str(number)) for number, text in enumerate(texts) if text)
     if not rows:
         raise BadInput(f"{source} holds no prompt")
-    told = () if source.lower().endswith(".txt") else (f"no header names a column of prompts: every line is one, the first is {rows[0].text[:60]!r}",)
-    return PromptSet(name, rows, hashlib.sha256(raw).hexdigest(), source, told)
+    remarks = [] if source.lower().endswith(".txt") else [f"no header names prompts: every line is one, the first is {rows[0].text[:60]!r}"]
+    return PromptSet(name, rows, hashlib.sha256(raw).hexdigest(), source, tuple(remarks))
 
 
 def _read(lines: Sequence[Sequence[str]], header: Sequence[str], where: Mapping[str, int | None], empty: PromptSet) -> PromptSet:
@@ -217,7 +217,8 @@ def _read(lines: Sequence[Sequence[str]], header: Sequence[str], where: Mapping[
         raise BadInput(f"{empty.source} holds no prompt")
     remarks = []
     if wrong:
-        remarks.append(f"{len(wrong)} of {len(wrong) + len(rows)} rows are left out: {'; '.join(wrong[:3])}{'; ...' if len(wrong) > 3 else ''}")
+        some = "; ".join(wrong[:3]) + ("; ..." if len(wrong) > 3 else "")
+        remarks.append(f"{len(wrong)} of {len(wrong) + len(rows)} rows are left out: {some}")
     if blank:
         some = ", ".join(map(str, blank[:10])) + (", ..." if len(blank) > 10 else "")
         remarks.append(f"{len(blank)} of {len(rows)} rows have no prompt and are drawn as the empty prompt: row {some} of {empty.source}")

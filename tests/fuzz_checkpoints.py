@@ -57,7 +57,7 @@ def seeds() -> dict[str, bytes]:
     compvis = {f"model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_{s}.weight": torch.ones(4, 6) for s in "kv"}
     kohya = {f"lora_unet_mid_block_proj_in.lora_{s}.weight": torch.ones(4, 4) for s in ("down", "up")}
     peft = {f"unet.mid_block.attn.to_k.lora_{s}.weight": torch.ones(4, 4) for s in "AB"}
-    module = torch.nn.ModuleDict({"module": torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4))})
+    module = torch.nn.ModuleDict({"module": torch.nn.ModuleDict({"conv_in": torch.nn.Linear(3, 4), "conv_out": torch.nn.BatchNorm1d(4)})})
     for parameter in module.parameters():
         torch.nn.init.ones_(parameter)
     made = {

@@ -17,7 +17,8 @@ from onlookers import Onlooker
 from oracles import small, tiny_model
 from vestige import concepts
 from vestige.audit import Request, flags, resolve
-from vestige.concepts.images import METADATA, PictureSet, save
+from vestige.concepts.captions import METADATA
+from vestige.concepts.images import PictureSet, save
 from vestige.data import PROXY
 from vestige.edits import Edit
 from vestige.errors import BadInput

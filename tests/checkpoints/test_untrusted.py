@@ -100,7 +100,7 @@ F32 = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
         (header({"a": F32, "__metadata__": {"x": 3}}), "its metadata are no texts"),
         (b"\x10" + b"\0" * 7 + b'{"a":1,"a":1}   ', "a name comes twice"),
         (struct.pack("<Q", 60_000) + b"[" * 60_000, "its header is no JSON"),
-        (b"", "not a whole safetensors file"),
+        (b"", "is an empty file, no checkpoint"),
         (save({"x.weight": torch.ones(9)})[:-5], "not a whole safetensors file"),
     ],
 )

@@ -74,11 +74,11 @@ def test_seeds_that_are_no_whole_numbers_are_refused(seed: str) -> None:
         (b"words,seed\nx,1\n", "its header is words, seed"),
         (b"prompt,seed\n", "x holds no prompt"),
         (b"prompt,seed\na cup\n", "x, row 1 has 1 cells, the header 2"),
-        (b"prompt,seed\n ,1\n", "x, row 1 has no prompt"),
+        (b"prompt,seed\n ,1\n", "x holds no prompt"),
         (b"prompt,guidance\na cup,much\n", "guidance is a number from 0 on; given 'much'"),
         (b"prompt,guidance\na cup,nan\n", "guidance is a number from 0 on; given 'nan'"),
-        (b"prompt\n\xff\xfe\n", "x is no CSV file in UTF-8"),
-        (b'prompt\n"open\n', "x is no CSV file in UTF-8"),
+        (b"prompt\n\xff\xfe\n", "x is no text in UTF-8"),
+        (b'prompt\n"open\n', "x ends within a quoted cell that line 2 begins"),
     ],
 )
 def test_files_that_make_no_sense_are_refused(raw: bytes, message: str) -> None:

@@ -21,6 +21,7 @@ from oracles import script, tiny_flow, tiny_model
 from published_flux import FUSED, XLABS, dotted, kohyas, written
 from vestige import cli
 from vestige.checkpoints import formats
+from vestige.checkpoints.kinds import KINDS
 from vestige.concepts import images
 from vestige.edits import Edit
 from vestige.models import sources
@@ -179,7 +180,7 @@ def test_inspect_says_what_the_section_says(section: str, there: Path, capsys: p
 
 def test_page_names_every_format() -> None:
     rows = dict(re.findall(r"^\| `(\w+)` \| (.+?) \|$", PAGES["published_checkpoints"], re.MULTILINE))
-    assert rows == formats.KINDS
+    assert rows == KINDS
 
 
 def test_costs_are_what_the_plan_counts(there: Path, capsys: pytest.CaptureFixture[str]) -> None:

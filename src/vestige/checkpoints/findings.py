@@ -18,7 +18,7 @@ class Finding:
     """What a checkpoint is, and what became of every tensor in it.
 
     Arguments:
-        format: Key of `artefacts.KINDS`, or "edit".
+        format: Key of `kinds.KINDS`, or "edit".
         made_by: Methods that probably made it.
         tensors: How many it holds that count; `aside` says what else there was.
         matched: Tensors (of a LoRA: modules) that are weights of the model.

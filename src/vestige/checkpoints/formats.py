@@ -1,7 +1,7 @@
 """What a published checkpoint is, from its names and shapes alone: its format, its tensors by name, and what was set aside.
 
-Formats carry the tags of this table; what each holds is in `KINDS`. A folder is a pipeline, one component of it, or an adapter; a file
-is whatever its names say that it is.
+Formats carry the tags of `kinds.KINDS`. A folder is a pipeline, one component of it, or an adapter; a file is whatever its names say
+that it is.
 """
 
 from __future__ import annotations
@@ -15,38 +15,11 @@ from typing import Any
 
 from torch import Tensor
 
-from vestige.checkpoints import ddpm, lora
-from vestige.checkpoints.keymaps import UNET
+from vestige.checkpoints import ddpm, kinds, lora
 from vestige.checkpoints.untrusted import Stored, inside, read, text
+from vestige.checkpoints.wrappers import COPIES, WRAPPERS
 from vestige.errors import BadInput
 
-KINDS = {
-    "F1": "every weight of a denoiser, in diffusers' names",
-    "F2": "some weights of a denoiser, in diffusers' names (safetensors)",
-    "F2b": "some weights, in diffusers' names (pickle; Concept Ablation's delta holds them by component)",
-    "F3": "a whole CompVis checkpoint, or its U-Net",
-    "F3b": "some weights of a U-Net, in CompVis's names",
-    "F4": "a pipeline folder, or one component of it",
-    "F5": "a LoRA in kohya's names, or in XLabs'",
-    "F6": "some modules of a U-Net as nested tables",
-    "F7": "a text encoder",
-    "F8": "Receler's adapters: a bottleneck after every cross-attention, active at inference",
-    "F9": "a sparse autoencoder of a block's activations, which something at inference has to steer by",
-    "F10": "a list [model, optimiser, step, ...] of a class-conditional DDPM",
-    "F11": "a LoRA in PEFT's or diffusers' names",
-    "F12": "a LoRA in CompVis's names",
-    "inversion": "a textual inversion: embeddings of words of its own",
-}
-FULL = (("conv_in.weight", "conv_norm_out.weight", "conv_out.weight"), ("x_embedder.weight", "proj_out.weight"))
-_DENOISER = re.compile(
-    r"^((unet|transformer)\.)?((down|up)_blocks\.\d|mid_block\.|(single_)?transformer_blocks\.\d|conv_(in|out)\.|time_embed)"
-)
-_ENCODER = re.compile(
-    r"^(text_encoder(_[23])?\.)?(text_model\.)?(embeddings\.(token|position)_|encoder\.layers\.\d+\.(self_attn|mlp|layer_norm))"
-)
-_COMPVIS = re.compile(rf"^({re.escape(UNET)}|diffusion_model\.)?((input|output)_blocks\.\d+\.\d|middle_block\.\d)\.")
-_RECELER = re.compile(r"^((down|up)_blocks\.\d+|mid_block)\.attentions(\.\d+)*\.(down|up)\.(weight|bias)$")
-_DDPM = re.compile(r"^(temb\.dense\.0\.|down\.\d+\.block\.\d+\.|mid\.block_1\.)")
 # Set aside: no weights of the denoiser or of a text encoder, or copies that nothing draws with.
 _ASIDE = {
     "the EMA copy, which unlearning seldom updates": re.compile(r"^model_ema\."),
@@ -55,8 +28,10 @@ _ASIDE = {
     "the noise schedule and counters": re.compile(
         r"^(betas|.*alphas_cumprod.*|sqrt_.*|posterior_.*|log_one_minus.*|logvar|lvlb_weights|scale_factor)$|\.num_batches_tracked$"
     ),
+    "words of its own, which change no weight": re.compile(r"^bundle_emb\."),
     "positions": re.compile(r"\.position_ids$|(^|\.)pos_embed\.pos_embed$"),
 }
+_MODULES = ("module.", "_orig_mod.", "model.unet.")
 _WEIGHTS = ("diffusion_pytorch_model", "model", "pytorch_model", "adapter_model", "pytorch_lora_weights", "eraser_weights")
 
 
@@ -65,7 +40,7 @@ class Artefact:
     """A published file or folder, recognised.
 
     Arguments:
-        tag: Its format, a key of `KINDS`.
+        tag: Its format, a key of `kinds.KINDS`.
         shapes: Every tensor that counts, by name; wrappers around the names are stripped.
         places: Name -> the file that holds it, and its name there.
         aside: What does not count -> how many tensors.
@@ -83,6 +58,24 @@ class Artefact:
         """One tensor."""
         stored, key = self.places[name]
         return stored.read(key)
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What was taken off around its tensors, or left beside them."""
+        files = list({id(stored): stored for stored, _ in self.places.values()}.values())
+        around = [name for stored in files for name in stored.wrappers if name in (*WRAPPERS, *COPIES)]
+        around += {key.removesuffix(name)[:-1] for name, (_, key) in self.places.items() if key != name and key.endswith(f".{name}")}
+        around = [name for name in dict.fromkeys(around) if name not in ("state_dict", *(m[:-1] for m in _MODULES))]
+        told = [f"its weights lay in {', '.join(map(repr, around))}"] if around else []
+        if {*around} & {*COPIES}:
+            told.append("that is an EMA copy, which unlearning seldom updates; the file has no other weights")
+        if beside := [copy for stored in files for copy in stored.beside]:
+            told.append(
+                f"an EMA copy lay beside them ({', '.join(beside)}), which unlearning seldom updates; the trained weights are taken"
+            )
+        if lists := [name for stored in files for name in stored.wrappers if name.startswith("list") and self.tag not in ("F10", "F13")]:
+            told.append(f"it is a {lists[0]}, of which the first is taken")
+        return tuple(told)
 
     @property
     def metadata(self) -> Mapping[str, str]:
@@ -107,7 +100,9 @@ def recognise(path: Path) -> Artefact:
 
 def _file(path: Path, stored: Stored, config: Any = None) -> Artefact:
     made = _counted(path, stored, config if isinstance(config, dict) else {})
-    return _translated(replace(made, tag=_tag(path, stored, made.shapes)))
+    if made.aside and not made.shapes and stored.shapes:
+        raise BadInput(f"{path} holds nothing that counts: {', '.join(f'{n} of {why}' for why, n in made.aside.items())}")
+    return _translated(replace(made, tag=kinds.tag(path, stored, made.shapes)))
 
 
 def _translated(made: Artefact) -> Artefact:
@@ -124,7 +119,8 @@ def _counted(path: Path, stored: Stored, config: Mapping[str, Any]) -> Artefact:
     """A file's tensors, those set aside that do not count; its format is still open."""
     aside: Counter[str] = Counter()
     places = {}
-    for name, key in _stripped(stored).items():
+    listed = stored.wrappers[:1] and stored.wrappers[0].endswith("tensors")
+    for name, key in (_numbered(stored) if listed else _stripped(stored)).items():
         reason = next((why for why, mark in _ASIDE.items() if mark.search(name)), "")
         if reason:
             aside[reason] += 1
@@ -132,17 +128,31 @@ def _counted(path: Path, stored: Stored, config: Mapping[str, Any]) -> Artefact:
             places[name] = (stored, key)
     if stored.others:
         aside["values that are no tensors"] = len(stored.others)
+    if words := [name for name in places if re.fullmatch(r"<.+>", name)] if lora.style(places) else []:
+        aside["words of its own, which change no weight"] += len(words)
+        places = {name: place for name, place in places.items() if name not in words}
     places = _without_aliases(path, places, aside)
     return Artefact(path, "", {name: s.shapes[key] for name, (s, key) in places.items()}, places, dict(aside), config)
 
 
 def _stripped(stored: Stored) -> dict[str, str]:
-    """Names without what wrappers of modules put before all of them -> names in the file."""
+    """Names without what wrappers of modules put before all of them -> names in the file.
+
+    "model." and the like are taken off where names make no sense with them and do without.
+    """
     names = {key: key for key in stored.shapes}
-    for prefix in ("module.", "_orig_mod.", "model.unet."):
+    for prefix in ("module.", "_orig_mod.", "model.unet.", *(f"{name}." for name in (*WRAPPERS, *COPIES))):
         if names and all(name.startswith(prefix) for name in names):
-            names = {name.removeprefix(prefix): key for name, key in names.items()}
+            bare = {name.removeprefix(prefix): key for name, key in names.items()}
+            if prefix in _MODULES or (kinds.sensible(bare) and not kinds.sensible(names)):
+                names = bare
     return names
+
+
+def _numbered(stored: Stored) -> dict[str, str]:
+    """Names of a bare list of tensors as cloneofsimo's safetensors call them: up and down in turn, of one component."""
+    component = "text_encoder" if stored.path.stem.endswith("text_encoder") else "unet"
+    return {f"{component}:{i // 2}:{('up', 'down')[i % 2]}": str(i) for i in range(len(stored.shapes))}
 
 
 def _without_aliases(path: Path, places: dict[str, tuple[Stored, str]], aside: Counter[str]) -> dict[str, tuple[Stored, str]]:
@@ -167,44 +177,6 @@ def _own(name: str) -> str:
     return re.sub(r"(^|\.)encoder\.embed_tokens\.weight$", r"\1shared.weight", name)
 
 
-def _tag(path: Path, stored: Stored, shapes: Mapping[str, tuple[int, ...]]) -> str:
-    names = list(shapes)
-    kind = lora.style(shapes)
-    if kind or lora.foreign(shapes):
-        return {"peft": "F11", "diffusers": "F11", "compvis": "F12"}.get(kind, "F5")
-    if {"encoder.weight", "encoder.bias", "W_dec", "b_dec"} <= set(names):
-        return "F9"
-    if any(_DDPM.match(n) for n in names) or (stored.wrappers and stored.wrappers[0].startswith("list")):
-        return "F10"
-    if names and all(_RECELER.match(n) for n in names):
-        return "F8"
-    if any(_COMPVIS.match(n) for n in names):
-        return "F3" if any(re.search(r"(^|\.)out\.2\.weight$", n) for n in names) else "F3b"
-    if any(_DENOISER.match(n) for n in names):
-        return _diffusers(stored, shapes)
-    if any(_ENCODER.match(n) for n in names):
-        return "F7"
-    if _inversion(names, shapes):
-        return "inversion"
-    shown = ", ".join(names[:4]) or "nothing"
-    raise BadInput(f"{path} is no checkpoint of a known kind: {len(names)} tensors, e.g. {shown}")
-
-
-def _diffusers(stored: Stored, shapes: Mapping[str, tuple[int, ...]]) -> str:
-    bare = {name.removeprefix("unet.").removeprefix("transformer.") for name in shapes}
-    if any(all(name in bare for name in full) for full in FULL):
-        return "F1"
-    if stored.kind == "safetensors":
-        return "F2"
-    return "F6" if stored.nested and not stored.nested <= {"unet", "transformer", "text_encoder"} else "F2b"
-
-
-def _inversion(names: list[str], shapes: Mapping[str, tuple[int, ...]]) -> bool:
-    told = any(n.startswith("string_to_param") or n in ("emb_params", "clip_l", "clip_g") for n in names)
-    rows = 0 < len(names) <= 16 and all(1 <= len(shapes[n]) <= 2 and "." not in n for n in names)
-    return told or (rows and all(re.fullmatch(r"<.+>|\*", n) for n in names))
-
-
 def _folder(path: Path) -> Artefact:
     if (path / "model_index.json").is_file():
         return _pipeline(path)
@@ -222,8 +194,8 @@ def _folder(path: Path) -> Artefact:
     config: Any = next((text(path / n) for n in ("adapter_config.json", "config.json") if _has(path, n)), {})
     config = config if isinstance(config, dict) else {}
     made = _joined(path, [_counted(path, read(file), config) for file in files], config)
-    tag = _tag(path, next(iter(made.places.values()))[0], made.shapes) if made.places else "F4"
-    return replace(made, tag=tag if tag in ("F5", "F7", "F11", "F12", "inversion") else "F4")
+    tag = kinds.tag(path, next(iter(made.places.values()))[0], made.shapes) if made.places else "F4"
+    return replace(made, tag=tag if tag in ("F5", "F7", "F11", "F12", "F13", "inversion") else "F4")
 
 
 def _has(path: Path, name: str) -> bool:

@@ -1,6 +1,6 @@
 """Published checkpoints as Edits: every tensor of a file is matched with a weight of the model, set aside by name, or refused.
 
-`load` is the one way in, for saved edits and for the formats of `artefacts.KINDS`; `inspect` says what it found on that way. A weight
+`load` is the one way in, for saved edits and for the formats of `kinds.KINDS`; `inspect` says what it found on that way. A weight
 that a file holds at a lower precision than the model counts as changed only where it differs beyond that rounding.
 """
 
@@ -16,7 +16,8 @@ import torch
 from vestige import registry
 from vestige.checkpoints import ddpm, lora, origins, untrusted
 from vestige.checkpoints.findings import Finding, lines, moved
-from vestige.checkpoints.formats import KINDS, Artefact, recognise
+from vestige.checkpoints.formats import Artefact, recognise
+from vestige.checkpoints.kinds import KINDS
 from vestige.checkpoints.matching import WHOLE, Work, beyond, fill
 from vestige.diffusion import Model
 from vestige.edits import Edit, measure
@@ -113,10 +114,10 @@ def _edit(path: Path) -> Edit:
 def _named(artefact: Artefact) -> Finding:
     """What names and shapes alone say."""
     names = artefact.shapes
-    adapters = [s for n, s in names.items() if re.search(r"lora_(down|A)(\.\w+)?\.weight$", n)]
+    adapters = [s for n, s in names.items() if re.search(r"lora_(down|A)(\.[^.]+)?\.weight$|:down$", n)]
     about = {"metadata": artefact.metadata, "rank": adapters[0][0] if adapters else None}
     guess = origins.probable(artefact.tag, artefact.path, list(names), names, about)
-    remarks = []
+    remarks = [*artefact.remarks]
     if any("EMA" in reason for reason in artefact.aside):
         remarks.append("it carries an EMA copy, which unlearning seldom updates; the trained weights are taken")
     if artefact.tag == "F5" and "SPM" in guess:
@@ -172,10 +173,8 @@ def _scope(model: Model, touched: list[str]) -> str:
 def _measured(work: Work, edit: Edit) -> None:
     changes = [c for c in measure(work.model, edit) if c.norm > 0]
     if not changes and not edit.hooks:
-        trap = "; converted from a CompVis checkpoint? convert it again without extracting the EMA copy, which is the untouched model"
-        near = f" ({work.finding.rounded} of them at the file's precision)" if work.finding.rounded else ""
         work.note(changed=0)
-        work.refuse(f"it changes nothing: it equals {work.model.name} in every weight{near}{trap}")
+        work.refuse(f"it changes nothing: {_idle(work)}")
         return
     work.note(**moved(work.model, changes))
     about = {"metadata": work.artefact.metadata, "share": work.finding.share, "rank": _rank(edit)}
@@ -186,6 +185,17 @@ def _measured(work: Work, edit: Edit) -> None:
     if everything:
         remarks = (*remarks, "every weight moved; if it was made from another release of this base, that difference counts as the edit's")
     work.note(made_by=tuple(guess), remarks=remarks)
+
+
+def _idle(work: Work) -> str:
+    """Why a checkpoint that fits changes no weight."""
+    if work.factors:
+        zero = "its scale is zero (alpha 0), or the second of its factors, as before any training"
+        why = zero if not any(up.any() for _, up in work.factors.values()) else "the product of its factors is zero"
+        return f"{why}, in all of {len(work.factors)} modules"
+    trap = "converted from a CompVis checkpoint? convert it again without extracting the EMA copy, which is the untouched model"
+    near = f" ({work.finding.rounded} of them at the file's precision)" if work.finding.rounded else ""
+    return f"it equals {work.model.name} in every weight{near}; {trap}"
 
 
 def _rank(edit: Edit) -> int | None:

@@ -2,7 +2,8 @@
 
     W <- W + alpha / rank * up @ down
 
-A file names modules in one of five ways; what it does not say of the scale is taken as its format's convention has it, and told.
+A file names modules in one of six ways, one of which is to number them (see `numbered`); what it does not say of the scale is taken
+as its format's convention has it, and told.
 """
 
 from __future__ import annotations
@@ -23,24 +24,28 @@ from vestige.edits import Edit
 from vestige.edits.surgery import Factors
 from vestige.errors import BadInput, Incompatible
 
-Side = Literal["down", "up", "alpha"]
+Side = Literal["down", "up", "alpha", "bias"]
 Shapes = Mapping[str, tuple[int, ...]]
 Read = Callable[[str], Tensor]
 UNGUIDE_SCALE = 8.0  # of UnGuide's released training; its files do not carry it
 _SIDES: dict[str, Side] = {"down": "down", "up": "up", "A": "down", "B": "up"}
 _KEYS = {
     "kohya": re.compile(r"(?P<module>lora_.+)\.(lora_(?P<side>down|up)\.weight|(?P<alpha>alpha))"),
-    "peft": re.compile(r"(?P<module>.+)\.(lora_(?P<side>[AB]|down|up)(\.\w+)?\.weight|(?P<alpha>alpha))"),
+    "peft": re.compile(
+        r"(?P<module>.+)\.(lora_(?P<side>[AB]|down|up)(\.[^.]+)?\.weight|lora_B(\.[^.]+)?\.(?P<bias>bias)|(?P<alpha>alpha))"
+    ),
     "xlabs": re.compile(r"(diffusion_model\.)?(?P<module>.+\.processor\.\w+_lora[12]?)\.(?P<side>down|up)\.weight(?P<alpha>)"),
     "diffusers": re.compile(r"(?P<module>.+?)(\.lora_linear_layer|[._]lora)\.((?P<side>down|up)\.weight|(?P<alpha>alpha))"),
     "compvis": re.compile(r"(?P<module>.+)\.lora\.(?P<side>[AB])(?P<alpha>)"),
+    "numbered": re.compile(r"(?P<module>(unet|text_encoder):\d+):(?P<side>down|up)(?P<alpha>)"),
 }
 _MARKS = {
     "kohya": re.compile(r"^lora_\w+\.lora_(down|up)\.weight$"),
-    "peft": re.compile(r"\.lora_([AB]|down|up)(\.\w+)?\.weight$"),
+    "peft": re.compile(r"\.lora_([AB]|down|up)(\.[^.]+)?\.weight$"),
     "xlabs": re.compile(r"(^|\.)(double|single)_blocks\.\d+\.processor\.(qkv|proj)_lora[12]?\.(down|up)\.weight$"),
     "diffusers": re.compile(r"(\.lora_linear_layer|[._]lora)\.(down|up)\.weight$"),
     "compvis": re.compile(r"\.lora\.[AB]$"),
+    "numbered": re.compile(r"^(unet|text_encoder):\d+:(up|down)$"),
 }
 # Adapters that are no product of two matrices added to a weight.
 _FOREIGN = {
@@ -68,6 +73,7 @@ class Adapter:
     rank: int
     scale: float
     flipped: bool = False  # stored as (in, r) and (r, out)
+    bias: str = ""  # what PEFT's lora_bias adds to the module's own, by the same scale
 
     def factors(self, read: Read) -> tuple[Tensor, Tensor]:
         """Down (r, in) and up (out, r), the scale folded into up; factors of a convolution as matrices."""
@@ -102,7 +108,8 @@ def adapters(kind: str, shapes: Shapes, read: Read, told: Mapping[str, Any]) -> 
         if match is None:
             stray.append(name)
             continue
-        side = "alpha" if match["alpha"] else _SIDES[match["side"]]
+        groups = match.groupdict()
+        side = "alpha" if match["alpha"] else "bias" if groups.get("bias") else _SIDES[match["side"]]
         if side in (seen := found.setdefault(match["module"], {})):
             raise BadInput(f"the adapter of {match['module']} comes twice ({seen[side]!r} and {name!r}); give a file with one adapter")
         seen[side] = name
@@ -133,7 +140,7 @@ def _adapter(
     config = told.get(module.partition(".")[0]) or told.get("", {})
     alpha = _number(own["alpha"], shapes, read) if "alpha" in own else _told(config, module, kind, rank)
     spread = 1 if flipped else math.sqrt(rank) if config.get("use_rslora") else rank
-    return Adapter(module_name(kind, module), own["down"], own["up"], rank, alpha / spread, flipped)
+    return Adapter(module_name(kind, module), own["down"], own["up"], rank, alpha / spread, flipped, own.get("bias", ""))
 
 
 def _number(name: str, shapes: Shapes, read: Read) -> float:
@@ -177,8 +184,8 @@ def _patterned(told: Mapping[str, Any], table: str, module: str, usual: Any) -> 
 
 
 def module_name(kind: str, module: str) -> str:
-    """A module's dotted path as it is called today; kohya's flattened names and XLabs' stay as they are."""
-    if kind in ("kohya", "xlabs"):
+    """A module's dotted path as it is called today; kohya's flattened names, XLabs' and numbers stay as they are."""
+    if kind in ("kohya", "xlabs", "numbered"):
         return module
     name = module.removeprefix("base_model.model.").replace(".processor", "")
     head, dot, last = name.rpartition(".")

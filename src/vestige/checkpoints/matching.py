@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from vestige import registry
-from vestige.checkpoints import ddpm, flux_names, keymaps, lora
+from vestige.checkpoints import ddpm, flux_names, keymaps, lora, numbered
 from vestige.checkpoints.findings import Finding
 from vestige.checkpoints.formats import Artefact
 from vestige.diffusion import Model
@@ -24,7 +24,7 @@ NEARLY_WHOLE = 0.95  # a file with more of a denoiser's weights than this was me
 UNRELATED = 0.1  # cosine between a weight and its edited self below which they have nothing to do with each other
 _REPLACED = ("F1", "F2", "F2b", "F3", "F3b", "F4", "F6", "F7", "F10")
 WHOLE = ("F1", "F3", "F4", "F10")
-_FACTORS = ("F5", "F11", "F12")
+_FACTORS = ("F5", "F11", "F12", "F13")
 # Kinds that are recognised and cannot become an edit, with the reason.
 _WORDS = (
     "it adds words of its own ({}) and changes no weight, so nothing is forgotten or recovered until a prompt says them; "
@@ -187,8 +187,15 @@ def _factored(work: Work) -> None:
     except BadInput as error:
         work.refuse(str(error))
         return
+    if artefact.tag == "F13":
+        table = numbered.modules(work.names, {a.module: (artefact.shapes[a.up][0], artefact.shapes[a.down][-1]) for a in found}, work.model)
     unknown = [a.module for a in found if not _parts(a.module, table)]
     work.note(matched=len(found) - len(unknown), unexpected=(*unknown, *stray))
+    if unknown and artefact.tag == "F13":
+        work.refuse(
+            f"its {len(found)} modules are numbered, and no order in which {work.model.name} may have been numbered fits their shapes"
+        )
+        return
     if unknown or stray:
         of = f"{len(unknown)} of its {len(found)} modules" if unknown else f"{len(stray)} of its tensors"
         work.refuse(f"{of} are not in {work.model.name}, e.g. {_few(unknown or stray)}")
@@ -214,6 +221,20 @@ def _adapted(work: Work, adapter: lora.Adapter, parts: flux_names.Parts) -> str:
     if twice := sorted(made.keys() & work.factors.keys()):
         return f"{twice[0]} has two adapters"
     work.factors |= made
+    return _biased(work, adapter, parts, rows) if adapter.bias else ""
+
+
+def _biased(work: Work, adapter: lora.Adapter, parts: flux_names.Parts, rows: list[int]) -> str:
+    """Add what an adapter adds to a module's bias; why not, where it does not fit."""
+    names = [f"{name.removesuffix('weight')}bias" for name in parts]
+    added = work.artefact.read(adapter.bias).float().flatten() * adapter.scale
+    if missing := [name for name in names if name not in work.names]:
+        return f"its {adapter.bias} goes onto a bias, and {work.model.name} has no {missing[0]}"
+    if len(added) != sum(rows) or not added.isfinite().all():
+        return f"its {adapter.bias} holds {len(added)} numbers, finite or not, for {sum(rows)} rows"
+    for name, part in zip(names, added.split(rows), strict=True):
+        base = work.model.tensor(name).cpu()
+        work.tensors[name] = (base.float() + part).to(base.dtype)
     return ""
 
 

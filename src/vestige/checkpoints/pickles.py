@@ -1,8 +1,8 @@
 """What a torch file would do if it were loaded, found out without loading it.
 
 A pickle is a program. `plan` walks its instructions symbolically: nothing is imported, called or allocated, and everything that is not
-a table of tensors is refused by name. What remains is checked against the archive's records, so that `torch.load(weights_only=True)`
-afterwards finds no size that it could be fooled by.
+a table of tensors is refused by name. A name that is only mentioned, as a key or a value, stays a name. What remains is checked against
+the archive's records, so that `torch.load(weights_only=True)` afterwards finds no size that it could be fooled by.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import pickletools
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +25,18 @@ STORAGES = {
     **{f"torch {name}Storage": size for name, size in {"Long": 8, "Int": 4, "Short": 2, "Char": 1, "Byte": 1}.items()},
 }
 _ORDERED, _TENSOR, _PARAMETER = "collections OrderedDict", "torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_parameter"
+# What may be called beside tensors, as weights_only calls it, and with values of what kinds; none of them can be told to be large.
+_VALUES: dict[str, tuple[tuple[type, ...], ...]] = {
+    "torch device": ((str,), (str, int)),
+    "torch.serialization _get_layout": ((str,),),
+    "collections Counter": ((dict,),),
+    "__builtin__ set": ((list,),),
+    "builtins set": ((list,),),
+    "_codecs encode": ((str, str),),  # bytes, as Python 3 writes them for Python 2
+}
 _PLAIN = {_ORDERED, _TENSOR, _PARAMETER, "torch Size", *STORAGES}
+_DAMAGE = (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError, MemoryError, RecursionError)
+_CALLED = ("INST", "STACK_GLOBAL", "OBJ", "NEWOBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4", "PERSID")
 _NUMBERS = ("NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2", "INT", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT")
 _TEXTS = ("STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINBYTES", "SHORT_BINBYTES")
 _EMPTY: dict[str, Callable[[], Any]] = {"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_TUPLE": tuple}
@@ -33,9 +45,16 @@ _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 @dataclass(frozen=True)
 class Global:
-    """A name that a pickle asks for."""
+    """A name that a pickle mentions."""
 
     name: str
+
+
+@dataclass(frozen=True)
+class Value:
+    """What is no tensor, no table and no plain data, by the name of its kind."""
+
+    kind: str
 
 
 @dataclass(frozen=True)
@@ -66,6 +85,10 @@ class _Refused(Exception):
     """Not a table of tensors, with the reason."""
 
 
+class _Calls(_Refused):
+    """A name is called that no table of tensors calls."""
+
+
 def plan(code: bytes, sizes: Mapping[str, int] | None, what: str) -> Any:
     """The value that a pickle would make, with `Lazy` in place of tensors; anything but plain data and tensors is refused.
 
@@ -75,28 +98,35 @@ def plan(code: bytes, sizes: Mapping[str, int] | None, what: str) -> Any:
         what: How errors call the file.
     """
     try:
-        asked = sorted({name for name in _globals(code) if name not in _PLAIN})
-        if asked:
-            shown = ", ".join(name.replace(" ", ".") for name in asked[:4])
-            raise _Refused(f"it asks for code: {shown}{', ...' if len(asked) > 4 else ''}; nothing of it was run")
+        if any(op.name in _CALLED for op, _, _ in pickletools.genops(code)):
+            raise _Calls
         made = _Machine(sizes).run(code)
         _bounded(made)
+    except _Calls:
+        raise BadInput(f"{what} is refused: {_asked(code)}; convert it to safetensors where its origin is trusted") from None
     except _Refused as reason:
         raise BadInput(f"{what} is refused: {reason}; convert it to safetensors where its origin is trusted") from None
-    except (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError, MemoryError, RecursionError) as error:
+    except _DAMAGE as error:
         raise BadInput(f"{what} holds no whole pickle ({type(error).__name__}: {str(error)[:80]}); was its copy cut short?") from None
     return made
 
 
-def _globals(code: bytes) -> list[str]:
-    """Everything that the pickle would import; what builds a name out of parts is named by its instruction."""
-    found = []
-    for op, argument, _ in pickletools.genops(code):
-        if op.name in ("GLOBAL", "INST"):
-            found.append(str(argument))
-        elif op.name in ("STACK_GLOBAL", "OBJ", "NEWOBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4", "PERSID"):
-            found.append(f"an instruction {op.name}")
-    return found
+def mentioned(code: bytes) -> list[str]:
+    """The names in a pickle, up to where it is damaged, that belong to no table of tensors: "MODULE NAME", or "an instruction ..."."""
+    found = set()
+    with suppress(*_DAMAGE):
+        for op, argument, _ in pickletools.genops(code):
+            if op.name in ("GLOBAL", "INST"):
+                found.add(str(argument))
+            elif op.name in _CALLED:  # puts a name together out of parts
+                found.add(f"an instruction {op.name}")
+    return sorted(found - _PLAIN - _VALUES.keys())
+
+
+def _asked(code: bytes) -> str:
+    names = mentioned(code) or ["an unknown one"]
+    shown = ", ".join(name if name.startswith("an ") else name.replace(" ", ".") for name in names[:4])
+    return f"it asks for code: {shown}{', ...' if len(names) > 4 else ''}; nothing of it was run"
 
 
 def _bounded(made: Any) -> None:
@@ -208,8 +238,10 @@ class _Machine:
             return tuple(arguments[0])
         if name == _PARAMETER and isinstance(arguments[0], Lazy):
             return arguments[0]
+        if tuple(map(type, arguments)) in _VALUES.get(name, ()) and (name != "_codecs encode" or arguments[1] == "latin1"):
+            return Value(name.rpartition(" ")[2])
         if name != _TENSOR:
-            raise _Refused(f"it calls {name or 'a value'}")
+            raise _Calls
         return _tensor(*arguments[:4])
 
 

@@ -10,7 +10,8 @@ import json
 import math
 import struct
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vestige import files
 from vestige.checkpoints import legacy, pickles
+from vestige.checkpoints.wrappers import LONGEST_NAME, flat, unwrapped
 from vestige.errors import BadInput
 
 MOST_TENSORS = 100_000
-LONGEST_NAME = 512
 LARGEST_HEADER = 1 << 25  # bytes of a safetensors header, or of an archive's pickle
 LARGEST_TEXT = 1 << 23  # bytes of a JSON file
 WIDTHS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1}
@@ -42,6 +44,7 @@ class Stored:
         read: Name -> tensor, in memory of its own or mapped from the file.
         metadata: Text that a safetensors file carries.
         wrappers: What the table lay in, outermost first, e.g. ("state_dict",).
+        beside: Copies of the weights that lie beside the table and are not read, e.g. ("params_ema",).
         nested: Names at the top that were tables themselves.
         others: What was no tensor: name -> kind of value.
     """
@@ -53,12 +56,16 @@ class Stored:
     read: Callable[[str], Tensor]
     metadata: Mapping[str, str] = field(default_factory=dict)
     wrappers: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
     nested: frozenset[str] = frozenset()
     others: Mapping[str, str] = field(default_factory=dict)
 
 
 def read(path: Path) -> Stored:
-    """A file of tensors: safetensors, or what `torch.save` wrote, since PyTorch 1.6 or before; nothing in it is run."""
+    """A file of tensors, by what is in it and not by its name; nothing in it is run.
+
+    It is safetensors, or what `torch.save` wrote, since PyTorch 1.6 or before; of any other it is said what it is.
+    """
     if not path.is_file():  # a pipe or a device would be waited for
         raise BadInput(f"{path} is no file")
     if is_archive(path):
@@ -90,7 +97,7 @@ def text(path: Path) -> Any:
     try:
         if path.stat().st_size > LARGEST_TEXT:
             raise BadInput(f"{path} is larger than {LARGEST_TEXT >> 20} MB, which no configuration is")
-        return json.loads(path.read_text("utf-8"))
+        return json.loads(path.read_text(files.UTF8))
     except OSError as error:
         raise BadInput(f"{path} cannot be read ({error.strerror or error})") from error
     except (ValueError, RecursionError) as error:
@@ -137,6 +144,8 @@ def _header(path: Path) -> dict[str, Any]:
         start = file.read(8)
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
         if len(start) < 8 or length > min(size - 8, LARGEST_HEADER):
+            if what := files.kind(path):
+                raise BadInput(f"{path} is {what}, no checkpoint")
             raise _broken(path, f"its header is said to have {length:,} bytes, the file has {size:,}")
         raw = file.read(length)
     try:
@@ -183,22 +192,22 @@ def _archive(path: Path) -> Stored:
         with zipfile.ZipFile(path) as archive:
             root, sizes = _members(path, archive)
             code = archive.read(f"{root}/data.pkl")
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, RuntimeError, EOFError, struct.error) as error:
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, RuntimeError, EOFError, LookupError, struct.error) as error:
         raise BadInput(f"{path} is no whole archive of PyTorch ({str(error)[:80]}); was its copy or download cut short?") from error
-    planned, wrappers = _table(pickles.plan(code, sizes, str(path)), path)
-    lazy, nested, others = _flat(planned, path)
+    planned, wrappers, beside = unwrapped(pickles.plan(code, sizes, str(path)), path)
+    lazy, nested, others = flat(planned, path)
     shapes, dtypes = _described(path, lazy)
-    loaded = _loaded(path, wrappers, lazy)
-    return Stored(path, "pickle", shapes, dtypes, loaded.__getitem__, {}, wrappers, nested, others)
+    loaded = _loaded(path, lazy, pickles.mentioned(code))
+    return Stored(path, "pickle", shapes, dtypes, loaded.__getitem__, {}, wrappers, beside, nested, others)
 
 
 def _legacy(path: Path) -> Stored:
     """What `torch.save` wrote before it wrote archives."""
     made = legacy.open_legacy(path)
-    planned, wrappers = _table(made.value, path)
-    lazy, nested, others = _flat(planned, path)
+    planned, wrappers, beside = unwrapped(made.value, path)
+    lazy, nested, others = flat(planned, path)
     shapes, dtypes = _described(path, lazy)
-    return Stored(path, "pickle", shapes, dtypes, lambda name: made.read(lazy[name]), {}, wrappers, nested, others)
+    return Stored(path, "pickle", shapes, dtypes, lambda name: made.read(lazy[name]), {}, wrappers, beside, nested, others)
 
 
 def _described(path: Path, lazy: Mapping[str, Any]) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:
@@ -215,6 +224,10 @@ def _members(path: Path, archive: zipfile.ZipFile) -> tuple[str, dict[str, int]]
     if not 0 < len(entries) <= MOST_TENSORS or len({e.filename for e in entries}) < len(entries):
         raise BadInput(f"{path} is an archive of {len(entries):,} entries, or of entries with the same name; no checkpoint is")
     root = entries[0].filename.partition("/")[0]
+    if not any(entry.filename.endswith("/data.pkl") for entry in entries):
+        numpy, first = all(entry.filename.endswith(".npy") for entry in entries), entries[0].filename[:60]
+        what = "NumPy's archive of arrays" if numpy else f"a zip archive of other things, e.g. {first!r} (unpack it first)"
+        raise BadInput(f"{path} is {what}, no checkpoint")
     sizes = {}
     for entry in entries:
         head, _, rest = entry.filename.partition("/")
@@ -235,55 +248,22 @@ def _members(path: Path, archive: zipfile.ZipFile) -> tuple[str, dict[str, int]]
     return root, sizes
 
 
-def _table(value: Any, path: Path) -> tuple[dict[Any, Any], tuple[str, ...]]:
-    """The table of tensors inside whatever a training script wrapped around it, and those wrappers."""
-    wrappers: list[str] = []
-    if isinstance(value, list | tuple) and value and isinstance(value[0], dict):
-        wrappers.append(f"list of {len(value)}")
-        value = value[0]
-    if isinstance(value, dict) and isinstance(value.get("state_dict"), dict):
-        wrappers.append("state_dict")
-        value = value["state_dict"]
-    if not isinstance(value, dict):
-        raise BadInput(f"{path} holds a {type(value).__name__}, no table of tensors")
-    return value, tuple(wrappers)
+def _loaded(path: Path, lazy: Mapping[str, Any], mentioned: Iterable[str]) -> dict[str, Tensor]:
+    """The tensors, mapped from the file; they have to be those that the pickle was found to describe.
 
-
-def _flat(table: Mapping[Any, Any], path: Path) -> tuple[dict[str, Any], frozenset[str], dict[str, str]]:
-    """Tensors by dotted name, names at the top that are tables, and what is no tensor."""
-    flat: dict[str, Any] = {}
-    others: dict[str, str] = {}
-    for name, value in _leaves(table, ""):
-        if len(name) > LONGEST_NAME or name in flat or name in others:
-            raise BadInput(f"{path} names {name[:60]!r} twice, or at a length of {len(name)}")
-        if isinstance(value, pickles.Lazy):
-            flat[name] = value
-        elif isinstance(value, Tensor):
-            flat[name] = value.detach()
-        else:
-            others[name] = type(value).__name__
-    return flat, frozenset(str(key) for key, value in table.items() if isinstance(value, dict)), others
-
-
-def _leaves(table: Mapping[Any, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-    for key, value in table.items():
-        name = f"{prefix}{key}" if isinstance(key, str | int) else f"{prefix}{type(key).__name__}"
-        if isinstance(value, dict) and value:
-            yield from _leaves(value, f"{name}.")
-        else:
-            yield name, value
-
-
-def _loaded(path: Path, wrappers: tuple[str, ...], lazy: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The tensors, mapped from the file; they have to be those that the pickle was found to describe."""
+    Arguments:
+        mentioned: Names in the pickle that nothing calls; for each stands an empty class, and nothing is imported.
+    """
+    empty: list[Any] = [type(name, (), {"__module__": module}) for module, _, name in (one.partition(" ") for one in mentioned)]
     try:
-        value = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        with torch.serialization.safe_globals(empty) if empty else nullcontext():
+            value = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # whatever its reader of archives and pickles stumbles over
         raise BadInput(f"{path} cannot be loaded ({type(error).__name__}: {str(error).splitlines()[0][:100]})") from error
-    flat, _, _ = _flat(_table(value, path)[0], path)
-    if {n: tuple(t.shape) for n, t in flat.items()} != {n: v.shape for n, v in lazy.items()}:
+    found, _, _ = flat(unwrapped(value, path)[0], path)
+    if {n: tuple(t.shape) for n, t in found.items()} != {n: v.shape for n, v in lazy.items()}:
         raise BadInput(f"{path} describes other tensors than PyTorch finds in it; it was tampered with")
-    return flat
+    return found
 
 
 def _broken(path: Path, why: str) -> BadInput:

@@ -117,7 +117,9 @@ def _left(result: Mapping[str, Any], out: Path) -> str:
 @machine
 def generate(
     prompt: Annotated[list[str] | None, typer.Option(help="Prompt; repeatable.")] = None,
-    prompts: Annotated[str | None, typer.Option(help="A CSV file of prompts, with seeds and guidance; or objects, styles.")] = None,
+    prompts: Annotated[
+        str | None, typer.Option(help="FILE.csv (or FILE.csv:COLUMN), FILE.txt with one a line; or objects, styles.")
+    ] = None,
     model: options.ModelOption = "wardrobe",
     edit: Annotated[str | None, typer.Option(help="An edit to apply.")] = None,
     concept: Annotated[
@@ -141,13 +143,15 @@ def generate(
 
     protocol = Drawing(steps=steps, guidance=guidance)
     if bool(prompt) == bool(prompts):
-        raise BadSetting("give --prompt (repeatable) or --prompts FILE.csv, one of them")
+        raise BadSetting("give --prompt (repeatable) or --prompts FILE, one of them")
     files.ready_folder(out)
     card = models.card(model)
     chosen = None if concept is None else settings.told(concepts.load(concept, card.world), card)
     album = Album(sensitive or (chosen is not None and chosen.sensitive), keep_images)  # type: ignore[arg-type]
+    remarks: tuple[str, ...] = ()
     if prompts:
-        asked = drawing.of_set(sets.load(prompts), count or 1, seed, guidance)
+        chosen_set = sets.load(prompts)
+        asked, remarks = drawing.of_set(chosen_set, count or 1, seed, guidance), chosen_set.remarks
     else:
         asked = drawing.plain([p for p in prompt or () for _ in range(count or 4)], seed, guidance)
     loaded = models.load(model)
@@ -156,4 +160,5 @@ def generate(
         made = drawing.draw(drawn_by, asked, album, out, protocol, concept=chosen, world=card.world, watch=watch)
     seen = f"\n{chosen.name}: {made['text']}" if chosen is not None else ""
     unread(made.get("cut", ()))
-    give(made, as_json, f"{len(made['files'])} pictures in {out}{seen}")
+    noted = "".join(f"\nnote: {remark}" for remark in remarks)
+    give({**made, **({"remarks": list(remarks)} if remarks else {})}, as_json, f"{len(made['files'])} pictures in {out}{seen}{noted}")

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from vestige import files
 from vestige.data import WORLD, table, toml
 from vestige.errors import BadInput, UnknownName
 
@@ -21,6 +22,7 @@ Bank = Literal["training", "held-out", "indirect"]
 
 
 KINDS = ("object", "style", "person", "unsafe")
+_OTHERS = (".yaml", ".yml", ".json", ".txt", ".csv", ".ini", ".cfg", ".md")  # endings of files that no concept is
 LOOKS = ("detector", "labels", "threshold", "selector", "selector_labels", "selector_threshold", "pictures")
 ASKED = ("indirect",)  # no method and no attack sees it; the runs that ask hold the prompts themselves
 
@@ -89,6 +91,9 @@ class Concept:
         for f in dataclasses.fields(self):
             value = getattr(self, f.name)
             kind = {"bool": bool, "float": float}.get(str(f.type), tuple if str(f.type).startswith("tuple") else str)
+            if kind is float and type(value) is int:  # TOML's 1 is a number like its 1.0
+                value = float(value)
+                object.__setattr__(self, f.name, value)
             listed = value if isinstance(value, tuple) else ()
             if not isinstance(value, kind) or not all(isinstance(v, str) for v in listed):
                 wants = {bool: "true or false", tuple: "a list of texts", str: "a text", float: "a number such as 0.45"}[kind]
@@ -200,8 +205,11 @@ def names(world: str = "") -> list[str]:
 
 def load(name_or_file: str, world: str = "") -> Concept:
     """A built-in concept by name, or a user's own from a TOML file."""
-    if name_or_file.endswith(".toml"):
-        return _read(Path(name_or_file))
+    path = Path(name_or_file)
+    if path.suffix.lower() == ".toml":
+        return _read(path)
+    if path.suffix.lower() in _OTHERS or (name_or_file and path.is_file()):
+        raise BadInput(f"{path} is no concept file: a TOML file, NAME.toml; `vestige list --template NAME.toml` writes one")
     known = _table(world)
     if name_or_file not in known:
         raise UnknownName("concept", name_or_file, known)
@@ -240,8 +248,8 @@ def _read(path: Path) -> Concept:
     if not path.is_file():
         raise BadInput(f"no concept file at {path}; `vestige list --template {path}` writes one to fill in")
     try:
-        data = toml(path.read_text("utf-8"))
-    except ValueError as error:
+        data = toml(path.read_text(files.UTF8))
+    except (ValueError, RecursionError) as error:
         raise BadInput(f"{path} is not valid TOML: {error}") from error
     fields = {f.name: f for f in dataclasses.fields(Concept)}
     for key in data:

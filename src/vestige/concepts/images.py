@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,10 @@ import torch
 from torch import Tensor
 
 from vestige import files
+from vestige.concepts import captions
 from vestige.errors import BadInput
 from vestige.seeds import generator
 
-METADATA = "metadata.jsonl"
 QUARANTINE = "quarantine"  # where a sensitive set's pictures lie whole, under the names of their blurred copies outside
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
@@ -83,27 +84,25 @@ class PictureSet:
 def folder(path: Path | str, size: tuple[int, int], least: int = 2) -> PictureSet:
     """Read a user's pictures, centre-cropped and resized to (height, width); an unreadable one is an error that names it.
 
-    A `metadata.jsonl` beside them gives captions, one object a line with `file_name` and `text`, as for Hugging Face's image folders.
+    Captions lie beside them, as `captions` says: in `metadata.jsonl` or `metadata.csv`, or in a text file a picture.
     """
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image, ImageOps
 
     path = Path(path)
     if not path.is_dir():
         raise BadInput(f"no folder of reference pictures at {path}")
-    files = sorted(p for p in path.iterdir() if p.is_file() and not p.name.startswith(".") and p.name != METADATA)
+    found = sorted(p for p in path.iterdir() if p.is_file() and not p.name.startswith("."))
+    names = [p.name for p in found if p.suffix.lower() in SUFFIXES]
+    told = captions.beside(path, names)
     kept = []
-    for file in files:
+    for file in (p for p in found if p.name not in told):
         if file.suffix.lower() not in SUFFIXES:
             raise BadInput(f"{file.name} in {path} is no picture ({', '.join(SUFFIXES)} are read); move it elsewhere")
-        try:
-            with Image.open(original(file, path)) as raw:
-                picture = ImageOps.fit(_rgb(ImageOps.exif_transpose(raw)), (size[1], size[0]), Image.Resampling.LANCZOS)
-        except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
-            raise BadInput(f"{file} cannot be read as a picture ({type(error).__name__}); remove or replace it") from error
-        kept.append(_tensor(picture))
+        fitted = _opened(original(file, path), lambda picture: ImageOps.fit(picture, (size[1], size[0]), Image.Resampling.LANCZOS))
+        kept.append(fitted)
     if len(kept) < least:
         raise BadInput(f"{path} holds {len(kept)} pictures; at least {least} are needed")
-    return PictureSet(torch.stack(kept), str(path), captions=_captions(path, [f.name for f in files]))
+    return PictureSet(torch.stack(kept), str(path), captions=captions.read(path, names))
 
 
 def original(file: Path, root: Path) -> Path:
@@ -121,29 +120,30 @@ def found(root: Path) -> list[Path]:
 
 def read(file: Path) -> Tensor:
     """One picture at its own size, (3, H, W) in [0, 1]."""
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    return _opened(file, lambda picture: picture)
+
+
+def _opened(file: Path, fitted: Callable[[Any], Any]) -> Tensor:
+    """One picture as its camera held it, (3, H, W) in [0, 1]; one that cannot be read is an error that names it."""
+    from PIL import Image
 
     try:
-        with Image.open(file) as raw:
-            return _tensor(_rgb(ImageOps.exif_transpose(raw)))
-    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
+        with warnings.catch_warnings(), Image.open(file) as raw:
+            warnings.simplefilter("ignore")  # what is wrong with a picture that can be read all the same
+            raw.load()
+            return _tensor(fitted(_rgb(_upright(raw))))
+    except Exception as error:  # whatever its readers of formats stumble over: SyntaxError and struct.error among others
         raise BadInput(f"{file} cannot be read as a picture ({type(error).__name__}); remove or replace it") from error
 
 
-def _captions(path: Path, names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
-    """The caption of every picture of a folder, or none at all where the folder gives none."""
-    file = path / METADATA
-    if not file.exists():
-        return ()
+def _upright(picture: Any) -> Any:
+    """A picture turned as its EXIF header says; where that is damaged, as it is stored."""
+    from PIL import ImageOps
+
     try:
-        rows = [json.loads(line) for line in file.read_text("utf-8").splitlines() if line.strip()]
-        known = {str(row["file_name"]): str(row["text"]) for row in rows}
-    except (ValueError, KeyError, TypeError) as error:
-        raise BadInput(f'{file} should hold lines like {{"file_name": "a.png", "text": "a photo"}} ({error!r})') from error
-    missing = [name for name in names if name not in known]
-    if missing:
-        raise BadInput(f"{file} gives no text for {missing[0]}")
-    return tuple((known[name],) for name in names)
+        return ImageOps.exif_transpose(picture)
+    except Exception:  # the pixels are loaded, so it can only be the header
+        return picture
 
 
 def _rgb(picture: Any) -> Any:

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from vestige import files
 from vestige.concepts import Concept
+from vestige.concepts.captions import METADATA
 from vestige.concepts.concept import Prompt
-from vestige.concepts.images import METADATA, PictureSet
+from vestige.concepts.images import PictureSet
 from vestige.diffusion import Condition, Model
 from vestige.diffusion.model import Watch, silent
 from vestige.diffusion.sampling import Drawing, pictures

@@ -57,7 +57,7 @@ class Reading:
         file = folder / "preprocessor_config.json"
         if not file.is_file():
             return cls((fallback, fallback))
-        raw = json.loads(file.read_text("utf-8"))
+        raw = json.loads(file.read_text(files.UTF8))
         given = raw.get("size", fallback)
         given = given if isinstance(given, dict) else {"height": given, "width": given}
         cut = raw.get("crop_size") or {}
@@ -241,7 +241,7 @@ def vision(folder: Path | str) -> Features:
     """Pooled features of any vision network in a local folder (DINOv2, CLIP's vision tower, ViT, ResNet)."""
     folder = Path(folder)
     file = folder / "config.json"
-    made = json.loads(file.read_text("utf-8")).get("architectures") or [""] if file.is_file() else [""]
+    made = json.loads(file.read_text(files.UTF8)).get("architectures") or [""] if file.is_file() else [""]
     if made[0].endswith("ForImageClassification"):  # such a folder has no pooler of its own, and a drawn one would be noise
         network = _whole(folder, "AutoModelForImageClassification", "vision network").base_model
     else:

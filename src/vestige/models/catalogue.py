@@ -78,15 +78,26 @@ def card(name: str) -> Card:
         return known[name]
     if Path(name).is_dir():
         return _of_folder(Path(name), name)
-    file, _, config = name.partition("@")
-    if Path(file).is_file():
+    file, config = _parted(name)
+    if file is not None:
         if not config:
             raise BadInput(f"{file} is a single file; say what it is with --config FOLDER (or FILE@FOLDER), a pipeline folder like it")
         described = _of_folder(Path(config), config)
-        return Card(name=name, family=described.family, file=Path(file), config=Path(config))
+        return Card(name=name, family=described.family, file=file, config=Path(config))
     if sources.HUB.fullmatch(name):
         return _of_folder(sources.fetched(name), name)
+    if "/" in name or "\\" in name or Path(name).suffix in (".safetensors", ".ckpt", ".pt", ".pth", ".bin"):
+        raise BadInput(f"there is no folder or file at {name}; give a pipeline folder, or a single file with --config FOLDER")
     raise UnknownName("model", name, known)
+
+
+def _parted(name: str) -> tuple[Path | None, str]:
+    """The file and the folder of FILE@FOLDER, either of which may have an @ of its own; the file is None where there is none."""
+    if Path(name).is_file():
+        return Path(name), ""
+    splits = [(Path(name[:i]), name[i + 1 :]) for i, letter in enumerate(name) if letter == "@"]
+    fits = [(file, config) for file, config in reversed(splits) if file.is_file()]
+    return next(((file, config) for file, config in fits if Path(config).is_dir()), fits[0] if fits else (None, ""))
 
 
 def _of_folder(folder: Path, name: str) -> Card:

@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, final
 
+from vestige import files
 from vestige.errors import BadInput
 
 FILE = "class_labels.json"
@@ -110,7 +111,7 @@ def read(folder: Path, rows: int, model: str) -> Labels:
     own, index = folder / FILE, folder / "model_index.json"
     file = own if own.is_file() else index
     try:
-        data = json.loads(file.read_text("utf-8"))
+        data = json.loads(file.read_text(files.UTF8))
         table = data["classes"] if file == own else data["id2label"]
         pairs = table.items() if isinstance(table, dict) else enumerate(table)
         return named({int(i): str(text) for i, text in pairs}, int(data.get("null", rows - 1)))

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from vestige import files
 from vestige.errors import BadInput
 
 HUB = re.compile(r"[\w.-]+/[\w.-]+(@[\w.-]+)?")  # owner/name, or owner/name@revision
@@ -27,7 +28,7 @@ _VARIANT = re.compile(r"\.(fp16|bf16|non_ema)[.-]")
 def index(folder: Path) -> Mapping[str, Any]:
     """What a pipeline folder says of itself, its `model_index.json`."""
     try:
-        found = json.loads((folder / INDEX).read_text("utf-8"))
+        found = json.loads((folder / INDEX).read_text(files.UTF8))
     except OSError:
         raise BadInput(f"{folder} is a folder without {INDEX}; give a pipeline saved in diffusers' layout") from None
     except ValueError as error:
@@ -62,8 +63,8 @@ def fetched(name: str) -> Path:
 
     repository, _, revision = name.partition("@")
     try:
-        files = huggingface_hub.list_repo_files(repository, revision=revision or None)
-        return Path(huggingface_hub.snapshot_download(repository, revision=revision or None, allow_patterns=wanted(files)))
+        there = huggingface_hub.list_repo_files(repository, revision=revision or None)
+        return Path(huggingface_hub.snapshot_download(repository, revision=revision or None, allow_patterns=wanted(there)))
     except GatedRepoError as error:
         raise BadInput(f"{repository} is gated: accept its licence on the hub, run `hf auth login`, and try again") from error
     except (OfflineModeIsEnabled, LocalEntryNotFoundError, OSError, HfHubHTTPError) as error:
@@ -76,9 +77,9 @@ def fetched(name: str) -> Path:
             ) from error
 
 
-def wanted(files: Iterable[str]) -> list[str]:
+def wanted(names: Iterable[str]) -> list[str]:
     """Of a repository's files, those that are read: the index, and of each component its texts and its plainest safetensors."""
-    found = list(files)
+    found = list(names)
     chosen = [INDEX] if INDEX in found else []
     for part in COMPONENTS:
         mine = [f for f in found if f.startswith(f"{part}/") and f.count("/") == 1]
@@ -87,6 +88,14 @@ def wanted(files: Iterable[str]) -> list[str]:
         half = [f for f in weights if re.search(r"\.(fp16|bf16)[.-]", f)]
         chosen += [f for f in mine if f.endswith(_TEXTS) and (plain == [] or not _VARIANT.search(f))] + (plain or half)
     return chosen
+
+
+def _misnamed(file: Path) -> str:
+    """What a file of weights is, where it is none, or not of the kind that its name says; "" where it may be what it is called."""
+    what = files.kind(file)
+    if not what.startswith("a zip archive"):
+        return f"{what}, no checkpoint" if what else ""
+    return f"{what}, and named .safetensors; call it .ckpt" if file.suffix == ".safetensors" else ""
 
 
 def single(file: Path, config: Path) -> Any:
@@ -105,6 +114,8 @@ def single(file: Path, config: Path) -> Any:
     try:
         pipe = kind.from_single_file(str(file), config=str(config), local_files_only=True)
     except Exception as error:  # whatever its converters stumble over in a file that is not of this architecture
+        if what := _misnamed(file):
+            raise BadInput(f"{file} is {what}") from error
         raise BadInput(f"{file} cannot be read as the {name} that {config} describes ({type(error).__name__}: {error})") from error
     for part, module in pipe.components.items():
         empty = [n for n, p in module.named_parameters() if p.is_meta] if hasattr(module, "named_parameters") else []

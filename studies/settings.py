@@ -99,10 +99,8 @@ def memora() -> dict[str, Row]:
     rows |= {f"{n} references": Row(references=n) for n in (2, 4, 6, 12)}  # the suite's are 8
     rows["1 reference, no slerp"] = Row({"memora.interpolation": "none"}, references=1)  # there is nothing to interpolate between
     rows |= {f"rank {r}": Row({"memora.rank": r, "memora.alpha": float(r)}) for r in (1, 16)}  # the suite's is 4; the scale stays 1
-    for attack, name, rates in (
-        ("finetune", "full fine-tuning", (1e-4, 1e-3)),
-        ("textual_inversion", "textual inversion", (5e-3, 5e-2)),
-    ):
+    tuned = {"finetune": ("full fine-tuning", (1e-4, 1e-3)), "textual_inversion": ("textual inversion", (5e-3, 5e-2))}
+    for attack, (name, rates) in tuned.items():
         rows |= {f"{name} at {lr:g}": Row(like_memora(attack, lr=lr), (attack,)) for lr in rates}
     return rows
 

@@ -80,3 +80,8 @@ class Sigmas:
     def identity(self) -> str:
         """What was read of the configuration."""
         return "flow " + json.dumps({key: self.scheduler.config.get(key) for key in READ})
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """The same, to be compared."""
+        return {key: self.scheduler.config.get(key) for key in READ}

@@ -18,7 +18,7 @@ from torch import Generator, Tensor, nn
 
 from vestige.diffusion import Condition, Prediction
 from vestige.errors import BadInput, Incompatible
-from vestige.models import configurations, sigmas, vocabulary
+from vestige.models import configurations, sigmas, sources, vocabulary
 from vestige.models.mmdit import Flux2, Ids, Layout, layout
 from vestige.models.modular import Modular, frozen, present, whole
 from vestige.models.packing import packed, unpacked
@@ -195,6 +195,15 @@ class FlowModel(Modular):
 
     def _words(self) -> dict[str, Any]:
         return {part.replace("text_encoder", "tokenizer"): words for part, words in self.tokenizers.items() if words is not None}
+
+    def _levels(self, folder: Path | None) -> dict[str, Any]:
+        from diffusers import FlowMatchEulerDiscreteScheduler
+
+        return (self._times if folder is None else Sigmas(FlowMatchEulerDiscreteScheduler.from_pretrained(folder), str(folder))).told
+
+    def _indexed(self, folder: Path) -> list[str]:
+        told = sources.index(folder).get("is_distilled")
+        return [] if told in (None, self.distilled) else [f"is_distilled is {told} there and {self.distilled} here"]
 
     def pipeline(self) -> Any:
         """A diffusers pipeline that shares every weight; what it is loaded with later does not reach this model."""

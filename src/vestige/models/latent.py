@@ -17,7 +17,7 @@ from torch import Generator, Tensor, nn
 from vestige.diffusion import Condition, Prediction
 from vestige.edits.surgery import rebuild
 from vestige.errors import Incompatible
-from vestige.models import configurations, vocabulary
+from vestige.models import configurations, sources, vocabulary
 from vestige.models.modular import Modular, frozen, present, whole
 from vestige.models.timesteps import Timesteps, guidance_features, scheduled
 
@@ -189,6 +189,15 @@ class LatentModel(Modular):
 
     def _sampled(self) -> dict[str, Any]:
         return self._times.steps
+
+    def _levels(self, folder: Path | None) -> dict[str, Any]:
+        from diffusers import DDIMScheduler
+
+        return (self._times if folder is None else Timesteps(DDIMScheduler.from_pretrained(folder))).told
+
+    def _indexed(self, folder: Path) -> list[str]:
+        zeros = bool(sources.index(folder).get("force_zeros_for_empty_prompt", True)) and SECOND in self.parts
+        return [] if zeros == self.blank else [f"force_zeros_for_empty_prompt is {zeros} there and {self.blank} here"]
 
     def pipeline(self) -> Any:
         """A diffusers pipeline that shares every weight; what it is loaded with later does not reach this model."""

@@ -18,7 +18,7 @@ from vestige.diffusion.views import hooked
 from vestige.edits import Edit, precision
 from vestige.edits.surgery import Factors, attach, rebuild
 from vestige.errors import BadInput, HalfPrecision, Incompatible, UnknownName
-from vestige.models import surroundings
+from vestige.models import sources, surroundings
 from vestige.models.configurations import configuration
 
 Scopes = Mapping[str, Callable[[str], bool]]
@@ -147,6 +147,53 @@ class Modular(Model):
         stored = {name: value for part, module in self.parts.items() for name, value in surroundings.of_buffers(part, module).items()}
         words = {part: surroundings.of_tokenizer(tokenizer) for part, tokenizer in self._words().items()}
         return {**parts, **({"buffers": stored} if stored else {}), **words, "scheduler": self._sampled()}
+
+    def unlike(self, folder: Path) -> list[str]:
+        found, whole_ = list[str](), (folder / sources.INDEX).is_file()
+        spots = {part: folder / part for part in self.parts} if whole_ else self._alone(folder)
+        for part, spot in spots.items():
+            if (spot / "config.json").is_file():
+                found += self._differing(part, spot, not whole_)
+        if not whole_:
+            return found
+        for part, words in self._words().items():
+            if (folder / part).is_dir():
+                there = surroundings.read_tokenizer(words, folder / part)
+                found += surroundings.differences(there, surroundings.of_tokenizer(words), f"{part}.")
+        if (folder / "scheduler/scheduler_config.json").is_file():
+            found += surroundings.differences(self._levels(folder / "scheduler"), self._levels(None), "scheduler.")
+        return [*found, *self._indexed(folder)]
+
+    def _alone(self, folder: Path) -> dict[str, Path]:
+        """The one component that a folder can be, by the class that its configuration names."""
+        named = surroundings.named(folder)
+        fits = [part for part, module in self.parts.items() if type(module).__name__ == named]
+        return {fits[0]: folder} if len(fits) == 1 else {}
+
+    def _differing(self, part: str, spot: Path, alone: bool) -> list[str]:
+        """How a component in a folder differs: its configuration, and of one that no edit changes, its weights.
+
+        Arguments:
+            alone: The folder is all there is, and often less than diffusers saves: only what its configuration says is compared.
+        """
+        mine, told = self.parts[part], surroundings.told(spot)
+        named = surroundings.named(spot)
+        if hasattr(type(mine), "load_config") and named != type(mine).__name__:
+            return [f"{part} is a {named} there and a {type(mine).__name__} here"]
+        both = [surroundings.of_module(one) for one in (surroundings.hollow(mine, spot), mine)]
+        there, here = ({k: v for k, v in one.items() if k in told or not alone} for one in both)
+        found = list(surroundings.differences(there, here, f"{part}."))
+        if part != "vae" or found or not any(f.name.endswith(sources.WEIGHTS) for f in spot.iterdir()):
+            return found
+        return surroundings.moved(part, whole(type(mine), spot, f"{part} of {spot.parent}", torch_dtype=cast(Any, mine).dtype), mine)
+
+    @abstractmethod
+    def _levels(self, folder: Path | None) -> dict[str, Any]:
+        """Noise levels and what the network predicts, plain data: of a scheduler's folder, or None for the model's own."""
+
+    def _indexed(self, folder: Path) -> list[str]:
+        """What a pipeline folder's index says otherwise."""
+        return []
 
     def _words(self) -> dict[str, Any]:
         """Tokenizers by component name."""

@@ -18,6 +18,7 @@ from vestige.diffusion.views import hooked
 from vestige.edits import Edit
 from vestige.edits.surgery import Factors, attach, rebuild
 from vestige.errors import BadInput, Incompatible, UnknownName
+from vestige.models.sources import misnamed
 
 Scopes = Mapping[str, Callable[[str], bool]]
 Self = TypeVar("Self", bound="Modular")
@@ -209,7 +210,8 @@ def whole(kind: Any, folder: Path, what: str, **precision: torch.dtype) -> nn.Mo
     try:
         made, report = kind.from_pretrained(folder, output_loading_info=True, local_files_only=True, **variants, **precision)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise BadInput(f"{what} cannot be read from {folder} ({error})") from error
+        odd = next((f"{file.name} is {told}" for file in sorted(folder.glob("*.safetensors")) if (told := misnamed(file))), str(error))
+        raise BadInput(f"{what} cannot be read from {folder} ({odd})") from error
     wrong = [f"{key} {sorted(report[key])[:3]}" for key in ("missing_keys", "unexpected_keys", "mismatched_keys") if report[key]]
     if wrong:
         raise BadInput(f"{what} does not load whole: {'; '.join(wrong)}")

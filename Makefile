@@ -38,4 +38,4 @@ wardrobe: venv
 
 clean:
 	rm -rf dist .mypy_cache .ruff_cache .pytest_cache src/*.egg-info
-	find src tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
+	find src studies tests tools -name __pycache__ -type d -prune -exec rm -rf {} +

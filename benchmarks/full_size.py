@@ -43,7 +43,9 @@ def model() -> Any:
     from vestige.data import folder
     from vestige.models.latent import LatentModel
 
-    words = CLIPTokenizer.from_pretrained(folder() / "wardrobe/tokenizer")
+    told = json.loads((folder() / "wardrobe/tokenizer/tokenizer.json").read_text("utf-8"))["model"]
+    spare = {chr(0x20000 + i): i for i in range(len(told["vocab"]), 49408)}  # single characters up to the published vocabulary's size
+    words = CLIPTokenizer(vocab={**told["vocab"], **spare}, merges=[tuple(pair) for pair in told["merges"]], model_max_length=77)
     ends = {"bos_token_id": words.bos_token_id, "eos_token_id": words.eos_token_id, "pad_token_id": words.pad_token_id}
     unet = UNet2DConditionModel(
         sample_size=PIXELS // 8,

@@ -1,4 +1,4 @@
-"""A process that reads thousands of damaged files and says what became of them; `test_checkpoints_fuzz` runs it.
+"""A process that reads thousands of damaged files and says what became of them; `checkpoints/test_untrusted.py` runs it.
 
 It works under a limit on memory and with an ear on everything that Python does: a program, a connection or a file written outside
 its folder is counted.

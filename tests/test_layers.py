@@ -242,3 +242,19 @@ except SystemExit as end:
 @pytest.mark.parametrize("code", ["import vestige; vestige.__version__; dir(vestige)", HELP], ids=["import", "help"])
 def test_neither_import_nor_help_loads_torch(code):
     assert not loaded(code) & {"torch", *HEAVY}
+
+
+TESTS = sorted(Path(__file__).parent.rglob("test_*.py"))
+
+
+def test_no_test_imports_another():
+    """What several tests share stands beside them in a module of its own: a fixture that another file defines runs there unseen."""
+    known = {path.stem for path in TESTS}
+    found = {p.name: heads & known for p in TESTS if (heads := {n.split(".")[0] for _, n in imports(ast.parse(p.read_text("utf-8")).body)})}
+    assert not {name: others for name, others in found.items() if others}
+
+
+def test_names_of_test_files_are_unique():
+    """Files of one name in two folders are one module to pytest."""
+    names = [path.name for path in TESTS]
+    assert len(names) == len(set(names))

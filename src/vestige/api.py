@@ -14,7 +14,7 @@ from vestige.diffusion import Model
 from vestige.diffusion.model import Watch, silent
 from vestige.diffusion.sampling import Drawing, pictures
 from vestige.edits import Edit
-from vestige.harness.settings import configured, told
+from vestige.harness.settings import check_trains, configured, told
 from vestige.models import from_pipeline
 from vestige.seeds import derive
 
@@ -36,7 +36,9 @@ def unlearn(target: Any, concept: Concept | str, method: str = "uce", *, seed: i
     if card is not None:
         chosen = told(chosen, card)
     world = models.world_of(model.name)
-    edit: Edit = configured("unlearners", method, world, "", settings, model=model.name)(model, chosen, seed=seed, watch=watch)
+    unlearner = configured("unlearners", method, world, "", settings, model=model.name)
+    check_trains(method, unlearner, model.precision)
+    edit: Edit = unlearner(model, chosen, seed=seed, watch=watch)
     if isinstance(target, Model):
         return edit
     made = edit.to_pipeline(target)

@@ -6,6 +6,11 @@ import difflib
 from collections.abc import Iterable
 
 
+def shortened(text: str, most: int = 80) -> str:
+    """A user's words as an error quotes them, on one line and not too long."""
+    return repr(text if len(text) <= most else f"{text[: most - 4]} ...")
+
+
 class VestigeError(Exception):
     """Every error that a user's input can cause; the command line prints its message without a traceback."""
 
@@ -30,6 +35,20 @@ class BadInput(VestigeError):
 
 class Incompatible(VestigeError):
     """Two things that do not belong together: an edit and another base, an attack and a model without what it needs."""
+
+
+class HalfPrecision(Incompatible):
+    """Training in float16: gradients below 6e-8 are zero there, above 65504 infinite, and Adam's 1e-8 is zero too."""
+
+    def __init__(self, who: str) -> None:
+        super().__init__(
+            f"{who} cannot train in float16, where small gradients are zero and large ones infinite; use bfloat16, which takes the same "
+            "memory (--dtype bfloat16), or float32; float16 is for drawing, and for methods that train nothing (uce, remap)"
+        )
+
+
+class Diverged(VestigeError, FloatingPointError):
+    """A loss that is no longer a number."""
 
 
 class MissingDependency(VestigeError):

@@ -12,6 +12,7 @@ import json
 import os
 import re
 import secrets
+import shutil
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -141,17 +142,58 @@ def written(path: Path) -> Iterator[Path]:
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     make(path.parent)
     try:
-        yield part
-        part.replace(path)
+        with _told(path):
+            yield part
+            part.replace(path)
+    finally:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
+@contextmanager
+def assembled(folder: Path) -> Iterator[Path]:
+    """A folder beside `folder`, which is new or empty, to fill; it gets that name when the block ends well, else nothing is left of it."""
+    part = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.part")
+    make(part)
+    try:
+        with _told(folder):
+            yield part
+            if folder.is_dir():
+                folder.rmdir()
+            part.replace(folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """What keeps a file from being written, as an error of ours, also where a library dresses it as its own."""
+    try:
+        yield
     except OSError as error:
         raise _unwritable(path, error) from error
     except Exception as error:
         if type(error).__name__ == "SafetensorError" and (code := re.search(r"os error (\d+)", str(error))):
             raise _unwritable(path, OSError(int(code[1]), os.strerror(int(code[1])))) from error
         raise
-    finally:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
+
+
+def ready(path: Path) -> None:
+    """Refuse a place where no file can be written, before the work that it is for."""
+    if path.is_dir():
+        raise BadInput(f"{path} is a folder; name the file to write, e.g. {path / 'edit.safetensors'}")
+    ready_folder(path.parent)
+
+
+def ready_folder(folder: Path) -> None:
+    """Refuse a folder in which nothing can be written, before the work that it is for; it is made unless it is there."""
+    make(folder)
+    probe = folder / f".{secrets.token_hex(8)}.part"
+    try:
+        _create(probe, b"")
+        probe.unlink()
+    except OSError as error:
+        raise _unwritable(folder, error) from error
 
 
 def digest(file: Path | str) -> str:

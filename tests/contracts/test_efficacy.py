@@ -7,29 +7,23 @@ import math
 import pytest
 import torch
 
-from vestige import concepts, data, models, registry
+from efficacy import SNEAKER, SUITE, WORLD, curve, neighbours, rate
+from vestige import concepts, models, registry
 from vestige.audit.flags import GAP, NEVER_RISES
-from vestige.concepts.images import PictureSet, shipped
+from vestige.concepts.images import shipped
 from vestige.data import PROXY
-from vestige.diffusion import Model
 from vestige.diffusion.sampling import Drawing, pictures
 from vestige.edits import Edit
-from vestige.harness import arms, suites
-from vestige.harness.bench import Bench, shows
+from vestige.harness import suites
+from vestige.harness.bench import Bench
 from vestige.harness.settings import configured
-from vestige.methods import Attack, Budget
+from vestige.methods import Budget
 from vestige.methods.training_data import captioned
-from vestige.metrics import classifier
 from vestige.metrics.classifier import Classifier
 from vestige.models.latent import LatentModel
-from vestige.seeds import derive
 
-SUITE = suites.load("quick", "wardrobe")
 WITHOUT = suites.load("relearn", "wardrobe")  # attacks without pictures of the concept
-SNEAKER = concepts.load("sneaker")
-WORLD = data.folder() / "wardrobe"
 UNUSED = "wug"  # a word of the vocabulary that no training prompt holds
-COUNT = 48
 HORIZON = Budget((0, 5, 12, 30, 80, 160, 320))  # the quick suite ends before either model is half-way back
 
 
@@ -68,36 +62,6 @@ def wardrobe() -> LatentModel:
 @pytest.fixture(scope="module")
 def twin() -> LatentModel:
     return load("wardrobe-never-sneaker")
-
-
-@pytest.fixture(scope="module")
-def select() -> Classifier:
-    return classifier.load(WORLD / "judge-select")
-
-
-@pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory, select: Classifier) -> Bench:
-    return Bench(tmp_path_factory.mktemp("runs"), SUITE, classifier.load(WORLD / "judge-verify"), select)
-
-
-def rate(judge: Classifier, model: Model) -> float:
-    """How often the concept's held-out prompts show it."""
-    texts = [p.text for p in SNEAKER.spread(COUNT, "held-out")]
-    drawn = pictures(model, texts, [derive(0, "efficacy", i) for i in range(COUNT)], SUITE.protocol)
-    return sum(shows(judge, drawn, SNEAKER)) / COUNT
-
-
-def neighbours(judge: Classifier, model: Model) -> float:
-    """How often the neighbours' prompts show what they name."""
-    prompts = SNEAKER.spread(COUNT, "held-out", words=SNEAKER.neighbours)
-    drawn = pictures(model, [p.text for p in prompts], [derive(1, "efficacy", i) for i in range(COUNT)], SUITE.protocol)
-    seen = judge.labelled(drawn)
-    return sum(s["object"] == p.expects["object"] for s, p in zip(seen, prompts, strict=True)) / COUNT
-
-
-def curve(bench: Bench, model: Model, name: str, method: Attack, references: PictureSet | None, budget: Budget) -> tuple[float, ...]:
-    run = arms.run_arm(bench, model, SNEAKER, (name, method), budget, 0, references)
-    return arms.curve(run.outcome["points"], best_so_far=True)[0]
 
 
 def test_renaming_moves_a_concept_and_loses_nothing(wardrobe: LatentModel) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from test_efficacy import SNEAKER, SUITE, WORLD, bench, curve, neighbours, rate, select  # noqa: F401
 
+from efficacy import SNEAKER, SUITE, WORLD, bench, curve, neighbours, rate, select  # noqa: F401
 from vestige import models, registry
 from vestige.concepts.images import shipped
 from vestige.diffusion import Model

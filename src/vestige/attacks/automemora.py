@@ -79,6 +79,10 @@ class AutoMemoRa(Attack):
         return {"raw": replace(self, memora=(*self.memora, "regenerate=false"))} if self.inner().variants() else {}
 
     @property
+    def trains(self) -> bool:
+        return self.inner().trains
+
+    @property
     def reads_captions(self) -> bool:
         return self.inner().reads_captions
 

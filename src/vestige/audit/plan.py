@@ -18,7 +18,7 @@ from vestige.concepts.album import KEEPS, Keep
 from vestige.concepts.images import shipped
 from vestige.errors import BadInput, BadSetting, UnknownName
 from vestige.harness import cost, suites
-from vestige.harness.bench import NUMERICS
+from vestige.harness.bench import NUMERICS, held_in
 from vestige.harness.settings import by_method, chosen, configured, content, looks, told
 from vestige.methods import Attack, Data, optimiser
 from vestige.methods.contract import Holds
@@ -100,7 +100,7 @@ class Plan:
             "what": "audit",
             "numerics": NUMERICS,
             "model": self.request.model,
-            "model_content": models.identity(self.request.model),
+            **models.identified(self.request.model),
             "original": self.original or None,
             "concept": self.concept.as_dict(),
             "unlearner": chosen,
@@ -119,6 +119,7 @@ class Plan:
             **({"keep_images": self.request.keep_images} if self.request.keep_images != "all" else {}),
             "lines": asdict(self.lines),
             **placement.current().as_dict(),
+            **held_in(placement.current().dtype),
             **optimiser.current().as_dict(),
             "volatile": {"edit": self.request.edit, "references": source},
         }
@@ -134,8 +135,9 @@ class Plan:
             taught = whole and suite.plasticity and attack.lesson is not None
             single = int(whole) + (2 * min(n, PLASTICITY_REPLICATES) if taught else 0)
             calls["attacks"] += n * 2 * sum(ways) + single * ways[0]
-            scored = sum(map(attack.tries, own.budget.points)) * (suite.pictures + suite.select_pictures) * each
-            calls["scoring"] += (n * 2 * len(ways) + single) * scored + (n - 1) * suite.pictures * each * whole
+            calls["scoring"] += (n * 2 * len(ways) + single) * cost.scored(attack, own.budget, suite) * each
+        if whole:  # the original's plain pictures; the first replicate's are the zero point of its attacked arm
+            calls["scoring"] += (n - 1) * (suite.pictures + suite.select_pictures) * each
         if self.unlearner is not None:
             calls["unlearning"] = cost.unlearning(self.unlearner, *_drawn(self.request))
         return calls

@@ -1,4 +1,4 @@
-"""One attack on one model, without controls: what comes back, and in which adapter."""
+"""One attack on one model, without controls: what comes back, and as which file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vestige.edits import Edit
 
 
 def recover(planned: Plan, out: Path | str, *, watch: Watch = silent) -> dict[str, Any]:
-    """The attack's curve, pictures, and the last adapter in diffusers' format."""
+    """The attack's curve, pictures, and the last edit; as diffusers reads it, where it is an adapter or a learned word."""
     run = runs.claim(out, {**planned.spec(), "what": "attack"})
     if run.done:
         return run.outcome
@@ -31,13 +31,19 @@ def recover(planned: Plan, out: Path | str, *, watch: Watch = silent) -> dict[st
             "attack": name,
             "settings": registry.settings(method),
             "curve": scores.curve_of([p["budget"] for p in points], [p["hits"] for p in points]),
+            "edit": None,
             "adapter": None,
+            "embeddings": [],
         }
+        if cut := experiment.edited.unread(experiment.concept.told()):
+            result["cut"] = cut
         last = arm.path("last.safetensors")
         if last.exists():
             edit = Edit.load(last)
-            edit.save(run.path("recovered.safetensors"))
+            result["edit"] = str(edit.save(run.path("recovered.safetensors")))
             adapter = exports.adapter(edit, experiment.edited, run.folder / "adapter")
             result["adapter"] = None if adapter is None else str(adapter)
+            learned = exports.embeddings(edit, experiment.edited, experiment.concept.target, run.folder / "embedding")
+            result["embeddings"] = [str(file) for file in learned]
         run.finish({**result, "run": str(run.folder), "references": planned.request.references, "notes": points[-1]["notes"]})
     return run.outcome

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime, timezone
 from importlib import metadata
 from typing import Any
 
-from vestige import registry
+from vestige import registry, runs
 from vestige.audit import no_original, scores
 from vestige.audit.experiment import Experiment
 from vestige.edits import arithmetic
 from vestige.harness import arms
+from vestige.harness import cost as counting
+from vestige.verdict import Interval
 from vestige.verdict.intervals import defined, rate, share
 from vestige.verdict.savings import Measures
 
@@ -69,7 +71,9 @@ def ceiling(experiment: Experiment, shown: Mapping[str, Any]) -> dict[str, Any]:
     return {**no_original.ceiling(experiment.real), **rate(experiment.real.hits)}
 
 
-def attack(experiment: Experiment, name: str, rows: Mapping[str, Any], found: Measures, left: Mapping[str, Any]) -> dict[str, Any]:
+def attack(
+    experiment: Experiment, name: str, rows: Mapping[str, Any], found: Measures, most: Interval, left: Mapping[str, Any]
+) -> dict[str, Any]:
     """An attack's measures, settings, ways, curves and notes, and how often what must stay was still drawn after it."""
     method, planned = experiment.plan.attacks[name]
     shown: dict[str, Any] = {"edited": None, "never": None, "original": None}
@@ -85,6 +89,7 @@ def attack(experiment: Experiment, name: str, rows: Mapping[str, Any], found: Me
     return {
         **scores.measured(found),
         "censored": found.censored,
+        "room": most.as_dict(),
         "log_speedups": found.as_dict()["log_speedups"],
         "settings": registry.settings(method),
         "references": planned.references,
@@ -125,19 +130,24 @@ def strips(experiment: Experiment, rows: Mapping[str, Any], head: str) -> list[d
     return made
 
 
-def cost(experiment: Experiment, found: Mapping[str, Any]) -> dict[str, Any]:
-    """Time, pictures and denoiser calls."""
-    suite = experiment.plan.suite
-    ways = [rows for f in found.values() for rows in (f["original"], *(r for side in f["tried"].values() for r in side.values()))]
-    each = suite.pictures + suite.select_pictures
-    scored = sum(len(r.outcome["points"]) * each for rows in ways for r in rows)
+def cost(experiment: Experiment, found: Mapping[str, Any], taught: Mapping[str, Sequence[runs.Run]]) -> dict[str, Any]:
+    """Time, pictures and denoiser calls of everything that the result rests on, whether it was computed now or before."""
+    suite, plan, lesson = experiment.plan.suite, experiment.plan, experiment.lesson
+    arms_, scored = [], len(plan.seeds[1:]) * (suite.pictures + suite.select_pictures) if experiment.original is not None else 0
+    for name, rows in found.items():
+        attack, planned = plan.attacks[name]
+        own = [*rows["original"], *(r for side in rows["tried"].values() for row in side.values() for r in row)]
+        own += [r for row in taught.values() for r in row] if lesson is not None and lesson.attack == name else []
+        arms_ += own
+        scored += len(own) * counting.scored(attack, planned.budget, suite)
     trained = sum(f["edited"][0].path("last.safetensors").exists() for f in found.values())
     scored += 2 * (1 + trained + (experiment.original is not None)) * suite.utility_pictures
-    spent = sum(r.outcome["points"][-1]["cost"].get("calls", 0) for rows in ways for r in rows)
+    spent = sum(r.outcome["points"][-1]["cost"].get("calls", 0) for r in arms_)
+    each = counting.picture(suite.protocol, distilled=experiment.edited.distilled)
     return {
         "seconds": round(time.monotonic() - experiment.began, 1),
         "pictures": scored,
-        "denoiser_calls": int(scored * 2 * suite.protocol.steps + spent),
+        "denoiser_calls": int(scored * each + spent),
         "stages": {"unlearn": round(experiment.unlearn_seconds, 1)},
     }
 

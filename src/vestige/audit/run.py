@@ -14,12 +14,13 @@ from vestige.audit import flags, no_original, result, scores
 from vestige.audit.experiment import Experiment, furnished, prepared
 from vestige.audit.plan import Plan, Request, resolve
 from vestige.diffusion.model import Watch, silent
-from vestige.errors import BadSetting
+from vestige.errors import BadSetting, Diverged
 from vestige.harness import workers
 from vestige.methods import optimiser
 from vestige.models import Placement, placement
 from vestige.verdict import decide, measure
 from vestige.verdict.intervals import interval_of
+from vestige.verdict.savings import room
 
 WORTH_HELP = 50_000  # denoiser calls: a helper needs seconds before its first one
 
@@ -91,17 +92,41 @@ def help_out(task: Mapping[str, Any]) -> None:
         workers.attend(experiment.errands(bench))
 
 
+def _attacked(experiment: Experiment) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+    """Every attack's arms, and why others have none: one that diverges does not cost the audit what the rest found."""
+    found, failed = {}, {}
+    for name in experiment.plan.attacks:
+        try:
+            found[name] = experiment.attack(name)
+        except Diverged as error:
+            failed[name] = str(error)
+    if not found:
+        raise Diverged(f"{'; '.join(failed.values())}; no other attack was asked for, and without one there is no verdict")
+    return found, failed
+
+
+def _taught(experiment: Experiment, failed: dict[str, str]) -> dict[str, list[runs.Run]]:
+    """The arms of the lesson; none where it diverges, which is noted in `failed`."""
+    try:
+        return experiment.taught()
+    except Diverged as error:
+        failed["the lesson"] = str(error)
+        return {}
+
+
 def _result(experiment: Experiment, command: str) -> dict[str, Any]:
     """Run everything that is missing and put the result together."""
     lines, real = experiment.plan.lines, experiment.real
-    found = {name: experiment.attack(name) for name in experiment.plan.attacks}
-    taught = experiment.taught()
-    measures = {name: measure(scores.arms_of(experiment, name, rows), attacks=len(found)) for name, rows in found.items()}
+    found, failed = _attacked(experiment)
+    taught = _taught(experiment, failed)
+    curves = {name: scores.arms_of(experiment, name, rows) for name, rows in found.items()}
+    measures = {name: measure(arms, attacks=len(curves)) for name, arms in curves.items()}
+    rooms = {name: room(arms) for name, arms in curves.items()}
     first = found[next(iter(found))]
     plain = result.plain(first)
     left = scores.left(experiment, found)
     usable = scores.utility(experiment, left[scores.worst(measures)])
-    raised = flags.raise_all(experiment, found, measures, plain, usable, left, taught)
+    raised = flags.raise_all(experiment, found, measures, plain, usable, left, taught, rooms, failed)
     levels = scores.levels(experiment, first)
     recall = interval_of(plain["edited"]).as_recall(levels["floor"], levels["ceiling"], None if real is None else real.between)
     verdict = decide(recall, measures, raised, lines, None if real is None else no_original.top(real, scores.stands_in(experiment)))
@@ -115,10 +140,10 @@ def _result(experiment: Experiment, command: str) -> dict[str, Any]:
         "lines": asdict(lines),
         "plain": plain,
         "ceiling": result.ceiling(experiment, plain),
-        "attacks": {name: result.attack(experiment, name, found[name], measures[name], left[name]) for name in found},
+        "attacks": {name: result.attack(experiment, name, found[name], measures[name], rooms[name], left[name]) for name in found},
         "utility": result.utility(usable),
         "diagnostics": experiment.diagnostics,
         "strips": result.strips(experiment, found[head], head),
-        "cost": result.cost(experiment, found),
+        "cost": result.cost(experiment, found, taught),
         **result.provenance(experiment, command),
     }

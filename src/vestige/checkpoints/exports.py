@@ -6,6 +6,7 @@ lost is part of the answer. Every export comes with a model card that says what 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from vestige.checkpoints.lora import Loss, low_rank
 from vestige.checkpoints.modelcards import audited, card
 from vestige.diffusion import Model
 from vestige.edits import Edit
+from vestige.edits.precision import wide
 from vestige.edits.surgery import Factors
 from vestige.errors import BadInput, BadSetting, Incompatible
 
@@ -59,17 +61,24 @@ def export(edit: Edit, model: Model, folder: Path | str, form: str, *, rank: int
         raise BadSetting(f"an export is one of {', '.join(FORMS)}; given {form!r}")
     if rank < 0:
         raise BadSetting(f"rank is at least 1, or 0 for the edit's own; given {rank}")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise BadInput(f"{folder} is there and not empty; choose another folder")
+    vacant(folder)
     edit.check(model)
     if edit.hooks:
         names = ", ".join(hook.name for hook in edit.hooks)
         raise Incompatible(f"{edit.method} acts at inference time ({names}); no file of weights can hold that, keep the edit itself")
     verdict = {} if audit is None else audited(Path(audit), model.edited(edit))
-    made = _folder(edit, model, folder) if form == "folder" else _file(edit, model, folder, form, rank)
-    page = folder / "README.md"
-    page.write_text(card(edit, model, FORMS[form], made.loss, verdict), "utf-8")
-    return Export(folder, form, (*made.files, page), made.loss)
+    with files.assembled(folder) as part:
+        made = _folder(edit, model, part) if form == "folder" else _file(edit, model, part, form, rank)
+        page = part / "README.md"
+        page.write_text(card(edit, model, FORMS[form], made.loss, verdict), "utf-8")
+    return Export(folder, form, tuple(folder / file.relative_to(part) for file in (*made.files, page)), made.loss)
+
+
+def vacant(folder: Path) -> None:
+    """Refuse a place that is taken, or where no folder can be made."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise BadInput(f"{folder} is there and not empty; choose another folder")
+    files.ready_folder(folder.parent)
 
 
 def _folder(edit: Edit, model: Model, folder: Path) -> Export:
@@ -110,6 +119,25 @@ def adapter(edit: Edit, model: Model, folder: Path) -> Path | None:
         return None
     made = folder / "pytorch_lora_weights.safetensors"
     _save(diffusers(edit.factors, model), made)
+    return made
+
+
+def embeddings(edit: Edit, model: Model, target: str, folder: Path) -> list[Path]:
+    """The vectors that an edit of token tables alone gives the target's own tokens, as `pipeline.load_textual_inversion` reads them.
+
+    One file an encoder, each with one word, `<target>`, of as many vectors as the target has tokens. [] where an edit changes more, or
+    the tables of a model are not told apart.
+    """
+    tables = set(edit.factors)
+    if edit.tensors or edit.hooks or not tables or not all(".embed" in name or name.endswith("shared.weight") for name in tables):
+        return []
+    blank, ids = (model.tokens([text])[0] for text in ("", target))
+    word, made, edited = f"<{re.sub(r'[^a-zA-Z0-9]+', '-', target).strip('-')}>", [], model.edited(edit)
+    for name, columns in model.tables().items():
+        if name in tables:
+            kept = [i for i in ids[columns].tolist() if i not in set(blank[columns].tolist())]
+            made.append(folder / f"learned_embeds{name.partition('.')[0].removeprefix('text_encoder')}.safetensors")
+            _save({word: edited.tensor(name)[kept]}, made[-1])
     return made
 
 
@@ -156,7 +184,7 @@ def diffusers(factors: Factors, model: Model) -> dict[str, Tensor]:
 
 def _shaped(pair: tuple[Tensor, Tensor], weight: Tensor) -> tuple[Tensor, Tensor]:
     """Factors of a convolution as convolutions: down with its kernel, up pointwise."""
-    down, up = (factor.to(weight.dtype) for factor in pair)
+    down, up = (factor.to(wide(weight).dtype) for factor in pair)
     if weight.dim() == 2:
         return down, up
     return down.reshape(len(down), *weight.shape[1:]), up.reshape(*up.shape, *(1 for _ in weight.shape[2:]))

@@ -78,7 +78,8 @@ def _examined(path: Path, model: Model) -> tuple[Finding, Edit | None]:
         edit = _edit(path)
         edit.check(model)
         found = Finding(str(path), "edit", f"an edit by {edit.method}", (edit.method,), len(edit.tensors) + 2 * len(edit.factors))
-        return replace(found, matched=len(edit.touched), **moved(model, measure(model, edit))), edit
+        remarks = (remark,) if (remark := edit.remark(model)) else ()
+        return replace(found, matched=len(edit.touched), remarks=remarks, **moved(model, measure(model, edit))), edit
     artefact = recognise(path)
     work = Work(artefact, model, _named(artefact))
     try:
@@ -211,6 +212,7 @@ def described(path: Path | str, model: Model | None = None) -> tuple[dict[str, A
     told |= {"settings": dict(edit.settings), "tensors": len(edit.tensors), "low_rank": len(edit.factors)}
     told |= {"hooks": [hook.name for hook in edit.hooks], "notes": dict(edit.notes)}
     rows = [f"{key:<11} {value}" for key, value in told.items()]
+    rows += [f"{'note':<11} {remark}" for remark in found.remarks]
     if model is not None:
         changes = measure(model, edit)
         told["changes"] = [vars(change) for change in changes]

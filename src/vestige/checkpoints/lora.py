@@ -55,6 +55,9 @@ _FOREIGN = {
     r"dora_scale|lora_magnitude_vector": "DoRA, which also rescales every row",
     r"^lora_.*\.diff(_b)?$": "whole differences beside the factors",
 }
+# Regular expressions that could take forever: groups repeated, and many wildcards.
+_REPEATED, _WILD = re.compile(r"\)[*+{]"), re.compile(r"(\.|\\[A-Za-z]|\])[*+{]")
+_COMPONENT = " component"  # the component that settings are of, with its dot; no setting has a space in its name
 # Modules that older files of diffusers call by their attention processor's attribute.
 _OLD = {"to_q_lora": "to_q", "to_k_lora": "to_k", "to_v_lora": "to_v", "to_out_lora": "to_out.0"}
 _OLD_CLIP = {"to_q_lora": "q_proj", "to_k_lora": "k_proj", "to_v_lora": "v_proj", "to_out_lora": "out_proj"}
@@ -151,14 +154,33 @@ def _number(name: str, shapes: Shapes, read: Read) -> float:
 
 def _told(told: Mapping[str, Any], module: str, kind: str, rank: int) -> float:
     """Alpha from what stands beside the tensors; by convention the rank, so that the scale is 1."""
-    patterns = told.get("alpha_pattern")
-    patterns = patterns if isinstance(patterns, dict) else {}
-    value = next(
-        (v for k, v in patterns.items() if module.endswith(k)), told.get("lora_alpha", UNGUIDE_SCALE if kind == "compvis" else rank)
-    )
+    value = _patterned(told, "alpha_pattern", module, told.get("lora_alpha", UNGUIDE_SCALE if kind == "compvis" else rank))
+    ranked = _patterned(told, "rank_pattern", module, told.get("r", rank))
+    if kind == "peft" and ranked != rank:
+        raise BadInput(
+            f"the configuration gives {module} rank {str(ranked)[:40]}, and its factors have rank {rank}; give those of one adapter"
+        )
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise BadInput(f"the configuration gives {str(value)[:40]!r} as alpha of {module}; a number is expected")
     return float(value)
+
+
+def _patterned(told: Mapping[str, Any], table: str, module: str, usual: Any) -> Any:
+    """A module's own value in a table of patterns, by PEFT's rule: the first key that, as a regular expression, is the end of its name.
+
+    An end begins where the name does or after a dot. Names are the network's: without `base_model.model.`, and without the component
+    where the table is a component's own.
+    """
+    patterns, name = told.get(table), module.removeprefix("base_model.model.").removeprefix(str(told.get(_COMPONENT, "")))
+    for key, value in patterns.items() if isinstance(patterns, dict) else ():
+        if len(key) > 300 or _REPEATED.search(key) or len(_WILD.findall(key)) > 4:
+            raise BadInput(f"the configuration's {table} has the key {key[:60]!r}, too involved to be looked for; name the modules plainly")
+        try:
+            if re.match(rf"(.*\.)?({key})$", name):
+                return value
+        except (re.error, OverflowError) as error:
+            raise BadInput(f"the configuration's {table} has the key {key[:60]!r}, no regular expression ({error})") from error
+    return usual
 
 
 def module_name(kind: str, module: str) -> str:
@@ -180,7 +202,7 @@ def scales(metadata: Mapping[str, str], config: Mapping[str, Any]) -> Mapping[st
     made: dict[str, dict[str, Any]] = {"": dict(config)}
     for key, value in found.items() if isinstance(found, dict) else ():
         component, _, setting = str(key).rpartition(".")
-        made.setdefault(component, {})[setting] = value
+        made.setdefault(component, {_COMPONENT: f"{component}."} if component else {})[setting] = value
     return made
 
 

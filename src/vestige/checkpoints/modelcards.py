@@ -26,7 +26,7 @@ def audited(folder: Path, edited: Model) -> dict[str, Any]:
         mark, verdict = str(result["provenance"]["edited_hash"]), dict(result["verdict"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadInput(f"{folder} holds no finished audit ({error}); give the folder that `vestige audit --out` wrote") from error
-    if not mark or not edited.fingerprint.startswith(mark):
+    if not mark or not any(name.startswith(mark) for name in (edited.fingerprint, *edited.earlier)):
         raise Incompatible(f"{folder} is an audit of another edit ({mark[:12]}); this one makes {edited.fingerprint[:12]}")
     return {**result, "verdict": verdict}
 

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from vestige.cli import options
-from vestige.cli.frame import give, progress, shown
+from vestige.cli.frame import give, progress, say, shown
 from vestige.cli.machine import machine
-from vestige.errors import BadSetting
+from vestige.errors import BadSetting, shortened
+
+
+def unread(cut: Sequence[str]) -> None:
+    """Say which prompts are longer than what the model reads."""
+    if cut:
+        more = f" and {len(cut) - 1} more" if len(cut) > 1 else ""
+        say(f"note: the end of {shortened(cut[0])}{more} is not read: too long for the model's text encoder")
 
 
 @machine
@@ -27,12 +35,14 @@ def unlearn(
     as_json: options.JsonOption = False,
 ) -> None:
     """Make a model forget a concept and save the edit: the difference alone, a few per cent of the model."""
-    from vestige import concepts, models
+    from vestige import concepts, files, models
     from vestige.edits import arithmetic
     from vestige.harness import diagnostics
+    from vestige.harness.bench import telling
     from vestige.harness.settings import configured, told
     from vestige.harness.unlearning import training_data
 
+    files.ready(out)
     card = models.card(model)
     chosen = told(concepts.load(concept, card.world), card)
     own = options.own(settings, method)
@@ -40,12 +50,16 @@ def unlearn(
     loaded = models.load(model)
     with progress() as watch:
         data = training_data(loaded, forget, retain)
-        edit = unlearner(loaded, chosen, seed=seed, data=data, watch=watch)
+        with telling(f"{method} on {model}"):
+            edit = unlearner(loaded, chosen, seed=seed, data=data, watch=watch)
         edit.save(out)
         found = diagnostics.measured(loaded, chosen, edit, data, seed=seed, watch=watch) if "retain" in unlearner.needs else {}
+    unread(loaded.unread(chosen.told()))
     described = {**arithmetic.describe(loaded, edit), "file": str(out), "concept": chosen.name, "model": model, "diagnostics": found}
     moved = f"{described['changed_tensors']} tensors, relative change {described['relative_norm'] or 0:.3f}"
     next_step = f"vestige audit --model {model} --concept {concept} --edit {out}"
+    if not described["relative_norm"] and not edit.hooks:
+        say(f"note: {out} changes nothing of {model}; is the anchor the target itself, or a number of steps or a weight 0?")
     measured = "".join(f"{name:<22} {value}\n" for name, value in {**described["notes"], **found}.items())
     give(described, as_json, f"saved {out}: {method} on {model}, {moved}\n{measured}next: {next_step}")
 
@@ -82,9 +96,22 @@ def attack(
     planned = resolve(request)
     with progress() as watch:
         result = recover(planned, out, watch=watch)
+    unread(result.get("cut", ()))
     lost = {p["budget"]: f"  {p['missing']} missing" for p in result["curve"] if p.get("missing")}
     rows = "\n".join(f"{p['budget']:>6} steps  {shown({**p, 'value': p['score']})}{lost.get(p['budget'], '')}" for p in result["curve"])
-    give(result, as_json, f"{rows}\npictures and adapter in {out}")
+    give(result, as_json, f"{rows}\n{_left(result, out)}")
+
+
+def _left(result: Mapping[str, Any], out: Path) -> str:
+    """What an attack left behind, for reading."""
+    rows = [f"pictures in {out}"]
+    if result.get("edit"):
+        rows.append(f"the recovered edit: {result['edit']}")
+    if result["adapter"]:
+        rows.append(f"as an adapter, for pipeline.load_lora_weights: {result['adapter']}")
+    for file in result.get("embeddings", ()):
+        rows.append(f"as a learned word, for pipeline.load_textual_inversion: {file}")
+    return "\n".join(rows)
 
 
 @machine
@@ -108,14 +135,16 @@ def generate(
     as_json: options.JsonOption = False,
 ) -> None:
     """Draw pictures, and count the concept in them if one is named."""
-    from vestige import checkpoints, concepts, models
+    from vestige import checkpoints, concepts, files, models
     from vestige.concepts import prompts as sets
     from vestige.concepts.album import Album
     from vestige.diffusion.sampling import Drawing
     from vestige.harness import drawing, settings
 
+    protocol = Drawing(steps=steps, guidance=guidance)
     if bool(prompt) == bool(prompts):
         raise BadSetting("give --prompt (repeatable) or --prompts FILE, one of them")
+    files.ready_folder(out)
     card = models.card(model)
     chosen = None if concept is None else settings.told(concepts.load(concept, card.world), card)
     album = Album(sensitive or (chosen is not None and chosen.sensitive), keep_images)  # type: ignore[arg-type]
@@ -128,7 +157,8 @@ def generate(
     loaded = models.load(model)
     drawn_by = loaded if edit is None else loaded.edited(checkpoints.load(edit, loaded))
     with progress() as watch:
-        made = drawing.draw(drawn_by, asked, album, out, Drawing(steps=steps), concept=chosen, world=card.world, watch=watch)
+        made = drawing.draw(drawn_by, asked, album, out, protocol, concept=chosen, world=card.world, watch=watch)
     seen = f"\n{chosen.name}: {made['text']}" if chosen is not None else ""
+    unread(made.get("cut", ()))
     noted = "".join(f"\nnote: {remark}" for remark in remarks)
     give({**made, **({"remarks": list(remarks)} if remarks else {})}, as_json, f"{len(made['files'])} pictures in {out}{seen}{noted}")

@@ -41,6 +41,7 @@ def export(
     from vestige import checkpoints, continual, models
     from vestige.checkpoints import exports
 
+    exports.vacant(out)
     loaded, ledger = models.load(model), (file / "ledger.json").exists()
     if steps is not None and not ledger:
         raise BadInput(f"--steps counts a ledger's steps, and {file} is none; give the folder of a `vestige continual`")

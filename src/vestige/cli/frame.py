@@ -6,14 +6,14 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
 import typer
 
-from vestige.errors import VestigeError
+from vestige.errors import BadSetting, VestigeError, shortened
 
 INTERRUPTED = 130  # exit code after Ctrl-C, as shells count
 RESUMES = "interrupted; the same command resumes where it stopped"
@@ -53,10 +53,11 @@ def _interrupts() -> list[int]:
 def _answer(app: Callable[..., Any]) -> tuple[int, str]:
     """Run the command; its exit code, and the line for somebody who can mend what went wrong."""
     try:
+        _legible(sys.argv[1:])
         code = app(standalone_mode=False)  # typer returns the code of an exit, an interrupt's included
         return code if isinstance(code, int) else 0, ""
     except VestigeError as error:
-        return 2, f"error: {error}"
+        return 2, f"error: {' '.join(str(error).split())}"
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED, RESUMES
     except OSError as error:
@@ -69,6 +70,13 @@ def _answer(app: Callable[..., Any]) -> tuple[int, str]:
             raise
         show()
         return getattr(error, "exit_code", 2), ""
+
+
+def _legible(arguments: Sequence[str]) -> None:
+    """Refuse bytes that are no text: what is typed is a prompt, a name or a place, and goes into records and pages."""
+    for argument in arguments:
+        if any("\ud800" <= letter <= "\udfff" for letter in argument):
+            raise BadSetting(f"{shortened(argument)} is not in UTF-8; give text and names of files in UTF-8")
 
 
 def say(text: str) -> None:

@@ -46,13 +46,14 @@ def list_(
     as_json: JsonOption = False,
 ) -> None:
     """Everything that can be named on the command line."""
-    from vestige import concepts, models, registry
+    from vestige import concepts, files, models, registry
     from vestige.harness import suites
 
     if template is not None:
         if template.exists():
             raise BadInput(f"{template} exists; choose another name")
-        template.write_text(TEMPLATE, "utf-8")
+        files.make(template.parent)
+        files.write(template.parent, template.name, TEMPLATE.encode())
         say(f"wrote {template}; then: vestige audit --model MODEL --concept {template}")
         return
     table: dict[str, dict[str, str]] = {

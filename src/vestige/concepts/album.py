@@ -7,6 +7,7 @@ at all and only scores remain.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, final
@@ -14,12 +15,13 @@ from typing import Literal, final
 import torch
 from torch import Tensor
 
+from vestige import files
 from vestige.concepts import images
-from vestige.errors import BadSetting
+from vestige.concepts.images import QUARANTINE
+from vestige.errors import BadInput, BadSetting
 
 Keep = Literal["all", "none"]
 KEEPS = ("all", "none")
-QUARANTINE = "quarantine"
 NOTICE = """\
 The pictures in this folder were drawn for a concept that its owner marked as sensitive. They are not blurred.
 
@@ -65,14 +67,25 @@ class Album:
         originals = images.save(shown, self.place(folder), first=first)
         return [images.strip(small(one[None]), folder / file.name, blur=True) for one, file in zip(shown, originals, strict=True)]
 
+    def cleared(self, folder: Path) -> None:
+        """Remove what an earlier `save` left in a folder, and refuse one with pictures of others: a folder is one set."""
+        own = re.compile(r"picture-\d{3,}\.png")
+        there = [
+            f for spot in (folder, folder / QUARANTINE) if spot.is_dir() for f in spot.iterdir() if f.suffix.lower() in images.SUFFIXES
+        ]
+        if others := sorted(f for f in there if not own.fullmatch(f.name)):
+            raise BadInput(f"{folder} holds pictures that would be counted as of this set, e.g. {others[0].name}; choose another folder")
+        for file in there:
+            file.unlink()
+
     def place(self, folder: Path) -> Path:
         """Where pictures lie that are read again by a measurement: the folder, or its quarantine with a notice."""
         if not self.sensitive:
             return folder
         apart = folder / QUARANTINE
-        apart.mkdir(parents=True, exist_ok=True)
+        files.make(apart)
         if not (apart / "NOTICE.txt").exists():
-            (apart / "NOTICE.txt").write_text(NOTICE, "utf-8")
+            files.write(apart, "NOTICE.txt", NOTICE.encode())
         return apart
 
     def cache(self, root: Path) -> Path | None:

@@ -105,6 +105,9 @@ class Concept:
         for field in ("target", "label"):
             if not getattr(self, field):
                 object.__setattr__(self, field, self.name)
+        for field in ("neighbours", "unrelated"):
+            if own := {self.name.lower(), self.target.lower()} & {word.lower() for word in getattr(self, field)}:
+                raise BadInput(f"{self.name} is to go, and {own.pop()!r} stands among its own {field}, which must stay; take it out there")
         self._check_detectors()
         self._check_templates()
 
@@ -153,6 +156,13 @@ class Concept:
                 expects = asked | ({self.context_group: context} if context and self.context_group else {})
                 made.append(Prompt(template.format(concept=word, context=context), expects))
         return made
+
+    def told(self) -> list[str]:
+        """Every prompt of every bank, those of its anchor, its neighbours and unrelated concepts too, each once."""
+        words = [None, *(word for word in (self.anchor, *self.neighbours, *self.unrelated) if word)]
+        banks: tuple[Bank, ...] = ("training", "held-out")
+        named = [prompt.text for bank in banks for word in words for prompt in self.prompts(bank, word)]
+        return list(dict.fromkeys([*named, *(prompt.text for prompt in self.prompts("indirect"))]))
 
     def plain(self) -> list[str]:
         """Training prompts without a context; all of them where each has one."""

@@ -21,6 +21,7 @@ from vestige.concepts import captions
 from vestige.errors import BadInput
 from vestige.seeds import generator
 
+QUARANTINE = "quarantine"  # where a sensitive set's pictures lie whole, under the names of their blurred copies outside
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 
@@ -97,10 +98,24 @@ def folder(path: Path | str, size: tuple[int, int], least: int = 2) -> PictureSe
     for file in (p for p in found if p.name not in told):
         if file.suffix.lower() not in SUFFIXES:
             raise BadInput(f"{file.name} in {path} is no picture ({', '.join(SUFFIXES)} are read); move it elsewhere")
-        kept.append(_opened(file, lambda picture: ImageOps.fit(picture, (size[1], size[0]), Image.Resampling.LANCZOS)))
+        fitted = _opened(original(file, path), lambda picture: ImageOps.fit(picture, (size[1], size[0]), Image.Resampling.LANCZOS))
+        kept.append(fitted)
     if len(kept) < least:
         raise BadInput(f"{path} holds {len(kept)} pictures; at least {least} are needed")
     return PictureSet(torch.stack(kept), str(path), captions=captions.read(path, names))
+
+
+def original(file: Path, root: Path) -> Path:
+    """The picture of which a file is the blurred copy, if it is one of a set under `root`; else the file itself."""
+    above = [folder for folder in file.parents if folder == root or root in folder.parents]
+    spots = (folder / QUARANTINE / file.relative_to(folder) for folder in above)
+    return next((spot for spot in spots if spot.is_file()), file)
+
+
+def found(root: Path) -> list[Path]:
+    """Every picture of a folder and of what lies in it, in the order of their names; of a blurred copy the original, once."""
+    files_ = {original(file, root) for file in root.rglob("*") if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")}
+    return sorted(files_, key=lambda file: [part for part in file.relative_to(root).parts if part != QUARANTINE])
 
 
 def read(file: Path) -> Tensor:
@@ -177,11 +192,12 @@ def shipped(sheet: Path, show: dict[str, str] | None = None) -> PictureSet:
 
 def save(images: Tensor, folder_: Path, stem: str = "picture", first: int = 0) -> list[Path]:
     """Write pictures (N, 3, H, W) in [0, 1] as PNG files, numbered from `first`."""
-    folder_.mkdir(parents=True, exist_ok=True)
+    files.make(folder_)
     written = []
     for i, image in enumerate(images, first):
         written.append(folder_ / f"{stem}-{i:03d}.png")
-        _picture(image).save(written[-1])
+        with files.written(written[-1]) as part:
+            _picture(image).save(part, format="PNG")
     return written
 
 

@@ -17,8 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, final
 
 import torch
-from torch import Tensor, nn
-from torch.nn.utils import parametrize
+from torch import Tensor
 
 from vestige import registry
 from vestige.concepts import Concept
@@ -26,6 +25,7 @@ from vestige.diffusion import Model, attention
 from vestige.diffusion.model import Watch, silent
 from vestige.diffusion.views import Wrapped
 from vestige.edits import Edit
+from vestige.edits.precision import leaves, read_through, wide
 from vestige.errors import BadInput, BadSetting, Incompatible
 from vestige.methods import Data, Paper, Unlearner, optimiser
 
@@ -64,7 +64,7 @@ class Guards:
 
     def check(self, name: str, method: Any) -> None:
         """Refuse a method, called `name`, that has no training to hold back."""
-        if self.active and not hasattr(method, "lr"):
+        if self.active and not method.trains:
             raise BadSetting(f"pull, share and project hold back training, and {name} does not train; choose a method that does")
 
 
@@ -117,6 +117,11 @@ class Guarded(Unlearner):
     def needs(self) -> frozenset[str]:  # type: ignore[override]
         return frozenset(self.inner.needs)
 
+    @property
+    def trains(self) -> bool:
+        trains: bool = self.inner.trains
+        return trains
+
     def resolved(self, concept: Concept) -> Guarded:
         return replace(self, settings=registry.settings(self.inner.resolved(concept)))
 
@@ -159,9 +164,8 @@ class Hold:
         return Wrapped(self.start, self._instrumented, identity="guarded")
 
     def _instrumented(self, view: Model) -> Model:
-        trained = {
-            f"{part}.{n}": p for part, m in attention.innermost(view).parts.items() for n, p in m.named_parameters() if p.requires_grad
-        }
+        parts = attention.innermost(view).parts
+        trained = {f"{part}.{n}": leaf for part, module in parts.items() for n, leaf in leaves(module).items()}
         count = sum(p.numel() for p in trained.values())
         for name, leaf in trained.items():
             try:
@@ -170,8 +174,8 @@ class Hold:
                 raise Incompatible(f"pull, share and project hold weights that are trained in place; {name} is an adapter's") from None
             leaf.register_post_accumulate_grad_hook(_Held(self, name, goal, count))
             if self.projected(name):
-                module = attention.innermost(view).parts[name.partition(".")[0]].get_submodule(name.partition(".")[2].rpartition(".")[0])
-                parametrize.register_parametrization(module, "weight", _Projected(first, self.projection))
+                part, _, short = name.partition(".")
+                read_through(parts[part], short, _Projected(first, self.projection))
         return view
 
     def projected(self, name: str) -> bool:
@@ -195,7 +199,7 @@ class Hold:
         first = self.start.tensor(name)
         if self.mask is not None:
             return torch.where(self.mask[name], value, first) if name in self.mask else first.clone()
-        return _Projected(first, self.projection).forward(value) if self.projected(name) else value
+        return _Projected(first, self.projection)(value) if self.projected(name) else value
 
 
 @dataclass(frozen=True)
@@ -226,17 +230,18 @@ class _Held:
             slope *= hold.mask.get(self.name, 0)
 
 
-class _Projected(nn.Module):
+@dataclass(frozen=True)
+class _Projected:
     """W = W_0 + (V - W_0) P."""
 
-    def __init__(self, first: Tensor, projection: Tensor | None) -> None:
-        super().__init__()
-        self.first, self.projection = first, projection
+    first: Tensor
+    projection: Tensor | None
 
-    def forward(self, value: Tensor) -> Tensor:
+    def __call__(self, value: Tensor) -> Tensor:
         if self.projection is None:
             return value
-        return self.first + (value - self.first) @ self.projection.to(value)
+        first = wide(self.first)
+        return first + (value - first) @ self.projection.to(value)
 
 
 def projection(held: Tensor) -> Tensor:

@@ -19,10 +19,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, final
 
+import torch
+from torch import Tensor
+
 from vestige import files
 from vestige.concepts import Concept
 from vestige.diffusion import Model
 from vestige.edits import Edit
+from vestige.edits.precision import low
 from vestige.errors import BadInput, RunConflict
 from vestige.runs import Run
 
@@ -116,10 +120,10 @@ class Ledger:
         """The edit of a finished step, counted from 1, and what it makes of the model that it was made on."""
         step = self.steps[number - 1]
         edit = Edit.load(self.run.folder / step["edit"])
-        if step["before"] != model.fingerprint:
+        if step["before"] not in (model.fingerprint, *model.earlier):
             raise BadInput(f"step {number} was taken from another model than the one rebuilt from the steps before it; {ADVICE}")
         edited = model.edited(edit)
-        if step["after"] != edited.fingerprint:
+        if step["after"] not in (edited.fingerprint, *edited.earlier):
             raise BadInput(f"step {number} leads to another model than it did; {ADVICE}")
         return edit, edited
 
@@ -150,14 +154,30 @@ class Ledger:
 def chained(original: Model, final: Model, parts: Sequence[Edit]) -> Edit:
     """One edit that turns `original` into `final`, which the edits in `parts` made of it one after another.
 
-    Weights become whole tensors (a product of low-rank changes is none), hooks follow in order.
+    Weights become whole tensors (a product of low-rank changes is none), hooks follow in order. Where a weight is of low precision, the
+    factors that no later whole tensor replaced stay factors, as they do in the model.
     """
     names = sorted({name for edit in parts for name in edit.touched})
+    apart = _apart(original, parts)
     scope = "+".join(sorted({edit.scope for edit in parts})) or "all"
     settings = {"parts": [{"method": e.method, "settings": dict(e.settings)} for e in parts]}
     hooks = tuple(hook for edit in parts for hook in edit.hooks)
     notes = {"concept": ", ".join(str(e.notes.get("concept")) for e in parts), "seed": parts[0].notes.get("seed") if parts else None}
-    return Edit(original.fingerprint, "continual", settings, scope, {n: final.tensor(n) for n in names}, hooks=hooks, notes=notes)
+    tensors = {n: final.tensor(n) for n in names if n not in apart} | {n: value for n, (value, _) in apart.items() if value is not None}
+    factors = {n: (torch.cat([d for d, _ in pairs]), torch.cat([u for _, u in pairs], 1)) for n, (_, pairs) in apart.items()}
+    return Edit(original.fingerprint, "continual", settings, scope, tensors, factors, hooks, notes)
+
+
+def _apart(original: Model, parts: Sequence[Edit]) -> dict[str, tuple[Tensor | None, list[tuple[Tensor, Tensor]]]]:
+    """Weights of low precision that end with factors beside them: the last whole value, if any, and the factors since."""
+    found: dict[str, tuple[Tensor | None, list[tuple[Tensor, Tensor]]]] = {}
+    for edit in parts:
+        for name in edit.touched:
+            value, pairs = found.get(name, (None, []))
+            if name in edit.tensors:
+                value, pairs = edit.tensors[name], []
+            found[name] = value, [*pairs, edit.factors[name]] if name in edit.factors else pairs
+    return {name: held for name, held in found.items() if held[1] and low(original.tensor(name))}
 
 
 def slug(name: str) -> str:

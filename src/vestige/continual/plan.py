@@ -18,7 +18,7 @@ from vestige.continual.ledger import CHAINED, Mode
 from vestige.continual.probes import probes
 from vestige.errors import BadSetting, UnknownName
 from vestige.harness import cost, suites
-from vestige.harness.bench import NUMERICS
+from vestige.harness.bench import NUMERICS, held_in
 from vestige.harness.settings import by_method, chosen, configured, looks, told
 from vestige.methods import Attack, Data, optimiser
 from vestige.methods.contract import TRAINED
@@ -110,7 +110,7 @@ class SequencePlan:
             "what": "continual",
             "numerics": NUMERICS,
             "model": self.order.model,
-            "model_content": models.identity(self.order.model),
+            **models.identified(self.order.model),
             "method": self.order.method,
             "settings": registry.settings(self.unlearner),
             "mode": self.order.mode,
@@ -121,6 +121,7 @@ class SequencePlan:
             **({"guards": asdict(self.order.guards)} if self.order.guards.active else {}),
             **({"keep_images": self.order.keep_images} if self.order.keep_images != "all" else {}),
             **placement.current().as_dict(),
+            **held_in(placement.current().dtype),
             **optimiser.current().as_dict(),
         }
 
@@ -158,7 +159,7 @@ class SequencePlan:
         attacked = self.order.replicates * (asked * (asked + 1) // 2 if self.order.mode in CHAINED else asked)
         for name, (attack, planned) in self.attacks.items():
             ways = (attack, *attack.variants().values())
-            scored = sum(map(attack.tries, planned.budget.points)) * (self.suite.pictures + self.suite.select_pictures) * picture
+            scored = cost.scored(attack, planned.budget, self.suite) * picture
             made[name] = attacked * sum(scored + way.calls(planned.budget.last, planned.references) for way in ways)
         return made
 

@@ -35,7 +35,7 @@ from vestige.continual.result import Account, State, attacked
 from vestige.diffusion import Model
 from vestige.diffusion.model import Watch, silent
 from vestige.edits import Edit
-from vestige.edits.arithmetic import describe
+from vestige.edits.arithmetic import describe, distance, moved
 from vestige.errors import BadInput, Incompatible
 from vestige.harness.bench import Bench, shows
 from vestige.harness.unlearning import unlearned
@@ -219,9 +219,9 @@ class _Sequence:
     def drift(self, edit: Edit, base: Model, model: Model) -> dict[str, Any]:
         """Relative distance of the weights touched so far to the original's, and of this step's to the previous model's."""
         self.touched = {*edit.touched, *(self.touched if self.chained else ())}
-        whole = Edit(self.original.fingerprint, "drift", tensors={name: model.tensor(name) for name in self.touched})
+        whole = moved(self.original, {name: model.tensor(name) for name in sorted(self.touched)})
         made = describe(base, edit)
-        return {"drift": {"original": describe(self.original, whole)["relative_norm"], "previous": made["relative_norm"]}, "edit": made}
+        return {"drift": {"original": distance(self.original, whole), "previous": made["relative_norm"]}, "edit": made}
 
     def result(self, command: str) -> dict[str, Any]:
         """Take and measure every step that is missing, and put the result together."""

@@ -134,6 +134,10 @@ class Model(ABC):
         """Token ids of B prompts as the condition encoder reads them, padded and cut to its length, (B, L)."""
         raise Incompatible(f"{self.name} reads no tokens; a model that reads prompts is needed")
 
+    def unread(self, prompts: Sequence[str]) -> list[str]:
+        """Those of the prompts that are longer than what the condition encoder reads, so that their ends change nothing."""
+        return []
+
     def embed(self, tokens: Tensor) -> Condition:
         """Encode token sequences, with gradients.
 
@@ -177,19 +181,26 @@ class Model(ABC):
 
     @abstractmethod
     def tensor(self, name: str) -> Tensor:
-        """One weight by its qualified name, e.g. "unet.conv_in.weight"."""
+        """One weight by its qualified name, e.g. "unet.conv_in.weight"; with factors beside it, their sum in float32."""
 
     @abstractmethod
     def edited(self, edit: Edit) -> Model:
-        """A view of this model under an edit; shares every tensor that the edit leaves alone."""
+        """A view of this model under an edit; shares every tensor that the edit leaves alone.
+
+        In low precision (bfloat16), new values are rounded to the weight's, and factors of a matrix or kernel stay beside it in float32.
+        """
 
     @abstractmethod
     def trainable(self, names: Sequence[str]) -> tuple[Model, dict[str, Tensor]]:
-        """A view whose named weights are fresh leaf copies with gradients, and those leaves."""
+        """A view whose named weights are fresh leaf copies with gradients, and those leaves.
+
+        Of weights of low precision the leaves are float32; the view rounds them as it reads them, so it predicts what the edited
+        model does.
+        """
 
     @abstractmethod
     def adapted(self, names: Sequence[str], *, rank: int, alpha: float, init: str, rng: Generator) -> tuple[Model, Factors]:
-        """A view with low-rank adapters on the named weights, and their leaves.
+        """A view with low-rank adapters on the named weights, and their leaves, in float32 whatever the weights are.
 
         Arguments:
             rank: Inner dimension r of the factors.
@@ -198,9 +209,19 @@ class Model(ABC):
         """
 
     @property
+    def precision(self) -> str:
+        """Name of the dtype that it computes in."""
+        return "float32"
+
+    @property
     @abstractmethod
     def fingerprint(self) -> str:
-        """Hash of every weight and of the noise schedule; equal exactly for equal models."""
+        """Hash of every weight, of the noise schedule, and of all else that makes pictures; equal exactly for equal models."""
+
+    @property
+    def earlier(self) -> tuple[str, ...]:
+        """What `fingerprint` was when it knew less of a model, for edits and ledgers that were saved then."""
+        return ()
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ rescaled schedule of velocities ends in pure noise. The grid index where `invert
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -21,6 +22,7 @@ import torch
 from torch import Tensor
 
 from vestige.diffusion.model import Condition, Model, Prediction, Start, Watch, silent
+from vestige.errors import BadSetting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +38,12 @@ class Drawing:
     steps: int = 20
     guidance: float = 3.0
     batch: int = 64
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.batch < 1:
+            raise BadSetting(f"pictures are drawn in at least 1 step and 1 at once; given {self.steps} and {self.batch}")
+        if not math.isfinite(self.guidance):
+            raise BadSetting(f"guidance is a finite number; given {self.guidance}")
 
 
 def noise(shape: Sequence[int], seeds: Sequence[int]) -> Tensor:

@@ -55,6 +55,9 @@ class Wrapped(Model):
     def tokens(self, prompts: Sequence[str]) -> Tensor:
         return self.inner.tokens(prompts)
 
+    def unread(self, prompts: Sequence[str]) -> list[str]:
+        return self.inner.unread(prompts)
+
     def embed(self, tokens: Tensor) -> Condition:
         return self.inner.embed(tokens)
 
@@ -99,12 +102,23 @@ class Wrapped(Model):
         view, leaves = self.inner.adapted(names, rank=rank, alpha=alpha, init=init, rng=rng)
         return self._again(view), leaves
 
+    @property
+    def precision(self) -> str:
+        return self.inner.precision
+
     def _thaw(self) -> None:
         if self._frozen:
             raise Incompatible(self._frozen)
 
     @property
     def fingerprint(self) -> str:
+        return self._marked(self.inner.fingerprint)
+
+    @property
+    def earlier(self) -> tuple[str, ...]:
+        return tuple(map(self._marked, self.inner.earlier))
+
+    def _marked(self, inner: str) -> str:
         import hashlib
 
-        return hashlib.sha256(f"{self.inner.fingerprint} {self._identity}".encode()).hexdigest()
+        return hashlib.sha256(f"{inner} {self._identity}".encode()).hexdigest()

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from vestige.edits.edit import Edit, Hook, Weights
+from vestige.edits.precision import low, wide
 from vestige.errors import Incompatible
 
 
@@ -25,11 +26,21 @@ class Change:
 
 
 def measure(model: Weights, edit: Edit) -> list[Change]:
-    """How far each touched weight moved from `model`, the largest relative change first."""
+    """How far each touched weight moved from `model`, the largest relative change first: as the edited model has it, so rounded."""
+    return moved(model, {name: _taken(edit, name, model.tensor(name)) for name in edit.touched})
+
+
+def _taken(edit: Edit, name: str, base: Tensor) -> Tensor:
+    value = edit.weight(name, base)
+    return value.to(base.dtype) if low(base) and name not in edit.factors else value
+
+
+def moved(model: Weights, values: Mapping[str, Tensor]) -> list[Change]:
+    """How far weights with these values are from `model`'s, the largest relative change first."""
     changes = []
-    for name in edit.touched:
+    for name, value in values.items():
         before = model.tensor(name).cpu().double()  # not every device has doubles
-        delta = edit.weight(name, model.tensor(name)).cpu().double() - before
+        delta = value.cpu().double() - before
         norm, size = delta.norm().item(), before.norm().item()
         relative = norm / size if size else (float("inf") if norm else 0.0)
         changes.append(Change(name, norm, relative, (delta != 0).double().mean().item()))
@@ -53,7 +64,7 @@ def combine(model: Weights, edits: Sequence[tuple[Edit, float]], *, method: str 
             raise Incompatible(f"{edit.method} acts at inference time; it cannot be scaled by {weight}")
         hooks += edit.hooks
         for name, value in edit.tensors.items():
-            base = model.tensor(name)
+            base = wide(model.tensor(name))
             tensors[name] = tensors.get(name, base) + weight * (value.to(base) - base)
         for name, (down, up) in edit.factors.items():
             pairs.setdefault(name, []).append((down, weight * up))
@@ -71,7 +82,7 @@ def scale(model: Weights, edit: Edit, weight: float) -> Edit:
 
 def difference(model: Weights, other: Weights, names: Sequence[str], *, method: str = "difference") -> Edit:
     """The edit that turns `model` into `other`: every named weight whose value differs."""
-    changed = {name: other.tensor(name) for name in names if not torch.equal(other.tensor(name), model.tensor(name))}
+    changed = {name: other.tensor(name) for name in names if not torch.equal(wide(other.tensor(name)), wide(model.tensor(name)))}
     return Edit(model.fingerprint, method, {}, "all", changed)
 
 

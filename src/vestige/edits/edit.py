@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from vestige import files, registry
+from vestige.edits.precision import wide
 from vestige.edits.surgery import Factors, rebuild
 from vestige.errors import BadInput, Incompatible
 
@@ -30,6 +31,10 @@ class Weights(Protocol):
 
     @property
     def fingerprint(self) -> str: ...
+
+    @property
+    def earlier(self) -> tuple[str, ...]:
+        """What its fingerprint was when it told less."""
 
     def tensor(self, name: str) -> Tensor:
         """One weight by its qualified name."""
@@ -54,8 +59,10 @@ class Edit:
         method: Name of the unlearner or attack.
         settings: Its resolved settings, plain data.
         scope: The scope of weights that the method declared.
-        tensors: Qualified weight name -> its new value.
-        factors: Qualified weight name -> (down (r, in), up (out, r)); the weight gains `up @ down`.
+        tensors: Qualified weight name -> its new value; what was trained on a weight of lower precision in float32, which the edited
+            model rounds to the weight's precision.
+        factors: Qualified weight name -> (down (r, in), up (out, r)); the weight gains `up @ down`. Beside a matrix or kernel of low
+            precision they stay factors.
         hooks: Inference-time changes, applied in order.
         notes: What else is worth knowing, e.g. the concept's name and the seed.
     """
@@ -70,17 +77,27 @@ class Edit:
     notes: Mapping[str, Any] = field(default_factory=dict)
 
     def check(self, model: Weights) -> None:
-        """Refuse a model that this edit was not made on."""
-        if self.base != model.fingerprint:
+        """Refuse a model that this edit was not made on; one whose weights an earlier fingerprint names is accepted, see `remark`."""
+        if self.base != model.fingerprint and self.base not in model.earlier:
             raise Incompatible(
                 f"this {self.method} edit was made on a model with fingerprint {self.base[:12]}; {model.name} has "
                 f"{model.fingerprint[:12]}; use the model it was made on"
             )
 
+    def remark(self, model: Weights) -> str:
+        """What a base that is named by an earlier fingerprint leaves open; "" where today's names it."""
+        if self.base == model.fingerprint:
+            return ""
+        return (
+            f"this {self.method} edit names its base by an earlier identity, which knew weights and noise schedule alone: the weights "
+            f"are those of {model.name}; that its tokenizer and configuration are still the same cannot be told"
+        )
+
     def weight(self, name: str, base: Tensor) -> Tensor:
-        """The edited value of a weight."""
+        """The edited value of a weight; in float32 where it is of lower precision and gains factors."""
         value = self.tensors.get(name, base)
         if name in self.factors:
+            value = wide(value)
             down, up = (f.to(value) for f in self.factors[name])
             value = value + (up @ down).reshape(value.shape)
         return value

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from vestige.edits.precision import wide
 from vestige.errors import BadSetting, Incompatible
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def ties(model: Weights, edits: Sequence[Edit], *, share: float = 0.2, scale: fl
     for name in names:
         base = model.tensor(name)
         held = [change.get(name, torch.zeros(base.shape, dtype=torch.float64)) for change in changes]
-        tensors[name] = (base.cpu().double() + scale * disjoint_mean(torch.stack(held))).to(base)
+        tensors[name] = (base.cpu().double() + scale * disjoint_mean(torch.stack(held))).to(wide(base))
     parts = [{"method": e.method, "settings": dict(e.settings)} for e in edits]
     scope = "+".join(sorted({e.scope for e in edits}))
     notes = {"concept": ", ".join(str(e.notes.get("concept")) for e in edits), "seed": edits[0].notes.get("seed")}

@@ -24,10 +24,10 @@ from vestige.diffusion import Model
 from vestige.diffusion.sampling import pictures
 from vestige.edits import Edit
 from vestige.harness import diagnostics
-from vestige.harness.bench import NUMERICS, Bench, shows
+from vestige.harness.bench import NUMERICS, Bench, held_in, shows, telling
 from vestige.methods import Attack, Budget, Candidate, optimiser
 from vestige.metrics import Judge
-from vestige.metrics.judge import crossed
+from vestige.metrics.score import crossed
 from vestige.seeds import derive
 from vestige.verdict.intervals import share
 
@@ -83,6 +83,7 @@ class _Arm:
             "select_pictures": bench.suite.select_pictures,
             "judges": [bench.verify.identity(label), bench.select.identity(label)],
             **optimiser.current().as_dict(),
+            **(held_in(self.model.precision) if self.method.trains else {}),
             **bench.kept,
             "volatile": {"model": self.model.name, "suite": bench.suite.version},
         }
@@ -96,11 +97,12 @@ class _Arm:
         points, last = [], None
         replicate, stage = self.replicate, f"{self.name} on {self.model.name}, replicate {self.replicate}"
         tried = self.method(self.model, self.concept, self.budget, seed=replicate, select=self._select, pictures=self.references)
-        for candidate in tried:
-            points.append(self._scored(candidate, run))
-            last = candidate.edit or last
-            self.bench.watch(stage, len(points), len(self.budget.points))
-            run.event("scored", budget=candidate.spent)
+        with telling(stage):
+            for candidate in tried:
+                points.append(self._scored(candidate, run))
+                last = candidate.edit or last
+                self.bench.watch(stage, len(points), len(self.budget.points))
+                run.event("scored", budget=candidate.spent)
         if last is not None:
             last.save(run.path("last.safetensors"))
         return {"points": points}
@@ -126,7 +128,7 @@ class _Arm:
             "scores": [None if math.isnan(score) else round(score, 6) for score in scores.tolist()],
             "selected": None if math.isnan(share(chosen)) else share(chosen),
             "cost": dict(candidate.cost),
-            "notes": dict(candidate.notes),
+            "notes": {**candidate.notes, **({"cut": len(cut)} if (cut := view.unread(candidate.prompts or ())) else {})},
         }
 
 

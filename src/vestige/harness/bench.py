@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,11 @@ from vestige.concepts import Concept
 from vestige.concepts.album import Album, Keep
 from vestige.concepts.concept import Prompt
 from vestige.diffusion.model import Watch, silent
+from vestige.errors import Diverged
 from vestige.harness.suites import Suite
 from vestige.metrics import Judge
-from vestige.metrics.judge import Extractor, crossed
+from vestige.metrics.judge import Extractor
+from vestige.metrics.score import crossed
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,20 @@ def right(seen: Mapping[str, str], expects: Mapping[str, str]) -> bool | None:
 
 
 NUMERICS = "2"  # raised whenever a run of an unchanged spec would give other numbers
+
+
+def held_in(precision: str) -> dict[str, Any]:
+    """What specs say of training on weights of this precision; empty for float32, whose leaves are the weights' own."""
+    return {} if precision == "float32" else {"leaves": "float32"}
+
+
+@contextmanager
+def telling(who: str) -> Iterator[None]:
+    """Say who it was whose numbers are finite no longer."""
+    try:
+        yield
+    except FloatingPointError as error:
+        raise Diverged(f"{who}: {error}") from error
 
 
 def tells(judge: Judge, prompt: Prompt) -> bool:

@@ -1,4 +1,4 @@
-"""What an audit will cost, in single calls of the denoiser (one latent, one condition); one that is trained through counts three."""
+"""What audits and sequences cost, in single calls of the denoiser (one latent, one condition); one that is trained through counts three."""
 
 from __future__ import annotations
 
@@ -6,11 +6,18 @@ from typing import Any
 
 from vestige.diffusion.sampling import Drawing
 from vestige.harness import diagnostics
+from vestige.harness.suites import Suite
+from vestige.methods import Attack, Budget
 
 
-def picture(protocol: Drawing) -> int:
-    """Calls of one picture."""
-    return protocol.steps * (2 if protocol.guidance != 1 else 1)
+def picture(protocol: Drawing, *, distilled: bool = False) -> int:
+    """Calls of one picture; a distilled model is told its guidance, where others predict twice."""
+    return protocol.steps * (2 if protocol.guidance != 1 and not distilled else 1)
+
+
+def scored(attack: Attack, budget: Budget, suite: Suite) -> int:
+    """Pictures that are drawn to score one arm, for a forecast and for the bill alike."""
+    return sum(map(attack.tries, budget.points)) * (suite.pictures + suite.select_pictures)
 
 
 def unlearning(method: Any, picture: int, retained: int) -> int:

@@ -11,15 +11,17 @@ from typing import Any
 
 import torch
 
-from vestige import metrics
+from vestige import files, metrics
 from vestige.concepts import Concept
 from vestige.concepts.album import Album
 from vestige.concepts.prompts import PromptSet
 from vestige.diffusion import Model
 from vestige.diffusion.model import Watch, silent
 from vestige.diffusion.sampling import Drawing, chunks, pictures
+from vestige.errors import Incompatible
 from vestige.metrics import Judge, Score
-from vestige.metrics.judge import by, crossed
+from vestige.metrics.judge import by
+from vestige.metrics.score import crossed
 from vestige.seeds import derive
 
 SCORES = "scores.json"
@@ -62,25 +64,39 @@ def draw(
 ) -> dict[str, Any]:
     """Draw, keep and judge; returns what was written to `out/scores.json`, where a concept says what to look for.
 
+    The folder is this set's alone: pictures and scores of an earlier one go, and a folder with other pictures is refused. Prompts whose
+    ends the model does not read are named under "cut", where there are any.
+
     Arguments:
         protocol: Steps and batch; guidance is each picture's own.
         concept: What its detector looks for; None draws only.
     """
     judge = metrics.pair(concept, world)[0] if concept is not None else None
-    files: list[str] = []
+    model.grid(protocol.steps)  # refuses what its schedule does not have
+    files.ready_folder(out)
+    album.cleared(out)
+    (out / SCORES).unlink(missing_ok=True)
+    places: list[str] = []
     scores: list[torch.Tensor] = []
     for part in chunks(len(asked), protocol.batch):
         drawn = _drawn(model, asked[part], protocol)
-        files += [str(file) for file in album.save(drawn, out, first=part.start)]
+        if lost := int((~drawn.isfinite()).flatten(1).any(1).sum()):
+            raise Incompatible(
+                f"{lost} of {len(drawn)} pictures are not finite and would be black; {model.name} overflows in its precision "
+                "(choose --dtype float32), or the edit or the guidance is too strong"
+            )
+        places += [str(file) for file in album.save(drawn, out, first=part.start)]
         if judge is not None and concept is not None:
             scores.append(judge.raw(drawn, concept.label))
         watch("draw", min(part.stop, len(asked)), len(asked))
-    found: dict[str, Any] = {"files": files, "prompts": [one.text for one in asked]}
+    found: dict[str, Any] = {"files": places, "prompts": [one.text for one in asked]}
+    if cut := model.unread(list(dict.fromkeys(found["prompts"]))):
+        found["cut"] = cut
     if judge is None or concept is None:
         return found
     found |= _judged(judge, concept.label, torch.cat(scores), [one.text for one in asked])
-    out.mkdir(parents=True, exist_ok=True)
-    (out / SCORES).write_text(json.dumps({k: v for k, v in found.items() if k != "files"}, indent=1), "utf-8")
+    files.make(out)
+    files.write(out, SCORES, json.dumps({k: v for k, v in found.items() if k != "files"}, indent=1).encode())
     return found
 
 

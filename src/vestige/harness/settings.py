@@ -11,11 +11,11 @@ from typing import Any
 
 from vestige import data, files, models, registry
 from vestige.concepts import Concept
-from vestige.errors import BadInput, BadSetting, UnknownName
+from vestige.errors import BadInput, BadSetting, HalfPrecision, UnknownName
 from vestige.harness.suites import Planned, Suite
 from vestige.methods import Attack
 from vestige.metrics import loading
-from vestige.models import Card
+from vestige.models import Card, placement
 
 
 def configured(
@@ -28,9 +28,21 @@ def configured(
     *,
     model: str = "",
 ) -> Any:
-    """A component with its model's own settings or its world's, then its suite's, then a named preset's, then the caller's own."""
+    """A component with its model's own settings or its world's, then its suite's, then a named preset's, then the caller's own.
+
+    Errors:
+        HalfPrecision, for one that trains where models are loaded in float16.
+    """
     values = {**_fitted(kind, name, world, model), **(suited or {}), **_preset(preset, kind, name), **own}
-    return registry.build(kind, name, values)
+    made = registry.build(kind, name, values)
+    check_trains(name, made, placement.current().dtype)
+    return made
+
+
+def check_trains(name: str, method: Any, precision: str) -> None:
+    """Refuse a method, called `name`, that trains, on a model in half precision."""
+    if precision == "float16" and getattr(method, "trains", False):
+        raise HalfPrecision(name)
 
 
 def _fitted(kind: registry.Kind, name: str, world: str, model: str) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from vestige.diffusion import Model
 from vestige.diffusion.model import Watch, silent
 from vestige.edits import Edit
 from vestige.harness import diagnostics
-from vestige.harness.bench import NUMERICS
+from vestige.harness.bench import NUMERICS, held_in, telling
 from vestige.methods import Data, optimiser
 
 
@@ -47,12 +47,14 @@ def unlearned(
         "seed": seed,
         **_trained_on(data),
         **optimiser.current().as_dict(),
+        **(held_in(model.precision) if method.trains else {}),
         "volatile": {"model": model.name},
     }
 
     def work(run: runs.Run) -> dict[str, Any]:
         began = time.monotonic()
-        edit: Edit = method(model, concept, seed=seed, data=data, watch=lambda stage, i, n: watch(f"{name}: {stage}", i, n))
+        with telling(f"{name} on {model.name}"):
+            edit: Edit = method(model, concept, seed=seed, data=data, watch=lambda stage, i, n: watch(f"{name}: {stage}", i, n))
         edit.save(run.path("edit.safetensors"))
         seconds = time.monotonic() - began
         if "retain" not in method.needs:

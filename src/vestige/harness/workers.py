@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from vestige.errors import RunConflict
+from vestige.errors import Diverged, RunConflict
 
 Errand = Callable[[], object]
 
@@ -30,9 +30,8 @@ def helped(count: int, entry: str, task: Mapping[str, Any]) -> Iterator[list[sub
         task: Plain data.
     """
     module, _, function = entry.partition(":")
-    program = (
-        f"import json, sys; from vestige import crew; crew.follow(); from {module} import {function} as work; work(json.load(sys.stdin))"
-    )
+    started = "import json, sys; from vestige.harness import workers; workers.follow()"
+    program = f"{started}; from {module} import {function} as work; work(json.load(sys.stdin))"
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "VESTIGE_PARENT": str(os.getpid())}
     quiet: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": environment}
     helpers = [subprocess.Popen([sys.executable, "-c", program], **quiet) for _ in range(count)]
@@ -62,11 +61,12 @@ def follow(every: float = 0.5) -> None:
 
 
 def attend(errands: Iterable[Errand]) -> int:
-    """Do every errand that nobody else is at; returns how many were left to others."""
+    """Do every errand that nobody else is at; returns how many were left to others. One that diverges is met again by who needs it."""
     left = 0
     for errand in errands:
         try:
-            errand()
+            with suppress(Diverged):
+                errand()
         except RunConflict:
             left += 1
     return left

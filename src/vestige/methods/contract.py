@@ -55,6 +55,11 @@ class Unlearner(ABC):
             data: Pictures to train on; None lets the model draw what `needs` names.
         """
 
+    @property
+    def trains(self) -> bool:
+        """Whether it follows gradients, as whatever has a learning rate does; float16 is then refused."""
+        return hasattr(self, "lr")
+
     def calls(self, picture: int, retained: int) -> int:
         """Single denoiser calls (one latent, one condition) of an edit, for forecasts; one that is trained through counts `TRAINED`.
 
@@ -146,6 +151,11 @@ class Attack(ABC):
         watch: Watch = silent,
     ) -> Iterator[Candidate]:
         """Yield one candidate for each point of the budget, cheapest first; `model` stays as it is."""
+
+    @property
+    def trains(self) -> bool:
+        """Whether it follows gradients, as whatever has a learning rate does; float16 is then refused."""
+        return hasattr(self, "lr")
 
     @property
     def holds(self) -> Holds | None:

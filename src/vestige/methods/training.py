@@ -21,6 +21,8 @@ from torch import Tensor
 from vestige import files
 from vestige.diffusion import Condition, Model
 from vestige.diffusion.model import Watch, silent
+from vestige.edits.precision import low
+from vestige.errors import Diverged, Incompatible
 from vestige.methods import optimiser as thrift
 from vestige.seeds import generator
 
@@ -61,7 +63,7 @@ class Training:
         weight_decay: AdamW's.
         betas: AdamW's.
         clip: Largest norm of the whole gradient; 0 does not clip.
-        precision: Autocast of the forward pass; leaves stay in their own dtype.
+        precision: Autocast of the forward pass; leaves are float32 or float64 whatever it is.
     """
 
     steps: int
@@ -111,14 +113,17 @@ def fit(
     """Minimise `loss(rng)` over `leaves` in place; yields the step count at every stop, and at the end.
 
     Arguments:
-        leaves: Named tensors that require gradients.
+        leaves: Named tensors that require gradients, in float32 or float64: in lower precision, steps round away.
         loss: Draws its batch from the generator that it is given; called `accumulation` times a step.
         stops: Rising step counts at which to pause, e.g. a budget's points; 0 pauses before the first step.
         pulls: Penalties on the leaves, added to the loss once a step.
         projections: Each may change the gradients in place, after clipping and before the step, e.g. a saliency mask.
         checkpoint: File for the state; if it exists, training continues from it and earlier stops are not repeated.
         every: Steps between checkpoints.
+    Errors:
+        Diverged, where the loss is no number.
     """
+    _check(leaves)
     accelerator = _accelerator(training.precision, next(iter(leaves.values())).device)
     names, params = list(leaves), list(leaves.values())
     optimiser = accelerator.prepare(thrift.adamw(params, lr=training.lr, betas=training.betas, weight_decay=training.weight_decay))
@@ -131,7 +136,7 @@ def fit(
     for step in range(begin, training.steps):
         total = _backward(accelerator, leaves, loss, training, pulls, seed, step)
         if not math.isfinite(total):
-            raise FloatingPointError(f"the loss is {total} at step {step}; lower lr ({training.lr}) or the precision's risk")
+            raise Diverged(f"the loss is {total} at step {step}; lower lr ({training.lr})")
         trace.losses.append(total)
         trace.norms.append(float(accelerator.clip_grad_norm_(params, training.clip or math.inf)))
         for project in projections:
@@ -146,6 +151,13 @@ def fit(
             _save(checkpoint, leaves, optimiser, trace, step + 1)
         if step + 1 in pauses:
             yield step + 1
+
+
+def _check(leaves: Mapping[str, Tensor]) -> None:
+    for name, leaf in leaves.items():
+        if low(leaf):
+            kind = str(leaf.dtype).removeprefix("torch.")
+            raise Incompatible(f"{name} is a leaf in {kind}, where small steps round away; train what Model.trainable or adapted gives")
 
 
 def _backward(

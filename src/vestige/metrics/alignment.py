@@ -19,8 +19,9 @@ from torch.nn import functional as F
 
 from vestige import files
 from vestige.errors import BadInput
-from vestige.metrics.judge import Score, prepared
-from vestige.metrics.judge import score as rate
+from vestige.metrics.pixels import prepared
+from vestige.metrics.score import Score
+from vestige.metrics.score import score as rate
 
 FEW = 100  # pictures below which a mean CLIP score moves more by chance than by most edits
 

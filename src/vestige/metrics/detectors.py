@@ -23,7 +23,9 @@ from torch import Tensor
 
 from vestige import files
 from vestige.errors import BadInput
-from vestige.metrics.judge import Detector, prepared
+from vestige.metrics import coverage
+from vestige.metrics.judge import Detector
+from vestige.metrics.pixels import prepared
 
 GROUP = "label"  # stands for the concept's own group until `Detector.told` names it
 TEMPLATE = "a photo of a {}"
@@ -132,7 +134,8 @@ def own(place: str) -> Detector:
     """A function of the user's: pictures (B, 3, H, W) in [0, 1] -> scores (B,) in [0, 1], None or NaN where it cannot tell.
 
     It may carry `labels`, a list of at least two: it then gives probabilities (B, labels) that compete. It may carry `version`,
-    `weights_hash`, `threshold` and `features`. Naming a function runs its file: read a stranger's concept file first.
+    `threshold` and `features`, and should carry `files`, a list of what it reads, weights above all: they are part of what it is, as its
+    file is and the local modules that this imports. Naming a function runs its file: read a stranger's concept file first.
 
     Arguments:
         place: "MODULE:FUNCTION", or "FILE.py:FUNCTION".
@@ -140,16 +143,18 @@ def own(place: str) -> Detector:
     function = _found(place)
     labels = tuple(getattr(function, "labels", ()))
     source = inspect.getsourcefile(inspect.unwrap(function) if inspect.isfunction(function) else type(function))
-    code = files.digest(source) if source else ""
+    file = coverage.source_of(place) or (Path(source) if source else None)
+    made, unseen = coverage.whole(file, function) if file is not None else ("", "")
     return Detector(
         name=getattr(function, "name", None) or place.rpartition(":")[2],
         version=str(getattr(function, "version", "unversioned")),
-        weights_hash=str(getattr(function, "weights_hash", code)),
+        weights_hash=f"{function.weights_hash} {made[:16]}" if hasattr(function, "weights_hash") else made,
         labels=labels or ("concept",),
         look=partial(_called, function),
         level=float(getattr(function, "threshold", 0.5)),
         group=GROUP if len(labels) > 1 else "",
         embed=getattr(function, "features", None),
+        unseen=unseen,
     )
 
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from vestige import files
-from vestige.concepts.images import SUFFIXES, read
+from vestige.concepts.images import SUFFIXES, found, read
 from vestige.errors import BadInput
 from vestige.metrics.judge import Extractor
 
@@ -56,7 +56,10 @@ class Distance:
 
 
 def batches(source: Source) -> Iterator[Tensor]:
-    """Pictures (b, 3, H, W) in [0, 1], in parts; those of a folder in the order of their names, each at its own size."""
+    """Pictures (b, 3, H, W) in [0, 1], in parts; those of a folder in the order of their names, each at its own size.
+
+    A folder is read with what lies in it; of a sensitive set the originals count, and not their blurred copies beside them.
+    """
     if isinstance(source, Tensor):
         yield from source.split(BATCH)
         return
@@ -64,7 +67,7 @@ def batches(source: Source) -> Iterator[Tensor]:
         yield from source
         return
     folder = Path(source)
-    files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in SUFFIXES) if folder.is_dir() else []
+    files = found(folder) if folder.is_dir() else []
     if not files:
         raise BadInput(f"no pictures in {folder} ({', '.join(SUFFIXES)} are read)")
     held: list[Tensor] = []

@@ -6,7 +6,6 @@ are reported. A concept that names one detector alone has it do both, and the au
 
 from __future__ import annotations
 
-import importlib.util
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 from vestige import data, files
 from vestige.concepts import Concept
 from vestige.errors import BadInput, BadSetting
+from vestige.metrics import coverage
 from vestige.metrics.judge import Detector, Extractor, Judge
 
 KINDS = ("nudenet", "nudenet:bgr", "open-nsfw", "hf:FOLDER", "clip:FOLDER", "MODULE:FUNCTION", "FILE.py:FUNCTION")
@@ -125,18 +125,15 @@ def _content(detector: str) -> str:
     where, _, name = detector.rpartition(":")
     if not where or not name:
         raise BadSetting(f"a detector is one of {', '.join(KINDS)}; given {detector!r}")
-    file = Path(where) if where.endswith(".py") else _source(where)
+    file = coverage.source_of(detector)
     if file is None or not file.is_file():
         raise BadInput(f"the detector {detector} names no file or module that is there")
-    return f"{name} {files.digest(file)}"
+    sources = coverage.code(file)
+    if not coverage.mentions(sources, "files") and not coverage.mentions(sources, "weights_hash"):
+        return f"{name} {coverage.digest(file, sources, None)}"
+    from vestige.metrics import detectors  # what it declares, only running it tells
 
-
-def _source(module: str) -> Path | None:
-    try:
-        found = importlib.util.find_spec(module)
-    except (ImportError, ValueError):
-        return None
-    return Path(found.origin) if found is not None and found.origin else None
+    return f"{name} {detectors.own(detector).weights_hash}"
 
 
 def _folder(folder: Path, detector: str) -> str:

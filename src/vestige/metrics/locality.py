@@ -21,7 +21,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vestige.errors import BadInput
-from vestige.metrics.judge import Extractor, Judge, Score, by
+from vestige.metrics.judge import Extractor, Judge, by
+from vestige.metrics.score import Score
 
 FEW = 30  # pairs below which an interval of the mean is hardly one
 

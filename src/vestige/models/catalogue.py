@@ -9,7 +9,7 @@ from typing import Any
 
 from vestige import data, files
 from vestige.errors import BadInput, UnknownName
-from vestige.models import sources
+from vestige.models import labels, sources
 
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 READERS = tuple(f"{kind}{number}" for kind in ("text_encoder", "tokenizer") for number in ("", "_2", "_3"))
@@ -18,6 +18,8 @@ FAMILIES = {  # family -> parts that it may have
     "classes": ("unet", "transformer", "vae", "scheduler", "labels"),
     "flow": ("transformer", "vae", "scheduler", *READERS),
 }
+
+IDENTITY = "2"  # what `identity` and fingerprints tell of models that do not ship; the first knew *.safetensors and noise levels alone
 
 
 @dataclass(frozen=True)
@@ -124,16 +126,32 @@ def twins(model: str, concept: str) -> list[str]:
 
 
 def identity(name: str) -> dict[str, str]:
-    """What a model's weights are, without loading it: hashes of its weight files."""
+    """What a model is read from, without loading it: hashes of its files; of a built-in model, the released ones.
+
+    Of a folder every file counts that lies in a component's folder, whatever its kind, and what is read beside them; of a single file,
+    also all of the folder that describes it but weights.
+    """
     found = card(name)
     if found.hashes:
         return dict(found.hashes)
     if found.file is not None and found.config is not None:
-        told = sorted(p for part in sources.COMPONENTS for p in (found.config / part).glob("*.json"))
-        return {found.file.name: files.digest(found.file), **{f"{p.parent.name}/{p.name}": files.digest(p) for p in told}}
-    kinds = ("*.safetensors", "class_labels.json")
-    read = sorted(p for folder in found.parts.values() for kind in kinds for p in folder.glob(kind))
-    return {f"{p.parent.name}/{p.name}": files.digest(p) for p in read}
+        parts = {part: found.config / part for part in sources.COMPONENTS}
+        told = {spot: file for spot, file in _files(parts, found.config).items() if not file.name.endswith(sources.WEIGHTS)}
+        return {found.file.name: files.digest(found.file), **{spot: files.digest(file) for spot, file in told.items()}}
+    whole = {part: folder for part, folder in found.parts.items() if part != "labels"}
+    return {spot: files.digest(file) for spot, file in _files(whole, next(iter(found.parts.values())).parent).items()}
+
+
+def identified(name: str) -> dict[str, Any]:
+    """What specs say of a model's content; and by which identity, where that is not a released model's own."""
+    return {"model_content": identity(name), **({} if card(name).hashes else {"identity": IDENTITY})}
+
+
+def _files(parts: Mapping[str, Path], folder: Path) -> dict[str, Path]:
+    """Every file that components may be read from, and those that describe a pipeline, by their places."""
+    beside = {file: folder / file for file in (sources.INDEX, labels.FILE) if (folder / file).is_file()}
+    inside = {f"{part}/{f.relative_to(spot).as_posix()}": f for part, spot in parts.items() for f in spot.rglob("*") if f.is_file()}
+    return {**beside, **{spot: f for spot, f in sorted(inside.items()) if not f.name.startswith(".")}}
 
 
 def world_of(model: str) -> str:

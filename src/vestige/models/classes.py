@@ -20,9 +20,10 @@ from torch.nn import functional as F
 from vestige.diffusion import Condition, Prediction
 from vestige.edits.surgery import rebuild
 from vestige.errors import Incompatible
+from vestige.models import configurations
 from vestige.models.labels import FILE, Labels, named, read
-from vestige.models.modular import Modular, frozen, present, sides, whole
-from vestige.models.timesteps import Timesteps
+from vestige.models.modular import Modular, frozen, present, whole
+from vestige.models.timesteps import Timesteps, scheduled
 
 _LABEL = re.compile(r"\.class_embedd(ing|er)\.")
 _BLOCK = re.compile(r"\.(attentions|transformer_blocks)\.(?!.*\.emb\.)")
@@ -89,6 +90,10 @@ class ClassModel(Modular):
         super().__init__(name, kept, denoiser, hashes)
         self.scheduler, self.kind = self._times.scheduler, self._times.kind
         self.latent_shape = _shape(cast(Any, kept[denoiser]).config, name)
+        if denoiser == "unet":
+            configurations.honour(cast(Any, kept[denoiser]).config, configurations.CLASS_UNET, f"unet of {name}")
+        if "vae" in kept:
+            configurations.autoencoder(cast(Any, kept["vae"]).config, self.latent_shape[0], name)
         if "vae" not in kept and self.latent_shape[0] not in (1, 3):
             raise Incompatible(f"{name} has {self.latent_shape[0]} channels and no autoencoder; pictures have 3, or 1 where they are grey")
         factor = 2 ** (len(cast(Any, kept["vae"]).config.block_out_channels) - 1) if "vae" in kept else 1
@@ -132,6 +137,9 @@ class ClassModel(Modular):
     def _identity(self) -> str:
         return f"{self._times.identity} {json.dumps(self.labels.as_dict())}"
 
+    def _sampled(self) -> dict[str, Any]:
+        return self._times.steps
+
     def save(self, folder: Path | str) -> Path:
         """Write the parts in diffusers' layout, with the classes' names; `vestige.load_model(folder)` reads it."""
         import diffusers
@@ -171,13 +179,13 @@ class ClassModel(Modular):
         Arguments:
             folders: Component -> folder: unet or transformer, vae where there is one, scheduler, and labels: where the classes' names are.
         """
-        from diffusers import AutoencoderKL, DDIMScheduler, DiTTransformer2DModel, UNet2DModel
+        from diffusers import AutoencoderKL, DiTTransformer2DModel, UNet2DModel
 
         present(folders, name)
         kinds: dict[str, Any] = {"unet": UNet2DModel, "transformer": DiTTransformer2DModel, "vae": AutoencoderKL}
         parts = {part: whole(kinds[part], folders[part], f"{part} of {name}", torch_dtype=dtype) for part in kinds if part in folders}
         labels = read(folders["labels"], _rows(parts[_denoiser(parts, name)], name), name)
-        return ClassModel(name, parts, labels, DDIMScheduler.from_pretrained(folders["scheduler"]))
+        return ClassModel(name, parts, labels, scheduled(folders["scheduler"], name))
 
 
 def _denoiser(parts: Mapping[str, Any], name: str) -> str:
@@ -193,9 +201,7 @@ def _shape(config: Any, name: str) -> tuple[int, int, int]:
     channels, made = config.in_channels, config.out_channels or config.in_channels
     if made not in (channels, 2 * channels):
         raise Incompatible(f"{name} reads {channels} channels and predicts {made}; as many, or twice as many (a variance), are supported")
-    if config.sample_size is None:
-        raise Incompatible(f"{name} does not say the size of its pictures; set sample_size in its denoiser's config.json")
-    return (channels, *sides(config.sample_size))
+    return (channels, *configurations.sides(config.sample_size, name))
 
 
 def _tables(denoiser: nn.Module) -> dict[str, nn.Embedding]:

@@ -7,6 +7,7 @@ All modules are diffusers' and transformers' own; `mmdit` holds what each kind o
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,8 +18,9 @@ from torch import Generator, Tensor, nn
 
 from vestige.diffusion import Condition, Prediction
 from vestige.errors import BadInput, Incompatible
+from vestige.models import configurations, sigmas, vocabulary
 from vestige.models.mmdit import Flux2, Ids, Layout, layout
-from vestige.models.modular import Modular, frozen, present, sides, whole
+from vestige.models.modular import Modular, frozen, present, whole
 from vestige.models.packing import packed, unpacked
 from vestige.models.sigmas import Sigmas
 from vestige.models.streams import SCOPES
@@ -61,15 +63,27 @@ class FlowModel(Modular):
         super().__init__(name, {part: parts[part] for part in PARTS if part in parts}, "transformer", hashes)
         self.tokenizers, self._times = dict(tokenizers), Sigmas(scheduler, name)
         self.scheduler, self.kind = self._times.scheduler, "flow"
+        self._matching_words()
         told = bool(self._network.config.get("guidance_embeds"))
         quick = self.layout.pipeline == "FluxPipeline" and not self._times.shifted
         self.distilled = told or quick if distilled is None else distilled
         vae = cast(Any, self.parts["vae"])
         factor = 2 ** (len(vae.config.block_out_channels) - 1)
-        self.image_size = sides(self.layout.size(self._network, vae) if size is None else size)
+        asked = self.layout.size(self._network, vae) if size is None else size
+        self.image_size = configurations.sides(asked, name)
         if any(side % (2 * factor) for side in self.image_size):
             raise BadInput(f"pictures of {name} have sides that are multiples of {2 * factor}; given {self.image_size}")
         self.latent_shape = self.layout.latent(self._network, *(side // factor for side in self.image_size))
+
+    def _matching_words(self) -> None:
+        """Refuse tokenizers that do not belong to the text encoders."""
+        for part, encoder in self._encoders.items():
+            what = f"{part.replace('text_encoder', 'tokenizer')} of {self.name}"
+            if part not in self.tokenizers:
+                raise Incompatible(f"{self.name} has a {part} and no {what}; each needs one")
+            vocabulary.fits(self.tokenizers[part], encoder, what)
+            if type(encoder).__name__.startswith("CLIP"):
+                vocabulary.room(self.tokenizers[part], encoder, what)
 
     @property
     def _network(self) -> Any:
@@ -90,6 +104,12 @@ class FlowModel(Modular):
     def tokens(self, prompts: Sequence[str]) -> Tensor:
         """Ids of every encoder, one encoder's beside the next one's, (B, L1 + L2 + ...)."""
         return torch.cat(list(self._ids.ids(prompts, self.tokenizers, self._network).values()), 1)
+
+    def unread(self, prompts: Sequence[str]) -> list[str]:
+        if not isinstance(self.layout, Ids):
+            return []  # what is put around a prompt is its language model's; so is the room for it
+        lengths = self._ids.lengths(self.tokenizers, self._network)
+        return vocabulary.longer(prompts, {self.tokenizers[part]: length for part, length in lengths.items()})
 
     def embed(self, tokens: Tensor) -> Condition:
         if tokens.dim() != 2:
@@ -173,13 +193,16 @@ class FlowModel(Modular):
     def _identity(self) -> str:
         return f"{self._times.identity} {list(self.image_size)} {self.distilled}"
 
+    def _words(self) -> dict[str, Any]:
+        return {part.replace("text_encoder", "tokenizer"): words for part, words in self.tokenizers.items() if words is not None}
+
     def pipeline(self) -> Any:
         """A diffusers pipeline that shares every weight; what it is loaded with later does not reach this model."""
         import diffusers
 
         parts = {part: frozen(module) for part, module in self.parts.items()}
         parts["vae"] = _unshifted(parts["vae"])
-        words = {part.replace("text_encoder", "tokenizer"): self.tokenizers.get(part) for part in self.layout.kinds}
+        words = {part.replace("text_encoder", "tokenizer"): copy.deepcopy(self.tokenizers.get(part)) for part in self.layout.kinds}
         shared = {**dict.fromkeys(self.layout.kinds), **parts, **words}
         shared["scheduler"] = type(self.scheduler).from_config(self.scheduler.config)
         if _is_klein(self.parts):
@@ -230,9 +253,9 @@ class FlowModel(Modular):
         for part in (part for part in kind.kinds if part in folders):
             reader = kind.kinds[part] if kind.pipeline != "Flux2Pipeline" else _named(folders[part] / "config.json", "architectures")
             parts[part] = whole(getattr(transformers, reader), folders[part], f"{part} of {name}", dtype=dtype)
-            words[part] = _words(reader).from_pretrained(folders[part.replace("text_encoder", "tokenizer")])
-        scheduler = diffusers.FlowMatchEulerDiscreteScheduler.from_pretrained(folders["scheduler"])
-        return FlowModel(name, parts, words, scheduler, size=size, distilled=distilled)
+            told = part.replace("text_encoder", "tokenizer")
+            words[part] = vocabulary.load(_words(reader), folders[told], f"{told} of {name}")
+        return FlowModel(name, parts, words, sigmas.scheduled(folders["scheduler"], name), size=size, distilled=distilled)
 
 
 def _complete(parts: Mapping[str, nn.Module], kind: Layout, name: str) -> None:
@@ -244,6 +267,9 @@ def _complete(parts: Mapping[str, nn.Module], kind: Layout, name: str) -> None:
     made = config.out_channels or config.in_channels
     if made != config.in_channels:
         raise Incompatible(f"{name} reads {config.in_channels} channels and predicts {made} (inpainting, control?); give the base model")
+    configurations.autoencoder(cast(Any, parts["vae"]).config, kind.channels(config), name)
+    for what, gives, reads in kind.widths(config, {part: cast(Any, parts[part]).config for part in kind.kinds if part in parts}):
+        configurations.equal(gives, reads, f"text encoders and transformer of {name} do not fit, {what}")
 
 
 def _is_klein(parts: Mapping[str, nn.Module]) -> bool:

@@ -5,6 +5,7 @@ All modules are diffusers' and transformers' own. The embedded world `wardrobe` 
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,12 +17,12 @@ from torch import Generator, Tensor, nn
 from vestige.diffusion import Condition, Prediction
 from vestige.edits.surgery import rebuild
 from vestige.errors import Incompatible
-from vestige.models.modular import Modular, frozen, present, sides, whole
-from vestige.models.timesteps import Timesteps
+from vestige.models import configurations, vocabulary
+from vestige.models.modular import Modular, frozen, present, whole
+from vestige.models.timesteps import Timesteps, guidance_features, scheduled
 
 PARTS = ("unet", "vae", "text_encoder")
 SECOND = "text_encoder_2"  # with it, a model reads as SDXL does
-SIZES = 6  # what SDXL is told beside the text: height and width before cropping, top and left of the crop, height and width
 _LINEAR = re.compile(r"\.(weight|bias)$")
 
 
@@ -74,28 +75,26 @@ class LatentModel(Modular):
         self.tokenizers = tuple(tokenizer) if isinstance(tokenizer, (list, tuple)) else (tokenizer,)
         self.blank, self._times = blank, Timesteps(scheduler)
         self.scheduler, self.kind = self._times.scheduler, self._times.kind
-        config = cast(Any, self.parts["unet"]).config
-        self._refuse(config)
-        self.latent_shape = (config.in_channels, *sides(config.sample_size))
-        self.factor = 2 ** (len(cast(Any, self.parts["vae"]).config.block_out_channels) - 1)
+        configs = {part: cast(Any, module).config for part, module in self.parts.items()}
+        readers = [configs[part] for part in self._encoders]
+        configurations.latent(configs["unet"], configs["vae"], readers, name)
+        self._matching_words()
+        self.distilled = configs["unet"].get("time_cond_proj_dim") is not None
+        height, width = configurations.sides(configs["unet"].sample_size, name)
+        self.latent_shape = (configs["unet"].in_channels, height, width)
+        self.factor = 2 ** (len(configs["vae"].block_out_channels) - 1)
         self.image_size = (self.latent_shape[1] * self.factor, self.latent_shape[2] * self.factor)
 
-    def _refuse(self, config: Any) -> None:
-        """What has this layout and another meaning."""
-        if config.in_channels != config.out_channels:
-            raise Incompatible(f"{self.name} has a U-Net with {config.in_channels} input channels (inpainting?); 4 in, 4 out is supported")
-        told = getattr(config, "projection_class_embeddings_input_dim", None)
-        if SECOND in self.parts and told is not None:
-            left = told - cast(Any, self.parts[SECOND]).config.projection_dim
-            if left != SIZES * config.addition_time_embed_dim:
-                raise Incompatible(
-                    f"{self.name} has a U-Net that is told other numbers than a picture's sizes and place (a refiner, with an aesthetic "
-                    "score?); give the base model"
-                )
+    def _matching_words(self) -> None:
+        """Refuse tokenizers that do not belong to the text encoders, or to each other."""
         if len(self.tokenizers) != len(self._encoders):
             raise Incompatible(f"{self.name} has {len(self._encoders)} text encoders and {len(self.tokenizers)} tokenizers; each needs one")
         if len({tuple(sorted(tokenizer.get_vocab().items())) for tokenizer in self.tokenizers}) > 1:
             raise Incompatible(f"{self.name} has two tokenizers with different vocabularies; SDXL's two differ in padding alone")
+        for part, tokenizer in zip(self._encoders, self.tokenizers, strict=True):
+            what = f"{part.replace('text_encoder', 'tokenizer')} of {self.name}"
+            vocabulary.fits(tokenizer, self.parts[part], what)
+            vocabulary.room(tokenizer, self.parts[part], what)
 
     @property
     def tokenizer(self) -> Any:
@@ -103,7 +102,10 @@ class LatentModel(Modular):
         return self.tokenizers[0]
 
     def tokens(self, prompts: Sequence[str]) -> Tensor:
-        return _ids(self.tokenizer, prompts)
+        return vocabulary.ids(self.tokenizer, prompts, vocabulary.length(self.tokenizer))
+
+    def unread(self, prompts: Sequence[str]) -> list[str]:
+        return vocabulary.longer(prompts, {self.tokenizer: vocabulary.length(self.tokenizer)})
 
     def embed(self, tokens: Tensor) -> Condition:
         told = [self._padded(tokens, part) for part in self._encoders]
@@ -115,7 +117,7 @@ class LatentModel(Modular):
         return self._read([weights.argmax(-1) for weights in told], encoders)
 
     def condition(self, prompts: Sequence[str]) -> Condition:
-        ids = [_ids(tokenizer, prompts) for tokenizer in self.tokenizers]
+        ids = [vocabulary.ids(tokenizer, prompts, vocabulary.length(tokenizer)) for tokenizer in self.tokenizers]
         with torch.no_grad():
             read = [self._read([part[i : i + 128] for part in ids], self.parts) for i in range(0, len(prompts), 128)]
         pooled = None if read[0].pooled is None else torch.cat([cast(Tensor, r.pooled) for r in read])
@@ -158,7 +160,10 @@ class LatentModel(Modular):
         return self._times.draw(count, rng)
 
     def denoise(self, x_t: Tensor, t: Tensor, condition: Condition) -> Prediction:
-        more = {}
+        more: dict[str, Any] = {}
+        if self.distilled:
+            told = torch.ones(len(x_t)) if condition.guidance is None else condition.guidance
+            more["timestep_cond"] = guidance_features(told, cast(Any, self.parts["unet"]).config.time_cond_proj_dim).to(x_t)
         if condition.pooled is not None:
             height, width = (side * self.factor for side in x_t.shape[2:])
             sizes = torch.tensor([[height, width, 0, 0, height, width]]).to(x_t)
@@ -179,13 +184,19 @@ class LatentModel(Modular):
     def _identity(self) -> str:
         return f"{self._times.identity}{' blank' if self.blank else ''}"
 
+    def _words(self) -> dict[str, Any]:
+        return dict(zip(("tokenizer", "tokenizer_2"), self.tokenizers, strict=False))
+
+    def _sampled(self) -> dict[str, Any]:
+        return self._times.steps
+
     def pipeline(self) -> Any:
         """A diffusers pipeline that shares every weight; what it is loaded with later does not reach this model."""
         from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 
         shared = {part: frozen(module) for part, module in self.parts.items()}
         if SECOND in self.parts:
-            first, second = self.tokenizers
+            first, second = copy.deepcopy(self.tokenizers)
             return StableDiffusionXLPipeline(
                 **shared,
                 tokenizer=first,
@@ -196,7 +207,7 @@ class LatentModel(Modular):
             )
         return StableDiffusionPipeline(
             **shared,
-            tokenizer=self.tokenizer,
+            tokenizer=copy.deepcopy(self.tokenizer),
             scheduler=self.scheduler,
             safety_checker=None,
             feature_extractor=None,
@@ -225,7 +236,7 @@ class LatentModel(Modular):
             dtype: Of the weights; an autoencoder that overflows in half precision (its `force_upcast`) stays in single.
             blank: As in the model's `model_index.json`, `force_zeros_for_empty_prompt`.
         """
-        from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+        from diffusers import AutoencoderKL, UNet2DConditionModel
         from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
         present(folders, name)
@@ -235,15 +246,9 @@ class LatentModel(Modular):
         for part, kind in kinds.items():
             precision = {"dtype" if part.startswith("text_encoder") else "torch_dtype": dtype}
             parts[part] = whole(kind, folders[part], f"{part} of {name}", **precision)
-        tokenizers = [CLIPTokenizer.from_pretrained(folders[part]) for part in ("tokenizer", "tokenizer_2") if part in folders]
-        return LatentModel(name, parts, tokenizers, DDIMScheduler.from_pretrained(folders["scheduler"]), blank=blank)
-
-
-def _ids(tokenizer: Any, prompts: Sequence[str]) -> Tensor:
-    """Token ids (B, L), padded and cut to the encoder's length."""
-    length = min(int(tokenizer.model_max_length), 77)
-    given = tokenizer(list(prompts), padding="max_length", max_length=length, truncation=True, return_tensors="pt")
-    return cast(Tensor, given.input_ids)
+        words = [part for part in ("tokenizer", "tokenizer_2") if part in folders]
+        tokenizers = [vocabulary.load(CLIPTokenizer, folders[part], f"{part} of {name}") for part in words]
+        return LatentModel(name, parts, tokenizers, scheduled(folders["scheduler"], name), blank=blank)
 
 
 def _softly(weights: Tensor) -> Callable[..., Tensor]:

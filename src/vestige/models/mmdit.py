@@ -42,6 +42,18 @@ class Layout(ABC):
         """Side of a picture in pixels, as the model was made for."""
 
     @abstractmethod
+    def widths(self, network: Any, encoders: Mapping[str, Any]) -> list[tuple[str, int, int]]:
+        """What text encoders give and the network reads: its name and both widths.
+
+        Arguments:
+            network: Its configuration, and `encoders`: those of the text encoders, by component.
+        """
+
+    def channels(self, network: Any) -> int:
+        """Of the autoencoder's latents, as the network's configuration has them."""
+        return int(network.in_channels) // 4
+
+    @abstractmethod
     def latent(self, network: Any, height: int, width: int) -> tuple[int, int, int]:
         """Shape of the latents of a picture whose autoencoder's latents are `height` x `width`."""
 
@@ -95,7 +107,12 @@ class Flux(Ids):
     kinds: ClassVar[Mapping[str, str]] = {"text_encoder": "CLIPTextModel", "text_encoder_2": "T5EncoderModel"}
 
     def size(self, network: Any, vae: Any) -> int:
-        return int(vae.config.sample_size)
+        return cast(int, vae.config.sample_size)
+
+    def widths(self, network: Any, encoders: Mapping[str, Any]) -> list[tuple[str, int, int]]:
+        first, second = encoders["text_encoder"], encoders["text_encoder_2"]
+        pooled = ("the pooled state", first.hidden_size, network.pooled_projection_dim)
+        return [("the states of text", second.d_model, network.joint_attention_dim), pooled]
 
     def latent(self, network: Any, height: int, width: int) -> tuple[int, int, int]:
         return network.config.in_channels // 4, height, width
@@ -136,7 +153,11 @@ class Flux2(Layout):
     kinds: ClassVar[Mapping[str, str]] = {"text_encoder": "Mistral3ForConditionalGeneration"}
 
     def size(self, network: Any, vae: Any) -> int:
-        return int(vae.config.sample_size)
+        return cast(int, vae.config.sample_size)
+
+    def widths(self, network: Any, encoders: Mapping[str, Any]) -> list[tuple[str, int, int]]:
+        read = 3 * encoders["text_encoder"].get_text_config().hidden_size  # three layers' states, side by side
+        return [("the states of text", read, network.joint_attention_dim)]
 
     def latent(self, network: Any, height: int, width: int) -> tuple[int, int, int]:
         return network.config.in_channels, height // 2, width // 2
@@ -194,8 +215,17 @@ class SD3(Ids):
     even = False
 
     def size(self, network: Any, vae: Any) -> int:
-        side: int = network.config.sample_size << (len(vae.config.block_out_channels) - 1)
-        return side
+        side = network.config.sample_size
+        return side << (len(vae.config.block_out_channels) - 1) if isinstance(side, int) else cast(int, side)
+
+    def channels(self, network: Any) -> int:
+        return int(network.in_channels)
+
+    def widths(self, network: Any, encoders: Mapping[str, Any]) -> list[tuple[str, int, int]]:
+        clips, reads = [encoders["text_encoder"], encoders["text_encoder_2"]], network.joint_attention_dim
+        found = [("the pooled states", sum(clip.projection_dim for clip in clips), network.pooled_projection_dim)]
+        found.append(("the longer of both CLIPs' states and what is padded to", max(reads, sum(c.hidden_size for c in clips)), reads))
+        return found + [("the states of T5", encoders[part].d_model, reads) for part in encoders if part == "text_encoder_3"]
 
     def latent(self, network: Any, height: int, width: int) -> tuple[int, int, int]:
         return network.config.in_channels, height, width

@@ -15,13 +15,17 @@ from torch import Generator, Tensor, nn
 
 from vestige.diffusion import Model
 from vestige.diffusion.views import hooked
-from vestige.edits import Edit
+from vestige.edits import Edit, precision
 from vestige.edits.surgery import Factors, attach, rebuild
-from vestige.errors import BadInput, Incompatible, UnknownName
+from vestige.errors import BadInput, HalfPrecision, Incompatible, UnknownName
+from vestige.models import surroundings
+from vestige.models.configurations import configuration
 from vestige.models.sources import misnamed
 
 Scopes = Mapping[str, Callable[[str], bool]]
 Self = TypeVar("Self", bound="Modular")
+Value = TypeVar("Value")
+_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
 class Modular(Model):
@@ -40,6 +44,7 @@ class Modular(Model):
         if "vae" in self.parts:
             self.parts["vae"] = _steady(self.parts["vae"])
         self._hashes = {} if hashes is None else hashes
+        self._known: dict[str, str] = {}  # what views share, worked out once
         for part in self.parts.values():
             part.requires_grad_(False)
             part.eval()
@@ -51,6 +56,10 @@ class Modular(Model):
     @property
     def dtype(self) -> torch.dtype:
         return next(self.parts[self.denoiser].parameters()).dtype
+
+    @property
+    def precision(self) -> str:
+        return str(self.dtype).removeprefix("torch.")
 
     def placed(self, device: torch.device | str, *, offload: bool = False, checkpointing: bool = False, slicing: bool = False) -> None:
         """Move the model, and choose what it saves memory by; for a model that has just been loaded, before views are made of it.
@@ -92,19 +101,32 @@ class Modular(Model):
 
     def edited(self, edit: Edit) -> Model:
         edit.check(self)
-        return hooked(self._with({n: edit.weight(n, self.tensor(n)) for n in edit.touched}), edit.hooks)
+        apart = {n: pair for n, pair in edit.factors.items() if self._stays(n)}
+        whole = {n: edit.weight(n, self.tensor(n)) for n in edit.touched if n not in apart}
+        values = whole | {n: edit.tensors[n] for n in apart if n in edit.tensors}
+        return hooked(self._with(values, factors=apart), edit.hooks)
 
     def trainable(self, names: Sequence[str]) -> tuple[Model, dict[str, Tensor]]:
+        self._trains(names)
         view = self._with({n: self.tensor(n).clone() for n in names}, leaves=True)
-        return view, {n: view._parameter(n) for n in names}
+        return view, {n: precision.leaf(*view._place(n)) for n in names}
 
     def adapted(self, names: Sequence[str], *, rank: int, alpha: float, init: str, rng: Generator) -> tuple[Model, Factors]:
+        self._trains(names)
         short = [n.removeprefix(f"{self.denoiser}.") for n in names]
         made, leaves = attach(self.parts[self.denoiser], short, rank=rank, alpha=alpha, init=init, rng=rng)
         return self._view({**self.parts, self.denoiser: made}, {}), {f"{self.denoiser}.{n}": pair for n, pair in leaves.items()}
 
     @property
     def fingerprint(self) -> str:
+        plain, around = self._of_weights(), self._around()
+        return hashlib.sha256(f"{plain} {around}\n".encode()).hexdigest() if around else plain
+
+    @property
+    def earlier(self) -> tuple[str, ...]:
+        return (self._of_weights(),) if self._around() else ()
+
+    def _of_weights(self) -> str:
         precision = "" if self.dtype == torch.float32 else f" {self.dtype}"
         digest = hashlib.sha256(f"{self._identity()}{precision}\n".encode())
         for name in self._names():
@@ -113,6 +135,27 @@ class Modular(Model):
                 self._hashes[name] = hashlib.blake2b(raw.tobytes(), digest_size=16).hexdigest()
             digest.update(f"{name} {self._hashes[name]}\n".encode())
         return digest.hexdigest()
+
+    def _around(self) -> str:
+        """Hash of what surrounds the weights; "" where that is what surrounds a model that ships with the package."""
+        if "around" not in self._known:
+            self._known["around"] = surroundings.digest(self.surroundings())
+        return "" if self._known["around"] in surroundings.RELEASED else self._known["around"]
+
+    def surroundings(self) -> dict[str, Any]:
+        """What makes pictures beside the weights and the noise levels, plain data by component."""
+        parts = {part: surroundings.of_module(module) for part, module in self.parts.items()}
+        stored = {name: value for part, module in self.parts.items() for name, value in surroundings.of_buffers(part, module).items()}
+        words = {part: surroundings.of_tokenizer(tokenizer) for part, tokenizer in self._words().items()}
+        return {**parts, **({"buffers": stored} if stored else {}), **words, "scheduler": self._sampled()}
+
+    def _words(self) -> dict[str, Any]:
+        """Tokenizers by component name."""
+        return {}
+
+    def _sampled(self) -> dict[str, Any]:
+        """What decides where sampling steps, beside what `_identity` tells."""
+        return {}
 
     def tables(self) -> dict[str, slice]:
         found = [name for name in self._names() if name.endswith(("token_embedding.weight", ".shared.weight"))]
@@ -133,20 +176,35 @@ class Modular(Model):
     def _names(self) -> list[str]:
         return [f"{part}.{n}" for part, module in self.parts.items() for n, _ in module.named_parameters()]
 
-    def _parameter(self, name: str) -> Tensor:
+    def _place(self, name: str) -> tuple[nn.Module, str]:
+        """The component that holds a weight, and the weight's name there."""
         part, _, rest = name.partition(".")
-        return self.parts[part].get_parameter(rest)
+        return self.parts[part], rest
 
-    def _with(self: Self, values: Mapping[str, Tensor], *, leaves: bool = False) -> Self:
-        parts = dict(self.parts)
+    def _parameter(self, name: str) -> Tensor:
+        return precision.weight(*self._place(name))
+
+    def _stays(self, name: str) -> bool:
+        """Whether factors of a weight stay beside it; a weight that is not there is an error."""
+        self.tensor(name)
+        return precision.beside(*self._place(name))
+
+    def _trains(self, names: Sequence[str]) -> None:
+        """Refuse to train what half precision cannot hold the gradients of."""
+        if torch.float16 in {self.dtype, *(self.tensor(n).dtype for n in names)}:
+            raise HalfPrecision(self.name)
+
+    def _with(self: Self, values: Mapping[str, Tensor], *, leaves: bool = False, factors: Factors | None = None) -> Self:
+        parts, factors = dict(self.parts), factors or {}
+        touched = {*values, *factors}
         for part in parts:
-            mine = {n[len(part) + 1 :]: v for n, v in values.items() if n.startswith(part + ".")}
-            if mine:
-                parts[part] = rebuild(parts[part], mine, leaves=leaves)
-        unknown = [n for n in values if n.partition(".")[0] not in parts]
+            mine, pairs = _within(part, values), _within(part, factors)
+            if mine or pairs:
+                parts[part] = rebuild(parts[part], mine, leaves=leaves, factors=pairs)
+        unknown = sorted(n for n in touched if n.partition(".")[0] not in parts)
         if unknown:
             raise Incompatible(f"{self.name} has no component {unknown[0].partition('.')[0]!r}")
-        return self._view(parts, {n: h for n, h in self._hashes.items() if n not in values})
+        return self._view(parts, {n: h for n, h in self._hashes.items() if n not in touched})
 
     def _view(self: Self, parts: Mapping[str, nn.Module], hashes: dict[str, str]) -> Self:
         view = object.__new__(type(self))
@@ -167,6 +225,11 @@ class Modular(Model):
         return cast(Tensor, (images / 2 + 0.5).clamp(0, 1).float())
 
 
+def _within(part: str, table: Mapping[str, Value]) -> dict[str, Value]:
+    """The rows of a table by weight that speak of a component, by their names there."""
+    return {name[len(part) + 1 :]: value for name, value in table.items() if name.startswith(part + ".")}
+
+
 def _shift(vae: Any) -> float:
     return float(getattr(vae.config, "shift_factor", None) or 0)
 
@@ -178,22 +241,27 @@ def _steady(vae: Any) -> nn.Module:
     return cast(nn.Module, copy.deepcopy(vae).float())
 
 
-def sides(size: int | Sequence[int]) -> tuple[int, int]:
-    """(height, width) from a side or both."""
-    height, width = (size, size) if isinstance(size, int) else size
-    return height, width
-
-
 def frozen(module: nn.Module) -> nn.Module:
-    """The module around the same storage with parameters of its own, so that switching off their gradients leaves the given one's on."""
-    return rebuild(module, {n: p.data for n, p in module.named_parameters()})
+    """The module around the same storage with parameters of its own, so that switching off their gradients leaves the given one's on.
+
+    A view's factors beside weights of low precision are folded in: outside, weights are all that there is.
+    """
+    return rebuild(module, {n: precision.weight(module, n).detach() for n, _ in module.named_parameters()})
 
 
 def present(folders: Mapping[str, Path], name: str) -> None:
-    """Refuse a model of which a folder is missing."""
+    """Refuse a model of which a folder is missing, or a file was never fetched."""
     for part, folder in folders.items():
         if not folder.is_dir():
             raise BadInput(f"{name} has no folder {part} at {folder}; give a folder in diffusers' layout")
+        for file in sorted(folder.iterdir()):
+            if file.is_file() and _is_pointer(file):
+                raise BadInput(f"{file} is a Git LFS pointer, not the file that it stands for; fetch that with `git lfs pull`")
+
+
+def _is_pointer(file: Path) -> bool:
+    with file.open("rb") as stream:
+        return stream.read(len(_POINTER)) == _POINTER
 
 
 def whole(kind: Any, folder: Path, what: str, **precision: torch.dtype) -> nn.Module:
@@ -204,14 +272,13 @@ def whole(kind: Any, folder: Path, what: str, **precision: torch.dtype) -> nn.Mo
         what: How errors call it, e.g. "unet of wardrobe".
         precision: The dtype, by the name that the class gives it; weights that are there as "fp16" alone are converted.
     """
-    from safetensors import SafetensorError
-
+    configuration(folder, what)
     variants = {"variant": "fp16"} if _halved(folder) else {}
     try:
         made, report = kind.from_pretrained(folder, output_loading_info=True, local_files_only=True, **variants, **precision)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        odd = next((f"{file.name} is {told}" for file in sorted(folder.glob("*.safetensors")) if (told := misnamed(file))), str(error))
-        raise BadInput(f"{what} cannot be read from {folder} ({odd})") from error
+    except Exception as error:  # a damaged configuration ends in whatever the constructors of its network stumble over
+        odd = (f"{file.name} is {told}" for file in sorted(folder.glob("*.safetensors")) if (told := misnamed(file)))
+        raise BadInput(f"{what} cannot be read from {folder} ({next(odd, f'{type(error).__name__}: {error}')})") from error
     wrong = [f"{key} {sorted(report[key])[:3]}" for key in ("missing_keys", "unexpected_keys", "mismatched_keys") if report[key]]
     if wrong:
         raise BadInput(f"{what} does not load whole: {'; '.join(wrong)}")

@@ -10,12 +10,15 @@ with a fixed s, or s = exp(mu) with mu growing with the number of picture tokens
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, final
 
 import torch
 from torch import Generator, Tensor
 
-from vestige.errors import Incompatible
+from vestige.errors import BadInput, BadSetting, Incompatible
+from vestige.models.configurations import configuration
 
 # What of a scheduler's configuration decides where sampling steps and which times are trained on.
 READ = (
@@ -34,13 +37,7 @@ class Sigmas:
     """
 
     def __init__(self, scheduler: Any, name: str) -> None:
-        from diffusers import FlowMatchEulerDiscreteScheduler
-
-        if "shift" not in scheduler.config and "use_dynamic_shifting" not in scheduler.config:
-            raise Incompatible(f"{name} comes with a {type(scheduler).__name__}; rectified flow needs a FlowMatchEulerDiscreteScheduler")
-        if scheduler.config.get("invert_sigmas"):
-            raise Incompatible(f"{name} counts time the other way round (invert_sigmas), which is not supported")
-        self.scheduler = FlowMatchEulerDiscreteScheduler.from_config(scheduler.config)
+        self.scheduler = _followed({"_class_name": type(scheduler).__name__, **scheduler.config}, name)
 
     @property
     def dynamic(self) -> bool:
@@ -58,6 +55,9 @@ class Sigmas:
             mu: Logarithm of the shift, read where it is dynamic.
             even: Before the shift, times are k / steps, as FLUX's pipelines ask for; else they run between the ends of training's.
         """
+        times = int(self.scheduler.config.num_train_timesteps)
+        if not 1 <= steps <= times:
+            raise BadSetting(f"{steps} sampling steps do not fit a schedule of {times} times; choose fewer, at least 1")
         spread = {"sigmas": torch.linspace(1, 1 / steps, steps, dtype=torch.float64).tolist()} if even else {}
         self.scheduler.set_timesteps(steps, mu=mu, **spread)
         made: Tensor = self.scheduler.sigmas.clone()
@@ -80,3 +80,23 @@ class Sigmas:
     def identity(self) -> str:
         """What was read of the configuration."""
         return "flow " + json.dumps({key: self.scheduler.config.get(key) for key in READ})
+
+
+def scheduled(folder: Path, name: str) -> Any:
+    """The flow-matching scheduler in a component's folder; what cannot be followed is refused."""
+    return _followed(configuration(folder, f"scheduler of {name}", "scheduler_config.json"), name)
+
+
+def _followed(told: Mapping[str, Any], name: str) -> Any:
+    """diffusers' flow-matching scheduler with the times of a configuration."""
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    if "shift" not in told and "use_dynamic_shifting" not in told:
+        kind = told.get("_class_name", "scheduler without a shift")
+        raise Incompatible(f"{name} comes with a {kind}; rectified flow needs a FlowMatchEulerDiscreteScheduler")
+    if told.get("invert_sigmas"):
+        raise Incompatible(f"{name} counts time the other way round (invert_sigmas), which is not supported")
+    try:
+        return FlowMatchEulerDiscreteScheduler.from_config(dict(told))
+    except Exception as error:  # whatever its constructor stumbles over in a damaged file
+        raise BadInput(f"scheduler of {name} cannot be followed ({type(error).__name__}: {error})") from error

@@ -20,6 +20,7 @@ INDEX = "model_index.json"
 # What any family may have; of a repository on the hub nothing else is fetched.
 _READERS = tuple(f"{kind}{number}" for kind in ("text_encoder", "tokenizer") for number in ("", "_2", "_3"))
 COMPONENTS = ("unet", "transformer", "vae", "scheduler", *_READERS)
+WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".msgpack", ".h5", ".onnx")
 _TEXTS = (".json", ".txt", ".model")
 _VARIANT = re.compile(r"\.(fp16|bf16|non_ema)[.-]")
 

@@ -23,6 +23,7 @@ Style = Literal["markdown", "csv", "latex"]
 
 _ARMS = {"original": "original", "never": "never knew", "edited": "edited"}  # drawn in this order, the audited model on top
 _KINDS = {key: key for key in _ARMS}
+LINES = {"surface": 0.2, "savings_long": 1 / 3, "savings_short": 2 / 3, "reach_long": 0.2, "reach_short": 0.5}  # of results that carry none
 REAL = "real pictures"  # what a ceiling is `of` where there was no original
 _WORDS = {
     "said": "Share of pictures that show the concept, against the attack's budget.",
@@ -45,8 +46,8 @@ def write(run: Path, out: Path | None = None) -> Path:
     Raises:
         BadInput: Neither `run` nor a sub-directory holds the result of an audit.
     """
-    alone = (run / "result.json").exists()
-    folders = [] if alone else [path.parent for path in sorted(run.glob("*/result.json")) if _is_audit(_parse(path))]
+    single = (run / "result.json").exists()
+    folders = [] if single else [path.parent for path in sorted(run.glob("*/result.json")) if _is_audit(_parse(path))]
     page = _page([(read(folder), folder) for folder in folders or [run]])
     return pages.save(page, run / "report.html" if out is None else out)
 
@@ -152,38 +153,67 @@ def _page(audits: Sequence[tuple[Result, Path]]) -> str:
     views = [_view(result, folder) for result, folder in audits]
     rows = [list(_texts(_row(result), {})) for result, _ in audits]
     suites = {result.get("suite") for result, _ in audits}
-    return str(pages.template("report").render(audits=views, heads=list(_row({})), rows=rows, mixed=len(suites) > 1))
+    lines = _drawn_at([result for result, _ in audits])
+    return str(pages.template("report").render(audits=views, heads=list(_row({})), rows=rows, mixed=len(suites) > 1, lines=lines))
 
 
 def _view(result: Result, folder: Path) -> dict[str, Any]:
     """A result with everything that needs a place: curves, scales and pictures."""
     names = _ARMS if result.get("edit") else _ARMS | {"edited": "this model"}
     top = result.get("ceiling") or {}
-    alone = isinstance(top, Mapping) and top.get("of") == REAL
-    names = names | {"original": REAL} if alone else names
+    no_original = isinstance(top, Mapping) and top.get("of") == REAL
+    names = names | {"original": REAL} if no_original else names
     headline = _headline(result)
-    attacks = [_attack(name, found, names, top if alone else None) for name, found in pages.mappings(result.get("attacks")).items()]
+    attacks = [_attack(name, found, names, top if no_original else None) for name, found in pages.mappings(result.get("attacks")).items()]
     attacks.sort(key=lambda attack: attack["name"] != headline)
     censored = any(attack["found"].get("censored") for attack in attacks[:1])
-    scales = [_scale(result.get("savings") or {}, (1 / 3, 2 / 3), ("1/3", "2/3"))]
-    scales += [_scale(result.get("reach") or {}, (0.2, 0.5), ("0.2", "0.5"))] if censored else []
+    lines = _lines(result)
+    scales = [_scale(result.get("savings") or {}, lines["savings_long"], lines["savings_short"])]
+    scales += [_scale(result.get("reach") or {}, lines["reach_long"], lines["reach_short"])] if censored else []
     strips = [pages.strip(row, folder) for row in result.get("strips") or []]
     captions = {pages.plain(strip["caption"]) for strip in strips if strip["caption"]}
     caption = captions.pop() if len(captions) == 1 else None
     left = any(isinstance(attack["found"].get("utility"), Mapping) for attack in attacks)
-    view = {"result": result, "arms": names, "attacks": attacks, "censored": censored, "scales": scales, "alone": alone, "left": left}
-    return view | {"strips": strips, "caption": caption}
+    view = {"result": result, "arms": names, "attacks": attacks, "censored": censored, "scales": scales, "left": left}
+    times = [_times(lines[key]) for key in ("savings_long", "savings_short")]
+    return view | {"no_original": no_original, "times": times, "strips": strips, "caption": caption}
 
 
-def _scale(quantity: Mapping[str, Any], lines: tuple[float, float], labels: tuple[str, str]) -> dict[str, Any] | None:
-    """Places, in percent of the width, of a value and its interval on an axis that ends at 1."""
+def _lines(result: Result) -> dict[str, float]:
+    """Where one verdict ended and the next began in this audit; calibration may have moved them. One without any has the usual."""
+    stored = result.get("lines")
+    known = {key: pages.number(value) for key, value in (stored if isinstance(stored, Mapping) else {}).items()}
+    return LINES | {key: value for key, value in known.items() if key in LINES and value is not None}
+
+
+def _label(line: float) -> str:
+    """A line as a reader knows it: thirds as fractions, anything else with two digits."""
+    third = round(3 * line)
+    return f"{third}/3" if abs(3 * line - third) < 1e-9 and third in (1, 2) else f"{line:.2f}".removesuffix("0")
+
+
+def _times(savings: float) -> str:
+    """The speed-up at a line of savings."""
+    return f"{1 / (1 - savings):.2f}".rstrip("0").rstrip(".") + "×"
+
+
+def _drawn_at(audits: Sequence[Result]) -> dict[str, str]:
+    """The lines as the page's words name them; several audits may have been decided by several."""
+    rows = [_lines(result) for result in audits] or [LINES]
+    told = {key: " or ".join(dict.fromkeys(_label(row[key]) for row in rows)) for key in LINES}
+    times = {f"times_{end}": " or ".join(dict.fromkeys(_times(row[f"savings_{end}"]) for row in rows)) for end in ("long", "short")}
+    return told | times
+
+
+def _scale(quantity: Mapping[str, Any], *lines: float) -> dict[str, Any] | None:
+    """Places, in percent of the width, of a value and its interval on an axis that ends at 1, and of its two lines."""
     value, low, high = (pages.number(quantity.get(key)) for key in ("value", "low", "high"))
     if value is None:
         return None
     start = max(-1.0, min(-0.25, value - 0.05, (value if low is None else low) - 0.05))
     marks = {"value": value, "low": low, "high": high, "zero": 0.0, "first": lines[0], "second": lines[1]}
     places = {key: None if x is None else round(100 * (min(max(x, start), 1.0) - start) / (1.0 - start), 2) for key, x in marks.items()}
-    return {**places, "labels": labels}
+    return {**places, "labels": [_label(line) for line in lines]}
 
 
 def _attack(name: str, found: Mapping[str, Any], names: Mapping[str, str], top: Result | None) -> dict[str, Any]:

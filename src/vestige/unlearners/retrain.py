@@ -46,7 +46,8 @@ class Retrain(Unlearner):
             raise BadInput(f"{method.twin} equals {model.name} in every weight; a twin is trained without {concept.name}")
         if model.edited(edit).fingerprint != other.fingerprint:
             raise Incompatible(
-                f"{method.twin} differs from {model.name} beyond what an edit holds (autoencoder or noise schedule); share the rest"
+                f"{method.twin} differs from {model.name} beyond what an edit holds (autoencoder, noise schedule, tokenizer or "
+                "configuration); share the rest"
             )
         notes = {"concept": concept.name, "seed": seed}
         return replace(edit, settings=asdict(method), notes=notes)

@@ -25,7 +25,7 @@ from vestige.diffusion import Model
 from vestige.diffusion.attention import network
 from vestige.diffusion.model import Watch, silent
 from vestige.edits import Edit
-from vestige.errors import Incompatible
+from vestige.errors import Incompatible, shortened
 from vestige.methods import Data, Paper, Unlearner
 from vestige.methods.ranges import above, at_least
 
@@ -165,5 +165,8 @@ def last_word(model: Model, text: str, words: str) -> int:
     ids, inner = tokenizer(text).input_ids, tokenizer(words).input_ids[1:-1]
     for start in range(len(ids) - len(inner), -1, -1):
         if ids[start : start + len(inner)] == inner:
-            return start + len(inner) - 1
-    raise Incompatible(f"{text!r} does not hold the words {words!r}")
+            last, read = start + len(inner) - 1, model.tokens([text]).shape[1] - 1  # the end token has the last row
+            if last >= read:
+                raise Incompatible(f"{shortened(text)} is cut after {read} tokens, before {shortened(words)} ends; give a shorter prompt")
+            return last
+    raise Incompatible(f"{shortened(text)} does not hold the words {shortened(words)}")

@@ -7,7 +7,8 @@ are those of `Lines`):
     2. not forgotten    plain recall r(0): low above `surface`
     3. inconclusive     r(0) straddles `surface`
     4. short-term       S.low > savings_short; or, where savings is censored, X.low > reach_short
-    5. long-term        savings_long < S.low and S.high <= savings_short; censored: reach_long < X.low and X.high <= reach_short
+    5. long-term        savings_long < S.low or reach_long < X.low, and S.high <= savings_short; censored: reach_long < X.low and
+                        X.high <= reach_short. Slow, but gets further than a model that never knew: that is no erasure
     6. erased           S.high <= savings_long and X.high <= reach_long
     7. inconclusive     else
 
@@ -31,6 +32,7 @@ Kind = Literal["not forgotten", "short-term", "long-term", "erased", "inconclusi
 
 ORDER: tuple[Kind, Kind, Kind] = ("erased", "long-term", "short-term")  # by what the model still knows
 CAPPED = ORDER[:2]  # what a capping flag forbids
+FEWEST = 3  # replicates: of two, an interval is as good as none
 MOST_MORE = 50  # replicates; a verdict that needs more lies too near a line
 
 
@@ -56,7 +58,7 @@ class Lines:
     savings_short: float = 2 / 3  # above, short-term
     reach_long: float = 0.2
     reach_short: float = 0.5  # where savings is censored
-    replicates: int = 3  # fewest for a verdict that rests on attacks
+    replicates: int = 3  # fewest for a verdict that rests on attacks; never fewer than `FEWEST`
 
     def __post_init__(self) -> None:
         for low, high in ((0, self.surface), (self.savings_long, self.savings_short), (self.reach_long, self.reach_short)):
@@ -138,8 +140,9 @@ def _decided(plain: Interval, measures: Mapping[str, Measures], flags: tuple[Fla
         return Verdict("inconclusive", f"{asked}, too near the line of {lines.surface:.0%} to say: score more pictures", flags)
     if not measures:
         return Verdict("inconclusive", "no attack was run, and plain prompts alone cannot show that a concept is gone", flags)
+    fewest = max(FEWEST, lines.replicates)
     undefined = {name for name, found in measures.items() if math.isnan(found.savings.value)}
-    sound = {name: found for name, found in measures.items() if found.replicates >= lines.replicates and name not in undefined}
+    sound = {name: found for name, found in measures.items() if found.replicates >= fewest and name not in undefined}
     unsound = [name for name in measures if name not in sound]
     if not unsound or (sound and _span(sound, lines) == (2, 2)):  # a weaker finding by another attack would not change short-term
         return _by_attacks(sound, flags, lines, top)
@@ -150,8 +153,8 @@ def _unjudged(attack: str, found: Measures, flags: tuple[Flag, ...], lines: Line
     """Inconclusive, because an attack has no interval to judge by."""
     if math.isnan(found.savings.value):
         return Verdict("inconclusive", f"recall under {attack} is undefined: {top.undefined}", flags, attack)
-    why = f"{attack} was run with {_count(found.replicates)} only; a verdict needs at least {lines.replicates}"
-    return Verdict("inconclusive", why, flags, attack, more_replicates=lines.replicates - found.replicates)
+    why = f"{attack} was run with {_count(found.replicates)} only; a verdict needs at least {max(FEWEST, lines.replicates)}"
+    return Verdict("inconclusive", why, flags, attack, more_replicates=max(FEWEST, lines.replicates) - found.replicates)
 
 
 def _by_attacks(measures: Mapping[str, Measures], flags: tuple[Flag, ...], lines: Lines, top: Top) -> Verdict:
@@ -182,7 +185,7 @@ def _ranks(found: Measures, lines: Lines) -> tuple[int, int]:
         return 0, 0
     if found.censored:
         return int(reach.low > lines.reach_long), 1 + int(reach.high > lines.reach_short)
-    return int(savings.low > lines.savings_long), 1 + int(savings.high > lines.savings_short)
+    return int(savings.low > lines.savings_long or reach.low > lines.reach_long), 1 + int(savings.high > lines.savings_short)
 
 
 def _span(measures: Mapping[str, Measures], lines: Lines) -> tuple[int, int]:

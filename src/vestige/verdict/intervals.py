@@ -134,3 +134,9 @@ def drop(before: Seen, after: Seen) -> dict[str, Any] | None:
         return {"value": value, "low": None, "high": None, "count": len(flat)}
     half = 1.96 * math.sqrt(float(flat.var(ddof=1)) * sum(1 / len(g) for g in gaps)) / len(gaps)
     return {"value": value, "low": value - half, "high": value + half, "count": len(flat)}
+
+
+def fell(before: Hits, after: Hits) -> tuple[float, float]:
+    """Mean drop over pictures at equal seeds, and the lower end of its 95 % interval; none without two pairs."""
+    found = drop({"": before}, {"": after})
+    return (0.0, -math.inf) if found is None or found["low"] is None else (found["value"], found["low"])

@@ -100,6 +100,19 @@ def log_speedups(arms: Arms) -> tuple[float, ...]:
     return areas(arms.budgets, edited - never)
 
 
+def room(arms: Arms, level: float = 0.95) -> Interval:
+    """The largest F that an attack could have shown: all of the concept back at the first budget above 0, against this never arm.
+
+        log F_max = integral of (1[b > 0] - r_never) d log(1 + b)
+
+    Where the never arm learns everything at once there is no room above it, and F near 1 says nothing of the edited model.
+    """
+    _, never = arms.recalls()
+    instant = np.concatenate([never[:, :1], np.maximum(never[:, 1:], 1.0)], axis=1)
+    x = t_interval(areas(arms.budgets, instant - never), level, len(never))
+    return Interval(_exp(x.value), _exp(x.low), _exp(x.high))
+
+
 def null_log_speedups(twins: Arms) -> tuple[float, ...]:
     """log F between two models that never knew the concept, one as `edited`, one as `never`, both ways: 2n values."""
     return log_speedups(twins) + log_speedups(replace(twins, edited=twins.never, never=twins.edited))

@@ -255,9 +255,10 @@ def _loaded(path: Path, lazy: Mapping[str, Any], mentioned: Iterable[str]) -> di
         mentioned: Names in the pickle that nothing calls; for each stands an empty class, and nothing is imported.
     """
     empty: list[Any] = [type(name, (), {"__module__": module}) for module, _, name in (one.partition(" ") for one in mentioned)]
+    misnamed = path.suffix == ".safetensors"  # by a path so called, PyTorch would take it for one
     try:
-        with torch.serialization.safe_globals(empty) if empty else nullcontext():
-            value = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        with path.open("rb") as stream, torch.serialization.safe_globals(empty) if empty else nullcontext():
+            value = torch.load(stream if misnamed else path, map_location="cpu", weights_only=True, mmap=not misnamed)
     except Exception as error:  # whatever its reader of archives and pickles stumbles over
         raise BadInput(f"{path} cannot be loaded ({type(error).__name__}: {str(error).splitlines()[0][:100]})") from error
     found, _, _ = flat(unwrapped(value, path)[0], path)

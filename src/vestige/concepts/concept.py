@@ -209,7 +209,7 @@ def load(name_or_file: str, world: str = "") -> Concept:
     if path.suffix.lower() == ".toml":
         return _read(path)
     if path.suffix.lower() in _OTHERS or (name_or_file and path.is_file()):
-        raise BadInput(f"{path} is no concept file: a TOML file, NAME.toml; `vestige list --template NAME.toml` writes one")
+        raise BadInput(f"{path} is no concept file, which is TOML, NAME.toml; `vestige list --template NAME.toml` writes one")
     known = _table(world)
     if name_or_file not in known:
         raise UnknownName("concept", name_or_file, known)

@@ -20,6 +20,7 @@ from vestige.edits.surgery import Factors, attach, rebuild
 from vestige.errors import BadInput, HalfPrecision, Incompatible, UnknownName
 from vestige.models import sources, surroundings
 from vestige.models.configurations import configuration
+from vestige.models.sources import misnamed
 
 Scopes = Mapping[str, Callable[[str], bool]]
 Self = TypeVar("Self", bound="Modular")
@@ -323,7 +324,8 @@ def whole(kind: Any, folder: Path, what: str, **precision: torch.dtype) -> nn.Mo
     try:
         made, report = kind.from_pretrained(folder, output_loading_info=True, local_files_only=True, **variants, **precision)
     except Exception as error:  # a damaged configuration ends in whatever the constructors of its network stumble over
-        raise BadInput(f"{what} cannot be read from {folder} ({type(error).__name__}: {error})") from error
+        odd = (f"{file.name} is {told}" for file in sorted(folder.glob("*.safetensors")) if (told := misnamed(file)))
+        raise BadInput(f"{what} cannot be read from {folder} ({next(odd, f'{type(error).__name__}: {error}')})") from error
     wrong = [f"{key} {sorted(report[key])[:3]}" for key in ("missing_keys", "unexpected_keys", "mismatched_keys") if report[key]]
     if wrong:
         raise BadInput(f"{what} does not load whole: {'; '.join(wrong)}")

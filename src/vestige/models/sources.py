@@ -90,7 +90,7 @@ def wanted(names: Iterable[str]) -> list[str]:
     return chosen
 
 
-def _misnamed(file: Path) -> str:
+def misnamed(file: Path) -> str:
     """What a file of weights is, where it is none, or not of the kind that its name says; "" where it may be what it is called."""
     what = files.kind(file)
     if not what.startswith("a zip archive"):
@@ -114,7 +114,7 @@ def single(file: Path, config: Path) -> Any:
     try:
         pipe = kind.from_single_file(str(file), config=str(config), local_files_only=True)
     except Exception as error:  # whatever its converters stumble over in a file that is not of this architecture
-        if what := _misnamed(file):
+        if what := misnamed(file):
             raise BadInput(f"{file} is {what}") from error
         raise BadInput(f"{file} cannot be read as the {name} that {config} describes ({type(error).__name__}: {error})") from error
     for part, module in pipe.components.items():

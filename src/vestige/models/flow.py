@@ -84,6 +84,7 @@ class FlowModel(Modular):
             vocabulary.fits(self.tokenizers[part], encoder, what)
             if type(encoder).__name__.startswith("CLIP"):
                 vocabulary.room(self.tokenizers[part], encoder, what)
+                vocabulary.ends(self.tokenizers[part], encoder, what)
 
     @property
     def _network(self) -> Any:
@@ -296,9 +297,10 @@ def _named(file: Path, key: str) -> str:
     """The class that a configuration names."""
     try:
         found = json.loads(file.read_text("utf-8"))[key]
-    except (OSError, ValueError, KeyError) as error:
+        named = found[0] if isinstance(found, list) else found
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise BadInput(f"{file} does not say its {key} ({error!r}); give a folder in diffusers' layout") from error
-    return str(found[0] if isinstance(found, list) else found)
+    return str(named)
 
 
 def _words(reader: str) -> Any:

@@ -95,6 +95,8 @@ class LatentModel(Modular):
             what = f"{part.replace('text_encoder', 'tokenizer')} of {self.name}"
             vocabulary.fits(tokenizer, self.parts[part], what)
             vocabulary.room(tokenizer, self.parts[part], what)
+            if part == SECOND:  # of the first, no pooled state is read
+                vocabulary.ends(tokenizer, self.parts[part], what)
 
     @property
     def tokenizer(self) -> Any:
@@ -121,8 +123,7 @@ class LatentModel(Modular):
         with torch.no_grad():
             read = [self._read([part[i : i + 128] for part in ids], self.parts) for i in range(0, len(prompts), 128)]
         pooled = None if read[0].pooled is None else torch.cat([cast(Tensor, r.pooled) for r in read])
-        empty = torch.tensor([self.blank and not prompt for prompt in prompts], device=self.device)
-        return _without(Condition(torch.cat([r.text for r in read]), pooled), empty)
+        return _without(Condition(torch.cat([r.text for r in read]), pooled), [self.blank and not prompt for prompt in prompts])
 
     @property
     def _encoders(self) -> list[str]:
@@ -265,9 +266,10 @@ def _softly(weights: Tensor) -> Callable[..., Tensor]:
     return lambda table, *_: weights.to(table.weight) @ table.weight[: weights.shape[-1]]
 
 
-def _without(condition: Condition, empty: Tensor) -> Condition:
-    """The condition with zeros in the rows that are `empty` (B,)."""
-    if not empty.any():
+def _without(condition: Condition, blank: Sequence[bool]) -> Condition:
+    """The condition with zeros in the rows that are blank."""
+    if not any(blank):
         return condition
+    empty = torch.tensor(blank, device=condition.text.device)
     text = condition.text.masked_fill(empty[:, None, None], 0)
     return Condition(text, None if condition.pooled is None else condition.pooled.masked_fill(empty[:, None], 0))

@@ -31,7 +31,7 @@ def index(folder: Path) -> Mapping[str, Any]:
         found = json.loads((folder / INDEX).read_text(files.UTF8))
     except OSError:
         raise BadInput(f"{folder} is a folder without {INDEX}; give a pipeline saved in diffusers' layout") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadInput(f"{folder / INDEX} cannot be read ({error}); give a pipeline saved in diffusers' layout") from error
     if not isinstance(found, dict):
         raise BadInput(f"{folder / INDEX} cannot be read (it holds no table); give a pipeline saved in diffusers' layout")

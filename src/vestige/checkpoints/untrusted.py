@@ -143,7 +143,7 @@ def _header(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
         start = file.read(8)
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
-        if len(start) < 8 or length > min(size - 8, LARGEST_HEADER):
+        if not 0 < length <= min(size - 8, LARGEST_HEADER):
             if what := files.kind(path):
                 raise BadInput(f"{path} is {what}, no checkpoint")
             raise _broken(path, f"its header is said to have {length:,} bytes, the file has {size:,}")

@@ -20,8 +20,9 @@ from vestige.diffusion import Condition, Prediction
 from vestige.errors import BadInput, Incompatible
 from vestige.models import configurations, sigmas, sources, vocabulary
 from vestige.models.mmdit import Flux2, Ids, Layout, layout
-from vestige.models.modular import Modular, frozen, present, whole
+from vestige.models.modular import Modular
 from vestige.models.packing import packed, unpacked
+from vestige.models.reading import frozen, present, whole
 from vestige.models.sigmas import Sigmas
 from vestige.models.streams import SCOPES
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vestige import files
+from vestige import contents, files
 from vestige.errors import BadInput
 
 HUB = re.compile(r"(?!\.)[\w.-]+/[\w.-]+(@[\w.-]+)?")  # owner/name, or owner/name@revision
@@ -92,7 +92,7 @@ def wanted(names: Iterable[str]) -> list[str]:
 
 def misnamed(file: Path) -> str:
     """What a file of weights is, where it is none, or not of the kind that its name says; "" where it may be what it is called."""
-    what = files.kind(file)
+    what = contents.kind(file)
     if not what.startswith("a zip archive"):
         return f"{what}, no checkpoint" if what else ""
     return f"{what}, and named .safetensors; call it .ckpt" if file.suffix == ".safetensors" else ""

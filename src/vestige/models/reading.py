@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -66,3 +67,13 @@ def _halved(folder: Path) -> bool:
     """Whether a component's weights are there in half precision alone."""
     files = [p.name for p in folder.glob("*.safetensors")]
     return bool(files) and all(".fp16." in name for name in files)
+
+
+def class_in(file: Path, key: str) -> str:
+    """The class that a configuration names."""
+    try:
+        found = json.loads(file.read_text("utf-8"))[key]
+        named = found[0] if isinstance(found, list) else found
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        raise BadInput(f"{file} does not say its {key} ({error!r}); give a folder in diffusers' layout") from error
+    return str(named)

@@ -246,9 +246,11 @@ def test_columns_are_the_words_tokens(tiny: LatentModel) -> None:
 
 
 def test_columns_of_absent_or_cut_off_words_are_an_error(tiny: LatentModel) -> None:
-    for text in ("a bag", "", "a " * 80 + "sneaker"):
+    for text in ("a bag", "", "a " * 80 + "bag"):
         with pytest.raises(BadInput, match="does not hold the words 'sneaker'"):
             columns(tiny, text, "sneaker")
+    with pytest.raises(Incompatible, match="is cut after 76 tokens, before 'sneaker' ends"):
+        columns(tiny, "a " * 80 + "sneaker", "sneaker")
 
 
 def test_endings_are_the_end_token_and_what_looks_like_it(tiny: LatentModel) -> None:

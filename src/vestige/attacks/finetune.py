@@ -20,13 +20,12 @@ from vestige.concepts.images import PictureSet
 from vestige.diffusion import Model
 from vestige.diffusion.model import Watch, silent
 from vestige.edits import Edit
-from vestige.methods import Budget, Candidate, Paper, Training, fit
+from vestige.methods import Budget, Candidate, Paper, Training
 from vestige.methods.contract import Select
 from vestige.methods.ranges import above, at_least
-from vestige.methods.regeneration import Regenerating, training_set
-from vestige.methods.training import Trace, denoising
+from vestige.methods.regeneration import Regenerating, proposals, training_set
+from vestige.methods.training import denoising
 from vestige.methods.training_data import Pairs
-from vestige.seeds import derive
 
 
 @final
@@ -67,7 +66,7 @@ class FineTune(Regenerating):
         pictures: PictureSet | None = None,
         watch: Watch = silent,
     ) -> Iterator[Candidate]:
-        began, trace = time.monotonic(), Trace()
+        began = time.monotonic()
         given = training_set(model, concept, pictures, self, select, "finetune", watch)
         pairs = Pairs(given.latents, model.condition(given.texts), given.rows)
         student, leaves = model.trainable(model.scope(self.scope))
@@ -75,13 +74,11 @@ class FineTune(Regenerating):
         def loss(rng: torch.Generator) -> Tensor:
             return denoising(student, *pairs.draw(self.batch, rng), rng)
 
-        for spent in fit(leaves, loss, self._training(budget), seed=derive(seed, "batches"), stops=budget.points, watch=watch, trace=trace):
+        def edit(spent: int) -> Edit:
             values = {name: leaf.detach().clone() for name, leaf in leaves.items()}
-            edit = Edit(model.fingerprint, "finetune", asdict(self), self.scope, values, notes={"concept": concept.name, "steps": spent})
-            calls = given.calls + spent * self.batch * self.accumulation
-            notes = {"references_show": given.share, **trace.ends()}
-            cost = {"calls": calls, "seconds": time.monotonic() - began}
-            yield Candidate(spent, edit if spent else None, cost=cost, notes=notes)
+            return Edit(model.fingerprint, "finetune", asdict(self), self.scope, values, notes={"concept": concept.name, "steps": spent})
+
+        yield from proposals(self, given, leaves, loss, self._training(budget), edit, budget, seed=seed, began=began, watch=watch)
 
     def _training(self, budget: Budget) -> Training:
         return Training(

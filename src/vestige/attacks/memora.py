@@ -25,13 +25,13 @@ from vestige.diffusion import Model
 from vestige.diffusion.model import Watch, silent
 from vestige.edits import Edit
 from vestige.edits.surgery import folded
-from vestige.methods import Attack, Budget, Candidate, Paper, Training, fit
+from vestige.methods import Attack, Budget, Candidate, Paper, Training
 from vestige.methods.contract import Select
 from vestige.methods.ranges import above, at_least
-from vestige.methods.regeneration import Regenerating, training_set
-from vestige.methods.training import Trace, denoising
+from vestige.methods.regeneration import Regenerating, proposals, training_set
+from vestige.methods.training import denoising
 from vestige.methods.training_data import Pairs
-from vestige.seeds import derive, generator
+from vestige.seeds import generator
 
 
 @final
@@ -111,11 +111,11 @@ class MemoRa(Regenerating):
             clip=self.clip,
             weight_decay=self.weight_decay,
         )
-        trace = Trace()
         settings = asdict(self)
-        for spent in fit(flat, loss, training, seed=derive(seed, "batches"), stops=budget.points, watch=watch, trace=trace):
+
+        def edit(spent: int) -> Edit:
             factors = folded(leaves, rank=self.rank, alpha=self.alpha)
-            edit = Edit(model.fingerprint, "memora", settings, self.scope, factors=factors, notes={"concept": concept.name, "steps": spent})
-            cost = {"calls": given.calls + spent * self.batch * self.accumulation, "seconds": time.monotonic() - began}
-            notes = {"references_show": given.share, **trace.ends()}
-            yield Candidate(spent, edit if spent else None, cost=cost, notes=notes)
+            notes = {"concept": concept.name, "steps": spent}
+            return Edit(model.fingerprint, "memora", settings, self.scope, factors=factors, notes=notes)
+
+        yield from proposals(self, given, flat, loss, training, edit, budget, seed=seed, began=began, watch=watch)

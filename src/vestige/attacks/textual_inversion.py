@@ -21,13 +21,12 @@ from vestige.diffusion import Condition, Model
 from vestige.diffusion.model import Watch, silent
 from vestige.edits import Edit
 from vestige.errors import Incompatible
-from vestige.methods import Budget, Candidate, Paper, Training, fit
+from vestige.methods import Budget, Candidate, Paper, Training
 from vestige.methods.contract import Select
 from vestige.methods.ranges import above
-from vestige.methods.regeneration import Regenerating, training_set
-from vestige.methods.training import Trace, denoising
+from vestige.methods.regeneration import Regenerating, proposals, training_set
+from vestige.methods.training import denoising
 from vestige.methods.training_data import Pairs
-from vestige.seeds import derive
 
 SCOPE = "text-encoder"
 
@@ -76,7 +75,7 @@ class TextualInversion(Regenerating):
         pictures: PictureSet | None = None,
         watch: Watch = silent,
     ) -> Iterator[Candidate]:
-        began, trace = time.monotonic(), Trace()
+        began = time.monotonic()
         given = training_set(model, concept, pictures, self, select, "textual_inversion", watch)
         # The table holds token ids: what they are encoded to moves with the row, so the loss encodes them anew in every step.
         pairs = Pairs(given.latents, Condition(model.tokens(given.texts).to(given.latents.device)), given.rows)
@@ -94,14 +93,14 @@ class TextualInversion(Regenerating):
                 gradient[others[name]] = 0
 
         training = Training(steps=budget.last, lr=self.lr, accumulation=self.accumulation, schedule=self.schedule, clip=0.0)
-        seed = derive(seed, "batches")
-        for spent in fit(leaves, loss, training, seed=seed, stops=budget.points, projections=[own_rows], watch=watch, trace=trace):
+
+        def edit(spent: int) -> Edit:
             factors = {name: moved(leaves[name].detach(), base[name], rows) for name, rows in own.items()}
             about = {"concept": concept.name, "steps": spent}
-            edit = Edit(model.fingerprint, "textual_inversion", asdict(self), SCOPE, factors=factors, notes=about)
-            cost = {"calls": given.calls + spent * self.batch * self.accumulation, "seconds": time.monotonic() - began}
-            notes = {"references_show": given.share, **trace.ends()}
-            yield Candidate(spent, edit if spent else None, cost=cost, notes=notes)
+            return Edit(model.fingerprint, "textual_inversion", asdict(self), SCOPE, factors=factors, notes=about)
+
+        held = [own_rows]
+        yield from proposals(self, given, leaves, loss, training, edit, budget, seed=seed, began=began, projections=held, watch=watch)
 
 
 def moved(table: Tensor, base: Tensor, rows: list[int]) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ into whatever the view was made trainable in.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, Literal
 
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from vestige.diffusion.model import Model
-from vestige.errors import BadInput, Incompatible, UnknownName
+from vestige.errors import BadInput, Incompatible, UnknownName, shortened
 
 Layers = Literal["all"] | tuple[str, ...]
 Maps = dict[str, Tensor]  # layer -> (B, heads, pixels, tokens)
@@ -107,10 +107,18 @@ def distance(maps: Maps, goals: Maps, counted: Tensor, *, pooled: bool = False) 
 def columns(model: Model, text: str, words: str) -> list[int]:
     """Positions of the tokens of `words`, wherever the prompt holds them; they are columns of its maps. None for no words."""
     ids, inner = _ids(model, text)[1:-1], _ids(model, words)[1:-1]
-    starts = [i for i in range(len(ids) - len(inner) + 1) if inner and ids[i : i + len(inner)] == inner]
+    starts = _starts(ids, inner)
     if inner and not starts:
-        raise BadInput(f"{text!r} does not hold the words {words!r} within what the model reads; give a prompt that does")
+        if _starts(innermost(model).tokenizer(text).input_ids, inner):
+            told = f"{shortened(text)} is cut after {len(ids) + 1} tokens, before {shortened(words)} ends"
+            raise Incompatible(f"{told}; give a shorter prompt")
+        raise BadInput(f"{shortened(text)} does not hold the words {shortened(words)} within what the model reads; give a prompt that does")
     return sorted({1 + start + k for start in starts for k in range(len(inner))})
+
+
+def _starts(ids: Sequence[int], inner: Sequence[int]) -> list[int]:
+    """Where a row of tokens holds another."""
+    return [i for i in range(len(ids) - len(inner) + 1) if inner and list(ids[i : i + len(inner)]) == list(inner)]
 
 
 def endings(model: Model, text: str, *, padding: bool = False) -> list[int]:

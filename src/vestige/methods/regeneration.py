@@ -10,7 +10,8 @@ that attack train something else on the very same pictures.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
@@ -22,10 +23,12 @@ from vestige.concepts.images import PictureSet
 from vestige.diffusion import Condition, Model
 from vestige.diffusion.model import Watch, silent
 from vestige.diffusion.sampling import chunks, invert, sample, slerp
+from vestige.edits import Edit
 from vestige.errors import BadInput
-from vestige.methods.contract import TRAINED, Access, Attack, Select
+from vestige.methods.contract import TRAINED, Access, Attack, Budget, Candidate, Select
 from vestige.methods.ranges import at_least
-from vestige.methods.training import Schedule
+from vestige.methods.training import Loss, Schedule, Trace, Training, fit
+from vestige.seeds import derive
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,3 +199,29 @@ def _origins(first: int, total: int, how: Regenerating) -> list[int]:
     """For the points of the pair that begins at `first`, the nearer of its two references."""
     second = first + 1 if first + 1 < total else 0
     return [first if 2 * j <= how.points else second for j in range(how.points + 1)]
+
+
+def proposals(
+    how: Regenerating,
+    given: TrainingSet,
+    leaves: Mapping[str, Tensor],
+    loss: Loss,
+    training: Training,
+    edit: Callable[[int], Edit],
+    budget: Budget,
+    *,
+    seed: int,
+    began: float,
+    projections: Sequence[Callable[[Mapping[str, Tensor]], None]] = (),
+    watch: Watch = silent,
+) -> Iterator[Candidate]:
+    """Fit `leaves`, and at every point of the budget propose the edit that they make by then, with what it cost.
+
+    Arguments:
+        edit: From the steps spent, above 0, the edit.
+        began: When the attack did, by the monotonic clock.
+    """
+    trace, drawn = Trace(), derive(seed, "batches")
+    for spent in fit(leaves, loss, training, seed=drawn, stops=budget.points, projections=projections, watch=watch, trace=trace):
+        cost = {"calls": given.calls + spent * how.batch * how.accumulation, "seconds": time.monotonic() - began}
+        yield Candidate(spent, edit(spent) if spent else None, cost=cost, notes={"references_show": given.share, **trace.ends()})

@@ -22,10 +22,9 @@ from torch import Tensor
 from vestige.concepts import Concept
 from vestige.concepts.joint import targets
 from vestige.diffusion import Model
-from vestige.diffusion.attention import network
+from vestige.diffusion.attention import columns, network
 from vestige.diffusion.model import Watch, silent
 from vestige.edits import Edit
-from vestige.errors import Incompatible, shortened
 from vestige.methods import Data, Paper, Unlearner
 from vestige.methods.ranges import above, at_least
 
@@ -157,16 +156,4 @@ class UCE(Unlearner):
 
 def last_word(model: Model, text: str, words: str) -> int:
     """Row of the last token of `words` in the encoded `text`; 0, the start token's row, for no words."""
-    tokenizer = getattr(model, "tokenizer", None) or getattr(getattr(model, "inner", None), "tokenizer", None)
-    if tokenizer is None:
-        raise Incompatible(f"{model.name} has no tokenizer; uce needs a text-conditional model")
-    if not words:
-        return 0
-    ids, inner = tokenizer(text).input_ids, tokenizer(words).input_ids[1:-1]
-    for start in range(len(ids) - len(inner), -1, -1):
-        if ids[start : start + len(inner)] == inner:
-            last, read = start + len(inner) - 1, model.tokens([text]).shape[1] - 1  # the end token has the last row
-            if last >= read:
-                raise Incompatible(f"{shortened(text)} is cut after {read} tokens, before {shortened(words)} ends; give a shorter prompt")
-            return last
-    raise Incompatible(f"{shortened(text)} does not hold the words {shortened(words)}")
+    return columns(model, text, words)[-1] if words else 0

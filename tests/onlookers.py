@@ -39,6 +39,9 @@ class Onlooker:
     def threshold(self, label: str) -> float:
         return 0.5
 
+    def knows(self, label: str) -> bool:
+        return True
+
     def witness(self, label: str) -> str:
         return self.weights_hash
 

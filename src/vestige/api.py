@@ -53,7 +53,7 @@ def run_audit(out: Path | str, *, watch: Watch = silent, cache: Path | str | Non
     Arguments:
         out: Folder of this audit; the same call resumes it.
         jobs: Processes that share the work, see `vestige.audit.audit`.
-        request: Fields of `vestige.plan.Request`: model, concept, unlearner, edit, attacks, suite, seeds, ...; with `original=False`
+        request: Fields of `vestige.audit.Request`: model, concept, unlearner, edit, attacks, suite, seeds, ...; with `original=False`
             the model is an edited one whose original is not at hand.
     Returns:
         The result, as in `out/result.json`.
@@ -72,7 +72,7 @@ def run_continual(out: Path | str, *, requests: Sequence[str], watch: Watch = si
     Arguments:
         out: Folder of the ledger; the same call resumes it, a longer list of requests continues it.
         requests: Concepts, in order.
-        order: Fields of `vestige.course.Order`: model, method, mode, suite, seed, memory, attacks, settings, keep_images, features, ...
+        order: Fields of `vestige.continual.Order`: model, method, mode, suite, seed, memory, attacks, settings, keep_images, features, ...
     Returns:
         The result, as in `out/result.json`.
     """

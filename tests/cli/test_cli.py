@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from typing import Any
 import pytest
 
 from command import height, vestige
+from hurry import hurry  # noqa: F401
 
 SMOKE = ["--suite", "smoke", "--attack", "memora", "--seeds", "0,1"]
 
@@ -80,16 +80,11 @@ def test_control_arms_are_shared(audited: dict[str, Any], home: Path) -> None:
 
 
 def test_kill_and_rerun_gives_the_same_result(audited: dict[str, Any], home: Path) -> None:
-    command = [sys.executable, "-W", "ignore", "-m", "vestige", "audit", "--unlearner", "uce", *SMOKE]
-    command += ["--out", str(home / "killed"), "--cache", str(home / "killed-cache")]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    deadline = time.monotonic() + 120
-    while not list((home / "killed-cache").glob("arm-*/result.json")) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    command = ["audit", "--unlearner", "uce", *SMOKE, "--out", home / "killed", "--cache", home / "killed-cache"]
+    killed = vestige(*command, check=False, until=lambda: bool(list((home / "killed-cache").glob("arm-*/result.json"))))
+    assert killed.returncode == -signal.SIGKILL
     assert not (home / "killed/result.json").exists()
-    done = vestige(*command[5:], "--json")
+    done = vestige(*command, "--json")
     ours = json.loads(done.stdout)
     for volatile in ("cost", "provenance", "run", "report"):
         ours.pop(volatile)

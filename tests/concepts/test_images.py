@@ -327,13 +327,13 @@ def test_strip_is_whole_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
     with monkeypatch.context() as broken:
         broken.setattr(Image.Image, "save", full)
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(BadInput, match="No space left"):
             images.strip(shown, tmp_path / "strip.png", blur=blur)
         assert not (tmp_path / "strip.png").exists()
     first = images.strip(shown, tmp_path / "strip.png", blur=blur).read_bytes()
     with monkeypatch.context() as broken:
         broken.setattr(Image.Image, "save", full)
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(BadInput, match="No space left"):
             images.strip(shown.flip(0), tmp_path / "strip.png", blur=blur)
     assert (tmp_path / "strip.png").read_bytes() == first
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from hurry import hurry  # noqa: F401
+
 README = Path(__file__).parents[2] / "README.md"
 
 

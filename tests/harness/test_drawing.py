@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 from oracles import tiny_model
-from vestige import api
+from vestige import api, metrics
 from vestige.concepts import Concept
 from vestige.concepts.album import Album
 from vestige.concepts.prompts import parsed
 from vestige.diffusion.sampling import Drawing, pictures
 from vestige.harness import drawing
 from vestige.harness.drawing import Asked, draw, of_set, plain
-from vestige.metrics import Detector, loading
+from vestige.metrics import Detector
 from vestige.models.latent import LatentModel
 
 SHORT = Drawing(steps=2, batch=3)
@@ -70,7 +70,7 @@ def shy(images: Tensor) -> Tensor:
 
 def test_scores_are_kept_with_who_gave_them(tiny: LatentModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     judge = Detector(name="shy", version="1", weights_hash="h", labels=("one", "two"), look=shy, sets={"any": ("one", "two")}, level=0.5)
-    monkeypatch.setattr(loading, "pair", lambda concept, world: (judge, judge))
+    monkeypatch.setattr(metrics, "pair", lambda concept, world: (judge, judge))
     asked = [Asked(f"prompt {i // 4}", i, 3.0) for i in range(8)]
     made = draw(tiny, asked, Album(keep="none"), tmp_path, SHORT, concept=Concept(name="any"))
     kept: dict[str, Any] = json.loads((tmp_path / "scores.json").read_text())

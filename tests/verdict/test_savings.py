@@ -134,7 +134,7 @@ def test_measures_are_json():
         ({"never": ((0.1,) * 8,) * 2}, "paired replicates"),
         ({"edited": (), "never": ()}, "paired replicates"),
         ({"budgets": (0,)}, "two budgets"),
-        ({"budgets": (1, 2)}, "rises from 0"),
+        ({"budgets": (1, 2)}, "rise from 0"),
         ({"edited": ((0.1,) * 7,) * 4}, "edited replicate 0 needs 8 rates"),
         ({"never": ((math.nan,) * 8,) * 4}, r"never replicate 0 needs 8 rates in \[0, 1\]"),
         ({"ceiling": (0.9, 0.9)}, "ceiling needs 1 or 4 rates"),

@@ -137,7 +137,7 @@ def _named(artefact: Artefact) -> Finding:
             "Amnesia's code draws, may stand at the end of the list"
         )
     if artefact.tag == "F10" and any(stored.kind == "translated" for stored, _ in artefact.places.values()):
-        remarks.append("its network was written anew in diffusers' layout, where it computes the same: see `vestige.ddpm`")
+        remarks.append("its network was written anew in diffusers' layout, where it computes the same: see `vestige.checkpoints.ddpm`")
     what = KINDS[artefact.tag]
     return Finding(
         str(artefact.path),

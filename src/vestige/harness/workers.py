@@ -30,8 +30,8 @@ def helped(count: int, entry: str, task: Mapping[str, Any]) -> Iterator[list[sub
         task: Plain data.
     """
     module, _, function = entry.partition(":")
-    started = "import json, sys; from vestige.harness import workers; workers.follow()"
-    program = f"{started}; from {module} import {function} as work; work(json.load(sys.stdin))"
+    begin = f"import json, sys; from {__name__} import {follow.__name__}; {follow.__name__}()"
+    program = f"{begin}; from {module} import {function} as work; work(json.load(sys.stdin))"
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "VESTIGE_PARENT": str(os.getpid())}
     quiet: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": environment}
     helpers = [subprocess.Popen([sys.executable, "-c", program], **quiet) for _ in range(count)]

@@ -1,0 +1,28 @@
+"""The smoke suite in fewer pictures and shorter steps, for tests of what stands around an audit of the embedded model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from vestige.harness import suites
+
+
+@pytest.fixture(scope="module", autouse=True)
+def hurry() -> Iterator[None]:
+    """Holds in forked commands too; budgets, replicates, judges and every stage stay."""
+    real, short = suites.load, {"sampling_steps": 3, "start": 1, "points": 2, "batch": 2}
+
+    def load(name: str, world: str = "") -> suites.Suite:
+        suite = real(name, world)
+        if name != "smoke":
+            return suite
+        memora = replace(suite.attacks["memora"], settings={**suite.attacks["memora"].settings, **short})
+        fewer = {"pictures": 4, "select_pictures": 2, "utility_pictures": 4, "protocol": replace(suite.protocol, steps=3)}
+        return replace(suite, **fewer, attacks={**suite.attacks, "memora": memora})  # type: ignore[arg-type]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(suites, "load", load)
+        yield

@@ -1,6 +1,6 @@
 """A process that gives every command thousands of odd arguments and damaged model folders, and says what became of them.
 
-    python tests/fuzz_arguments.py FOLDER ARGUMENTS FOLDERS SEED
+    python tests/fuzz_arguments.py FOLDER ARGUMENTS FOLDERS SEED [PAGE]
 
 Every try ends with exit status 0, or with 2 and one line; whatever else it ends in is told: an exception that is not ours, more lines, a
 hang. `test_fuzz_arguments` runs it small. Options are those that the commands have, read off the command line itself. Models are tiny,
@@ -31,7 +31,8 @@ os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_VERBOSITY="error", HF_HUB_DIS
 import torch
 import typer
 
-from oracles import tiny_classes, tiny_flow, tiny_model, tiny_xl
+from fuzz_folders import built, hurt
+from oracles import tiny_model
 from vestige import models, registry
 from vestige.cli import app, frame
 from vestige.errors import VestigeError
@@ -40,13 +41,16 @@ from vestige.models.modular import Modular
 LONGEST = 30.0  # seconds of a try before it hangs
 CALLS = 6  # of the denoiser in a try
 ROOM = 6 << 30  # bytes of address space beyond what the process has when it begins
-POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 524619\n"
 NUMBERS = ("0", "1", "2", "-1", "3", "1001", "nan", "inf", "-inf", "1e309", "1e-320", "9" * 30, "-" + "9" * 19, str(2**64), "0x10", "1.5")
 WORDS = ("", " ", ",", "a,b", "none", "auto", "True", "null", "٣", "\udce9", "sneaker " * 200, "x" * 5000, "🙂", "{", "[]", "a\nb", "-")
 NAMED = ("wardrobe", "sneaker", "bag", "neon", "smoke", "quick", "uce", "esd", "memora", "direct", "shipped", "drawn", "generated", "all")
 PLACES = ("", ".", "..", "here", "file", "file/below", "gone/below", "loop", "pipe", "locked", "empty", "x" * 300, "\udce9", "n\nl", "~")
-WRONG: tuple[Any, ...] = (None, True, 0, -1, 1, 3, 10**6, 10**9, 2**70, 0.5, float("nan"), "", "x", "gelu", [], [1], [[]], [3, 3, 3], {})
-TEXTS = ("{", "[" * 60_000, "3", "null", "\udce9", "<html>")
+MENDED = (
+    "a text encoder's `eos_token_id`, a tokenizer's `model_max_length` and a network's `_class_name` of another kind: TypeError and "
+    "AttributeError at the first prompt. Models are now tried out when they are loaded.",
+    "`model_index.json` nested 60,000 deep: RecursionError.",
+    "a new line in the name of a place: an error of several lines.",
+)
 
 
 class Hang(BaseException):
@@ -144,70 +148,6 @@ class Arguments:
         return rng.choice((value, value, value, f"twin:{value}", f"proxy:{value}", f"{value}@{rng.choice(PLACES)}", f"hf:{value}"))
 
 
-# Folders
-
-
-def built(root: Path) -> list[Path]:
-    """Whole pipeline folders of every family."""
-    made = {"latent": tiny_model(), "xl": tiny_xl(), "flow": tiny_flow(), "sd3": tiny_flow("sd3"), "classes": tiny_classes()}
-    for name, model in made.items():
-        if name == "classes":
-            model.save(root / name)
-        else:
-            model.pipeline().save_pretrained(root / name)
-    return [root / name for name in made]
-
-
-def mutated(value: Any, rng: random.Random) -> Any:
-    """Plain data with one place changed, taken out or nested."""
-    if isinstance(value, dict) and value and rng.random() < 0.95:
-        key = rng.choice(list(value))
-        if rng.random() < 0.15:
-            return {k: v for k, v in value.items() if k != key}
-        return {**value, key: mutated(value[key], rng)}
-    if isinstance(value, list) and value and rng.random() < 0.7:
-        at = rng.randrange(len(value))
-        return [*value[:at], mutated(value[at], rng), *value[at + 1 :]]
-    if isinstance(value, int) and rng.random() < 0.4:
-        return rng.choice((value + 1, value - 1, 2 * value, value // 2, -value))
-    return rng.choice(WRONG)
-
-
-def hurt(folder: Path, others: list[Path], rng: random.Random) -> str:
-    """Damage one file or part of a pipeline folder; what was done."""
-    found = sorted(p for p in folder.rglob("*") if p.is_file())
-    texts = [p for p in found if p.suffix == ".json" and p.stat().st_size < 200_000]
-    way = rng.choice(("gone", "part", "cut", "empty", "pointer", "bytes", "folder", "json", "json", "json", "json", "text", "swap", "loop"))
-    file = rng.choice(texts if way in ("json", "text") else found)
-    if way in ("part", "swap"):
-        file = rng.choice([p for p in folder.iterdir() if p.is_dir()] or [file])
-        shutil.rmtree(file) if file.is_dir() else file.unlink()
-        theirs = [other / file.name for other in others if (other / file.name).is_dir()]
-        if way == "swap" and theirs:
-            shutil.copytree(rng.choice(theirs), file)
-        return f"{way} {file.relative_to(folder)}"
-    data = file.read_bytes()
-    file.unlink()
-    if way == "cut":
-        file.write_bytes(data[: rng.randrange(len(data))])
-    elif way == "bytes":
-        at = rng.randrange(len(data))
-        file.write_bytes(data[:at] + rng.randbytes(4) + data[at + 4 :])
-    elif way == "json":
-        value = json.loads(data)
-        for _ in range(rng.choice((1, 1, 2))):
-            value = mutated(value, rng)
-        file.write_text(json.dumps(value))
-    elif way == "folder":
-        file.mkdir()
-    elif way == "loop":
-        file.symlink_to(file.name)
-    elif way != "gone":
-        text = {"empty": "", "pointer": POINTER}.get(way, rng.choice(TEXTS))
-        file.write_text(text, "utf-8", "replace")
-    return f"{way} {file.relative_to(folder)}"
-
-
 # Tries
 
 
@@ -296,8 +236,41 @@ def main(folder: Path, arguments: int, folders: int, seed: int) -> dict[str, Any
     return {"ended": dict(sorted(ended.items())), "faults": faults, "slowest": [round(slowest[0], 1), slowest[1]]}
 
 
+def page(told: dict[str, Any], command: str) -> str:
+    """The page of a run."""
+    rows = "\n".join(f"| {what.replace(' +', ' | exit status ')} | {count:,} |" for what, count in told["ended"].items())
+    faults = "\n".join(f"- `{' '.join(f['words'])[:120]}` {f['did']}: {f['said'][:200]}" for f in told["faults"]) or "None."
+    found = "\n".join(f"- {one}" for one in MENDED)
+    return f"""# Odd arguments and damaged folders
+
+`{command}`. Every command and every option, with numbers out of range, words of the wrong kind, places that cannot be read or written,
+files that hold something else; and pipeline folders of every family with a part or file missing, cut, swapped with another model's,
+a Git LFS pointer, no JSON, or a configuration with a value of another kind or size. A try is to end with exit status 0, or with 2 and
+one line.
+
+| what | ended with | tries |
+|---|---|---|
+{rows}
+
+The slowest took {told["slowest"][0]} s.
+
+## Faults
+
+{faults}
+
+## What earlier runs found, mended since
+
+{found}
+"""
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    told = main(Path(sys.argv[1]).resolve(), *(int(word) for word in sys.argv[2:5]))
+    given = list(sys.argv)
+    target = Path(given[5]).resolve() if given[5:] else None
+    told = main(Path(given[1]).resolve(), *(int(word) for word in given[2:5]))
+    if target is not None:
+        command = " ".join(["python -W ignore tests/fuzz_arguments.py", Path(given[1]).name, *given[2:]])
+        target.write_text(page(told, command), "utf-8", "backslashreplace")
     sys.__stdout__.write(json.dumps(told, indent=1).encode("utf-8", "backslashreplace").decode() + "\n")
     sys.exit(bool(told["faults"]))

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 import published
 from oracles import tiny_flow, tiny_model
-from vestige.checkpoints import loading
+from vestige import checkpoints
 from vestige.edits import Edit
 from vestige.errors import Incompatible
 
@@ -77,36 +77,36 @@ def test_what_no_edit_holds_is_refused_with_what_differs(folder: Path, what: str
     change, said = CHANGES[what]
     change(folder)
     with pytest.raises(Incompatible, match=said):
-        loading.load(folder, tiny_model())
-    assert "--model" in loading.inspect(folder, tiny_model()).refusal
+        checkpoints.load(folder, tiny_model())
+    assert "--model" in checkpoints.inspect(folder, tiny_model()).refusal
 
 
 def test_the_same_around_other_weights_is_an_edit(folder: Path) -> None:
     model = tiny_model()
-    assert set(loading.load(folder, model).touched) == set(model.scope(SCOPE))
+    assert set(checkpoints.load(folder, model).touched) == set(model.scope(SCOPE))
 
 
 def test_an_autoencoder_that_is_only_rounded_is_the_same(folder: Path) -> None:
     vae(folder, lambda w: w.half())
-    assert loading.load(folder, tiny_model()).touched
+    assert checkpoints.load(folder, tiny_model()).touched
 
 
 def test_where_sampling_steps_is_the_audits(folder: Path) -> None:
     written("scheduler/scheduler_config.json", timestep_spacing="trailing", _class_name="DPMSolverMultistepScheduler")(folder)
-    assert loading.load(folder, tiny_model()).touched
+    assert checkpoints.load(folder, tiny_model()).touched
 
 
 def test_a_component_alone_is_compared_by_its_configuration(folder: Path) -> None:
-    assert loading.load(folder / "unet", tiny_model()).touched
+    assert checkpoints.load(folder / "unet", tiny_model()).touched
     written("unet/config.json", attention_head_dim=4)(folder)
     with pytest.raises(Incompatible, match=r"unet\.attention_head_dim is 4 there"):
-        loading.load(folder / "unet", tiny_model())
+        checkpoints.load(folder / "unet", tiny_model())
 
 
 def test_parts_that_are_not_there_are_the_bases(folder: Path) -> None:
     for part in ("vae", "tokenizer", "scheduler"):
         shutil.rmtree(folder / part)
-    assert loading.load(folder, tiny_model()).touched
+    assert checkpoints.load(folder, tiny_model()).touched
 
 
 @pytest.mark.parametrize("kind", ["dev", "sd3"])
@@ -115,7 +115,7 @@ def test_flow_models_are_compared_too(tmp_path: Path, kind: str) -> None:
     edit = Edit(model.fingerprint, "x", {}, "attention", published.moved(model, "attention"))
     view: Any = model.edited(edit)
     view.pipeline().save_pretrained(tmp_path / "f")
-    assert replace(loading.load(tmp_path / "f", model), base="").touched
+    assert replace(checkpoints.load(tmp_path / "f", model), base="").touched
     written("scheduler/scheduler_config.json", shift=7.0)(tmp_path / "f")
     with pytest.raises(Incompatible, match=r"scheduler\.shift is 7\.0 there"):
-        loading.load(tmp_path / "f", model)
+        checkpoints.load(tmp_path / "f", model)

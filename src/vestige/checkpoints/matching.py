@@ -192,9 +192,7 @@ def _factored(work: Work) -> None:
     unknown = [a.module for a in found if not _parts(a.module, table)]
     work.note(matched=len(found) - len(unknown), unexpected=(*unknown, *stray))
     if unknown and artefact.tag == "F13":
-        work.refuse(
-            f"its {len(found)} modules are numbered, and no order in which {work.model.name} may have been numbered fits their shapes"
-        )
+        work.refuse(f"its {len(found)} modules are numbered, and no order of {work.model.name}'s modules fits them, or several do")
         return
     if unknown or stray:
         of = f"{len(unknown)} of its {len(found)} modules" if unknown else f"{len(stray)} of its tensors"

@@ -22,7 +22,8 @@ from vestige.edits.surgery import rebuild
 from vestige.errors import BadInput, Incompatible
 from vestige.models import configurations, surroundings
 from vestige.models.labels import FILE, Labels, named, read
-from vestige.models.modular import Modular, frozen, present, whole
+from vestige.models.modular import Modular
+from vestige.models.reading import frozen, present, whole
 from vestige.models.timesteps import Timesteps, scheduled
 
 _LABEL = re.compile(r"\.class_embedd(ing|er)\.")

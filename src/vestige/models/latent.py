@@ -18,7 +18,8 @@ from vestige.diffusion import Condition, Prediction
 from vestige.edits.surgery import rebuild
 from vestige.errors import Incompatible
 from vestige.models import configurations, sources, vocabulary
-from vestige.models.modular import Modular, frozen, present, whole
+from vestige.models.modular import Modular
+from vestige.models.reading import frozen, present, whole
 from vestige.models.timesteps import Timesteps, guidance_features, scheduled
 
 PARTS = ("unet", "vae", "text_encoder")

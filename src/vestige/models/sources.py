@@ -12,10 +12,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vestige import files
+from vestige import contents, files
 from vestige.errors import BadInput
 
-HUB = re.compile(r"[\w.-]+/[\w.-]+(@[\w.-]+)?")  # owner/name, or owner/name@revision
+HUB = re.compile(r"(?!\.)[\w.-]+/[\w.-]+(@[\w.-]+)?")  # owner/name, or owner/name@revision
 INDEX = "model_index.json"
 # What any family may have; of a repository on the hub nothing else is fetched.
 _READERS = tuple(f"{kind}{number}" for kind in ("text_encoder", "tokenizer") for number in ("", "_2", "_3"))
@@ -59,7 +59,7 @@ def fetched(name: str) -> Path:
         name: owner/name, or owner/name@revision.
     """
     import huggingface_hub
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
     repository, _, revision = name.partition("@")
     try:
@@ -67,10 +67,10 @@ def fetched(name: str) -> Path:
         return Path(huggingface_hub.snapshot_download(repository, revision=revision or None, allow_patterns=wanted(there)))
     except GatedRepoError as error:
         raise BadInput(f"{repository} is gated: accept its licence on the hub, run `hf auth login`, and try again") from error
-    except (OfflineModeIsEnabled, LocalEntryNotFoundError, OSError, HfHubHTTPError) as error:
+    except (OfflineModeIsEnabled, LocalEntryNotFoundError, OSError, HfHubHTTPError, HFValidationError) as error:
         try:
             return Path(huggingface_hub.snapshot_download(repository, revision=revision or None, local_files_only=True))
-        except (LocalEntryNotFoundError, OSError, HfHubHTTPError):
+        except (LocalEntryNotFoundError, OSError, HfHubHTTPError, HFValidationError):
             raise BadInput(
                 f"{name} is no built-in model and no folder here, is not in the local hub cache, and cannot be fetched ({error}); "
                 "give a folder in diffusers' layout, or allow access to the hub (unset HF_HUB_OFFLINE)"
@@ -92,7 +92,7 @@ def wanted(names: Iterable[str]) -> list[str]:
 
 def misnamed(file: Path) -> str:
     """What a file of weights is, where it is none, or not of the kind that its name says; "" where it may be what it is called."""
-    what = files.kind(file)
+    what = contents.kind(file)
     if not what.startswith("a zip archive"):
         return f"{what}, no checkpoint" if what else ""
     return f"{what}, and named .safetensors; call it .ckpt" if file.suffix == ".safetensors" else ""

@@ -112,3 +112,11 @@ def longer(prompts: Sequence[str], lengths: Mapping[Any, int]) -> list[str]:
         return []
     counts = [[len(one) - most for one in words(list(prompts), verbose=False).input_ids] for words, most in lengths.items()]
     return [prompt for prompt, *over in zip(prompts, *counts, strict=True) if min(over) > 0]
+
+
+def reads(reader: str) -> Any:
+    """The class that reads an encoder's tokenizer."""
+    import transformers
+
+    first = {"CLIP": "CLIPTokenizer", "T5": "T5TokenizerFast", "Qwen": "Qwen2TokenizerFast"}
+    return getattr(transformers, next((kind for start, kind in first.items() if reader.startswith(start)), "AutoProcessor"))

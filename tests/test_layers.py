@@ -15,13 +15,14 @@ FILES = {p: ".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix("._
 MODULES = {name: path for path, name in FILES.items() if path != ROOT / "__init__.py"}
 
 # Who sees whom: one line a room; it may import these and nothing else of ours. Imports for types alone count.
-BELOW = "errors files seeds data registry runs verdict concepts edits metrics diffusion models methods"
+BELOW = "errors contents files seeds data registry runs verdict concepts edits metrics diffusion models methods"
 METHODS = "errors seeds registry concepts edits diffusion methods"
 SEES = {
     room: frozenset(seen.split())
     for room, seen in {
         "errors": "",
         "seeds": "",
+        "contents": "errors",
         "data": "errors",
         "files": "errors",
         "registry": "errors",
@@ -32,9 +33,9 @@ SEES = {
         "edits": "errors files registry",
         "metrics": "errors files data verdict concepts",
         "diffusion": "errors registry edits",
-        "models": "errors files data edits diffusion",
+        "models": "errors contents files data edits diffusion",
         "methods": "errors files seeds concepts edits diffusion",
-        "checkpoints": "errors files registry edits diffusion",
+        "checkpoints": "errors contents files registry edits diffusion",
         "unlearners": METHODS,
         "attacks": METHODS,
         "harness": BELOW,

@@ -10,14 +10,13 @@ from typing import Any
 import pytest
 
 from oracles import small, tiny_model
-from vestige import concepts, errors
+from vestige import concepts, errors, metrics
 from vestige.audit import flags, run
 from vestige.harness import arms, suites, workers
 from vestige.harness.attacker import AttackerData
 from vestige.harness.bench import Bench
 from vestige.harness.unlearning import unlearned
 from vestige.methods import Budget
-from vestige.metrics import loading
 
 
 def experiment(**tried: Any) -> Any:
@@ -58,7 +57,7 @@ def test_the_flag_caps() -> None:
 
 def test_an_arm_names_who_diverged_and_is_not_done(tmp_path: Path) -> None:
     model, concept = tiny_model(), concepts.load("sneaker")
-    verify, select = loading.pair(concept, "wardrobe")
+    verify, select = metrics.pair(concept, "wardrobe")
     suite = replace(suites.load("smoke", "wardrobe"), pictures=2, select_pictures=0, strip=1)
     held = AttackerData(original=model, world="wardrobe", protocol=suite.protocol)
     attack = small("attacks", "finetune", lr=1e30)

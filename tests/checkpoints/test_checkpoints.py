@@ -31,7 +31,8 @@ def tiny() -> LatentModel:
 
 @pytest.fixture(scope="module")
 def unlike() -> LatentModel:
-    return tiny_model(1)
+    other, base = tiny_model(1), tiny_model()
+    return LatentModel("unlike", {**other.parts, "vae": base.parts["vae"]}, other.tokenizer, other.scheduler)
 
 
 def draw(model: Model) -> Tensor:

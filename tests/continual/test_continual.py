@@ -17,8 +17,9 @@ import torch
 
 from chains import BAG, DRESS, NEON, SNEAKER, Eye, Nudge, agree, chain, edits_of, go, same_edits, small_world  # noqa: F401
 from vestige import concepts, continual, edits, models, runs
+from vestige import continual as run
 from vestige.concepts.concept import Prompt
-from vestige.continual import Ledger, Order, probes, rebuilt, retention, run
+from vestige.continual import Ledger, Order, probes, rebuilt, retention
 from vestige.edits import Edit, Hook
 from vestige.errors import BadInput, BadSetting, RunConflict, UnknownName
 from vestige.methods import training_data

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from oracles import CLASSES, scheduler, small, tiny_classes, tiny_denoiser, tiny_parts
 from vestige import concepts, models, registry
+from vestige import models as catalogue
 from vestige.concepts.images import PictureSet
 from vestige.diffusion import Condition
 from vestige.diffusion.sampling import Drawing, noise, pictures, sample
@@ -22,7 +23,6 @@ from vestige.errors import BadInput, Incompatible, UnknownName
 from vestige.methods import Budget, Training, fit
 from vestige.methods.training import denoising
 from vestige.methods.training_data import paired
-from vestige.models import catalogue
 from vestige.models.classes import SCOPES, ClassModel
 from vestige.models.labels import FILE, Labels, named
 

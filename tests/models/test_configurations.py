@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 import torch
 
-from oracles import scheduler, tiny_flow, tiny_model, tiny_parts, tokenizer
+from oracles import FAMILIES, scheduler, tiny_flow, tiny_model, tiny_parts, tiny_xl, tokenizer
 from vestige import models
 from vestige.errors import VestigeError
+from vestige.models import trial
 from vestige.models.flow import FlowModel
 from vestige.models.latent import LatentModel
 from vestige.models.timesteps import Timesteps
@@ -87,6 +88,9 @@ WRONG: dict[str, tuple[Change, str]] = {
     "no JSON": (lambda folder: (folder / "vae/config.json").write_text("{"), r"vae/config\.json is no JSON"),
     "a list": (lambda folder: (folder / "vae/config.json").write_text("[]"), r"vae/config\.json holds no table"),
     "no configuration": (lambda folder: (folder / "unet/config.json").unlink(), r"unet/config\.json: No such file"),
+    "layers that do not close": (told("unet/config.json", downsample_padding=3), "cannot predict"),
+    "an activation of its own": (told("vae/config.json", act_fn="swoosh"), "vae of .* cannot be read"),
+    "no length": (told("tokenizer/tokenizer_config.json", model_max_length=[77]), "model_max_length"),
     "endless layers": (told("text_encoder/config.json", num_hidden_layers=10**9), "num_hidden_layers = 1000000000"),
     "no betas": (sigmas, r"scheduler of .* has no betas \(EDMEulerScheduler\)"),
     "flow": (told("scheduler/scheduler_config.json", prediction_type="flow_prediction"), "prediction_type = 'flow_prediction'"),
@@ -166,6 +170,43 @@ def test_flow_models_of_parts_that_do_not_fit_are_refused(kind: str, changes: di
     parts = {**model.parts, "transformer": tiny_flux(**changes)}
     with pytest.raises(VestigeError, match=reason):
         FlowModel("odd", parts, model.tokenizers, model.scheduler)
+
+
+def test_pooled_state_is_that_of_the_end() -> None:
+    """A text encoder that looks for another token would pool the start, whatever the prompt."""
+    xl = tiny_xl()
+    xl.parts["text_encoder_2"].config.eos_token_id = 7
+    with pytest.raises(VestigeError, match=r"ends prompts with token 227 and its text encoder looks for 7"):
+        LatentModel("odd", xl.parts, xl.tokenizers, scheduler())
+    xl.parts["text_encoder_2"].config.eos_token_id = 2
+    LatentModel("older", xl.parts, xl.tokenizers, scheduler())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_whole_models_are_tried_without_numbers(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is computed on the weights themselves, which stay as they are."""
+    model = FAMILIES[family]()
+    before = model.fingerprint
+    monkeypatch.setattr(trial, "_surely", lambda stage, model, what: pytest.fail(f"{what} needs numbers"))
+    trial.works(model)
+    model._hashes.clear()
+    assert model.fingerprint == before
+    assert model.device.type == "cpu"
+
+
+def test_what_fails_without_numbers_alone_is_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, asked = tiny_model(), []
+    decode = LatentModel.decode
+
+    def picky(self: LatentModel, latents: torch.Tensor) -> torch.Tensor:
+        asked.append(latents.device.type)
+        if latents.is_meta:
+            raise NotImplementedError("no numbers")
+        return decode(self, latents)
+
+    monkeypatch.setattr(LatentModel, "decode", picky)
+    trial.works(model)
+    assert asked == ["meta", "cpu"]
 
 
 @pytest.mark.parametrize("steps", [0, -3, 1000, 1001, 10**9])

@@ -13,8 +13,7 @@ import pytest
 import torch
 
 from oracles import scheduler, tiny_classes, tiny_flow, tiny_model, tokenizer
-from vestige import models
-from vestige.checkpoints import loading
+from vestige import checkpoints, models
 from vestige.edits import Edit
 from vestige.errors import Incompatible
 from vestige.models import catalogue
@@ -155,9 +154,9 @@ def test_an_edit_that_names_its_base_as_it_was_is_accepted_and_said_to_be_so(tmp
     assert model.edited(edit).fingerprint == model.edited(same).fingerprint
     assert same.remark(model) == "" and "earlier identity" in edit.remark(model)
     edit.save(tmp_path / "e.safetensors")
-    assert loading.load(tmp_path / "e.safetensors", model).touched == edit.touched
-    assert "earlier identity" in loading.inspect(tmp_path / "e.safetensors", model).remarks[0]
-    assert "earlier identity" in loading.described(tmp_path / "e.safetensors", model)[1]
+    assert checkpoints.load(tmp_path / "e.safetensors", model).touched == edit.touched
+    assert "earlier identity" in checkpoints.inspect(tmp_path / "e.safetensors", model).remarks[0]
+    assert "earlier identity" in checkpoints.described(tmp_path / "e.safetensors", model)[1]
 
 
 def test_an_edit_of_other_weights_is_refused_by_either_name() -> None:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from vestige import models
 from vestige.errors import BadInput, UnknownName
-from vestige.models import catalogue, sources
+from vestige.models import sources
 
 
 @pytest.fixture
@@ -23,11 +24,11 @@ def places(tmp_path: Path) -> tuple[Path, Path]:
 
 def test_an_at_sign_in_a_path_is_no_separator(places: tuple[Path, Path]) -> None:
     file, folder = places
-    found = catalogue.card(f"{file}@{folder}")
+    found = models.card(f"{file}@{folder}")
     assert (found.file, found.config) == (file, folder)
-    assert catalogue.card(str(folder)).parts["unet"] == folder / "unet"
+    assert models.card(str(folder)).parts["unet"] == folder / "unet"
     with pytest.raises(BadInput, match=r"model@2\.safetensors is a single file; say what it is with --config"):
-        catalogue.card(str(file))
+        models.card(str(file))
 
 
 @pytest.mark.parametrize(
@@ -35,9 +36,9 @@ def test_an_at_sign_in_a_path_is_no_separator(places: tuple[Path, Path]) -> None
 )
 def test_a_path_where_nothing_lies_is_told_as_such(name: str) -> None:
     with pytest.raises(BadInput, match=r"there is no folder or file at .*; give a pipeline folder, or a single file with --config"):
-        catalogue.card(name)
+        models.card(name)
     with pytest.raises(UnknownName, match="did you mean 'wardrobe'"):
-        catalogue.card("wardrob")
+        models.card("wardrob")
 
 
 def test_what_stands_in_for_weights_is_named(places: tuple[Path, Path], tmp_path: Path) -> None:

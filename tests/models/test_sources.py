@@ -17,10 +17,11 @@ from torch import Tensor
 
 from oracles import tiny_model, tiny_xl
 from vestige import cli, files, models
+from vestige import models as catalogue
 from vestige.checkpoints import keymaps
 from vestige.edits import Edit
 from vestige.errors import BadInput, BadSetting, UnknownName
-from vestige.models import Placement, catalogue, placement, sources
+from vestige.models import Placement, placement, sources
 
 AUTOENCODER = (
     (r"mid_block\.resnets\.0", "mid.block_1"),

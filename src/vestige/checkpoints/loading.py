@@ -86,6 +86,8 @@ def _examined(path: Path, model: Model) -> tuple[Finding, Edit | None]:
         fill(work)
     except Incompatible as error:
         work.refuse(str(error))
+    if not work.finding.refusal:
+        _beside(work)
     if work.finding.refusal:
         return work.finding, None
     edit = _made(work)
@@ -153,6 +155,18 @@ def _made(work: Work) -> Edit:
     finding = work.finding
     edit = Edit(work.model.fingerprint, "published", _settings(finding), "all", work.tensors, work.factors, work.hooks)
     return replace(edit, scope=_scope(work.model, edit.touched) if edit.touched else "hooks")
+
+
+def _beside(work: Work) -> None:
+    """Refuse a folder that differs in what no edit holds: its weights on this model would be a third model, that nobody published."""
+    path = work.artefact.path
+    lines_ = work.model.unlike(path) if path.is_dir() else []
+    if lines_:
+        more = f" and {len(lines_) - 4} more" if len(lines_) > 4 else ""
+        work.refuse(
+            f"it differs from {work.model.name} in more than an edit holds (weights of the denoiser and text encoders): "
+            f"{'; '.join(lines_[:4])}{more}; name the base that it was made from, or audit the folder as it is with --model {path}"
+        )
 
 
 def _settings(finding: Finding) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vestige import files
+from vestige import contents, files
 from vestige.checkpoints import legacy, pickles
 from vestige.checkpoints.wrappers import LONGEST_NAME, flat, unwrapped
 from vestige.errors import BadInput
@@ -144,7 +144,7 @@ def _header(path: Path) -> dict[str, Any]:
         start = file.read(8)
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
         if not 0 < length <= min(size - 8, LARGEST_HEADER):
-            if what := files.kind(path):
+            if what := contents.kind(path):
                 raise BadInput(f"{path} is {what}, no checkpoint")
             raise _broken(path, f"its header is said to have {length:,} bytes, the file has {size:,}")
         raw = file.read(length)

@@ -57,11 +57,11 @@ def _answer(app: Callable[..., Any]) -> tuple[int, str]:
         code = app(standalone_mode=False)  # typer returns the code of an exit, an interrupt's included
         return code if isinstance(code, int) else 0, ""
     except VestigeError as error:
-        return 2, f"error: {' '.join(str(error).split())}"
+        return 2, _line(str(error))
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED, RESUMES
     except OSError as error:
-        return 2, f"error: {error.strerror or error}{f': {error.filename}' if error.filename else ''}"
+        return 2, _line(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
     except typer.Exit as stop:
         return stop.exit_code, ""
     except Exception as error:
@@ -70,6 +70,11 @@ def _answer(app: Callable[..., Any]) -> tuple[int, str]:
             raise
         show()
         return getattr(error, "exit_code", 2), ""
+
+
+def _line(complaint: str) -> str:
+    """An error as one line, whatever names and messages of libraries are in it."""
+    return f"error: {' '.join(complaint.split())}"
 
 
 def _legible(arguments: Sequence[str]) -> None:

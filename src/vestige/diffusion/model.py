@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from vestige.errors import Incompatible
@@ -222,6 +223,13 @@ class Model(ABC):
     def earlier(self) -> tuple[str, ...]:
         """What `fingerprint` was when it knew less of a model, for edits and ledgers that were saved then."""
         return ()
+
+    def unlike(self, folder: Path) -> list[str]:
+        """Where a pipeline folder, or one of a component, differs from this model in what no edit holds; a line each.
+
+        An edit holds weights of the denoiser and of text encoders. Where sampling puts its steps is not compared: who draws decides it.
+        """
+        return []
 
 
 @dataclass(frozen=True)

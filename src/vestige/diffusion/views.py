@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, final
 
 from torch import Generator, Tensor
@@ -117,6 +118,9 @@ class Wrapped(Model):
     @property
     def earlier(self) -> tuple[str, ...]:
         return tuple(map(self._marked, self.inner.earlier))
+
+    def unlike(self, folder: Path) -> list[str]:
+        return self.inner.unlike(folder)
 
     def _marked(self, inner: str) -> str:
         import hashlib

@@ -19,10 +19,11 @@ from torch.nn import functional as F
 
 from vestige.diffusion import Condition, Prediction
 from vestige.edits.surgery import rebuild
-from vestige.errors import Incompatible
-from vestige.models import configurations
+from vestige.errors import BadInput, Incompatible
+from vestige.models import configurations, surroundings
 from vestige.models.labels import FILE, Labels, named, read
-from vestige.models.modular import Modular, frozen, present, whole
+from vestige.models.modular import Modular
+from vestige.models.reading import frozen, present, whole
 from vestige.models.timesteps import Timesteps, scheduled
 
 _LABEL = re.compile(r"\.class_embedd(ing|er)\.")
@@ -139,6 +140,18 @@ class ClassModel(Modular):
 
     def _sampled(self) -> dict[str, Any]:
         return self._times.steps
+
+    def _levels(self, folder: Path | None) -> dict[str, Any]:
+        from diffusers import DDIMScheduler
+
+        return (self._times if folder is None else Timesteps(DDIMScheduler.from_pretrained(folder))).told
+
+    def _indexed(self, folder: Path) -> list[str]:
+        try:
+            there = read(folder, self.rows, str(folder)).as_dict()
+        except BadInput:  # it names no classes
+            return []
+        return list(surroundings.differences(there, self.labels.as_dict(), "labels."))
 
     def save(self, folder: Path | str) -> Path:
         """Write the parts in diffusers' layout, with the classes' names; `vestige.load_model(folder)` reads it."""

@@ -8,7 +8,6 @@ All modules are diffusers' and transformers' own; `mmdit` holds what each kind o
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast, final
@@ -18,10 +17,11 @@ from torch import Generator, Tensor, nn
 
 from vestige.diffusion import Condition, Prediction
 from vestige.errors import BadInput, Incompatible
-from vestige.models import configurations, sigmas, vocabulary
+from vestige.models import configurations, sigmas, sources, vocabulary
 from vestige.models.mmdit import Flux2, Ids, Layout, layout
-from vestige.models.modular import Modular, frozen, present, whole
+from vestige.models.modular import Modular
 from vestige.models.packing import packed, unpacked
+from vestige.models.reading import class_in, frozen, present, whole
 from vestige.models.sigmas import Sigmas
 from vestige.models.streams import SCOPES
 
@@ -84,6 +84,7 @@ class FlowModel(Modular):
             vocabulary.fits(self.tokenizers[part], encoder, what)
             if type(encoder).__name__.startswith("CLIP"):
                 vocabulary.room(self.tokenizers[part], encoder, what)
+                vocabulary.ends(self.tokenizers[part], encoder, what)
 
     @property
     def _network(self) -> Any:
@@ -196,6 +197,15 @@ class FlowModel(Modular):
     def _words(self) -> dict[str, Any]:
         return {part.replace("text_encoder", "tokenizer"): words for part, words in self.tokenizers.items() if words is not None}
 
+    def _levels(self, folder: Path | None) -> dict[str, Any]:
+        from diffusers import FlowMatchEulerDiscreteScheduler
+
+        return (self._times if folder is None else Sigmas(FlowMatchEulerDiscreteScheduler.from_pretrained(folder), str(folder))).told
+
+    def _indexed(self, folder: Path) -> list[str]:
+        told = sources.index(folder).get("is_distilled")
+        return [] if told in (None, self.distilled) else [f"is_distilled is {told} there and {self.distilled} here"]
+
     def pipeline(self) -> Any:
         """A diffusers pipeline that shares every weight; what it is loaded with later does not reach this model."""
         import diffusers
@@ -243,7 +253,7 @@ class FlowModel(Modular):
         import transformers
 
         present(folders, name)
-        wanted = _named(folders["transformer"] / "config.json", "_class_name")
+        wanted = class_in(folders["transformer"] / "config.json", "_class_name")
         if not hasattr(diffusers, wanted):
             raise Incompatible(f"{name} has a {wanted}, which diffusers {diffusers.__version__} does not have; a newer one may")
         parts = {"transformer": whole(getattr(diffusers, wanted), folders["transformer"], f"transformer of {name}", torch_dtype=dtype)}
@@ -251,10 +261,10 @@ class FlowModel(Modular):
         parts["vae"] = whole(getattr(diffusers, kind.autoencoder), folders["vae"], f"vae of {name}", torch_dtype=dtype)
         words = {}
         for part in (part for part in kind.kinds if part in folders):
-            reader = kind.kinds[part] if kind.pipeline != "Flux2Pipeline" else _named(folders[part] / "config.json", "architectures")
+            reader = kind.kinds[part] if kind.pipeline != "Flux2Pipeline" else class_in(folders[part] / "config.json", "architectures")
             parts[part] = whole(getattr(transformers, reader), folders[part], f"{part} of {name}", dtype=dtype)
             told = part.replace("text_encoder", "tokenizer")
-            words[part] = vocabulary.load(_words(reader), folders[told], f"{told} of {name}")
+            words[part] = vocabulary.load(vocabulary.reads(reader), folders[told], f"{told} of {name}")
         return FlowModel(name, parts, words, sigmas.scheduled(folders["scheduler"], name), size=size, distilled=distilled)
 
 
@@ -281,20 +291,3 @@ def _unshifted(vae: nn.Module) -> nn.Module:
     if getattr(cast(Any, vae).config, "shift_factor", 0.0) is None:
         cast(Any, vae).register_to_config(shift_factor=0.0)
     return vae
-
-
-def _named(file: Path, key: str) -> str:
-    """The class that a configuration names."""
-    try:
-        found = json.loads(file.read_text("utf-8"))[key]
-    except (OSError, ValueError, KeyError) as error:
-        raise BadInput(f"{file} does not say its {key} ({error!r}); give a folder in diffusers' layout") from error
-    return str(found[0] if isinstance(found, list) else found)
-
-
-def _words(reader: str) -> Any:
-    """The class that reads an encoder's tokenizer."""
-    import transformers
-
-    first = {"CLIP": "CLIPTokenizer", "T5": "T5TokenizerFast", "Qwen": "Qwen2TokenizerFast"}
-    return getattr(transformers, next((kind for start, kind in first.items() if reader.startswith(start)), "AutoProcessor"))

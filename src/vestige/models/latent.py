@@ -17,8 +17,9 @@ from torch import Generator, Tensor, nn
 from vestige.diffusion import Condition, Prediction
 from vestige.edits.surgery import rebuild
 from vestige.errors import Incompatible
-from vestige.models import configurations, vocabulary
-from vestige.models.modular import Modular, frozen, present, whole
+from vestige.models import configurations, sources, vocabulary
+from vestige.models.modular import Modular
+from vestige.models.reading import frozen, present, whole
 from vestige.models.timesteps import Timesteps, guidance_features, scheduled
 
 PARTS = ("unet", "vae", "text_encoder")
@@ -95,6 +96,8 @@ class LatentModel(Modular):
             what = f"{part.replace('text_encoder', 'tokenizer')} of {self.name}"
             vocabulary.fits(tokenizer, self.parts[part], what)
             vocabulary.room(tokenizer, self.parts[part], what)
+            if part == SECOND:  # of the first, no pooled state is read
+                vocabulary.ends(tokenizer, self.parts[part], what)
 
     @property
     def tokenizer(self) -> Any:
@@ -121,8 +124,7 @@ class LatentModel(Modular):
         with torch.no_grad():
             read = [self._read([part[i : i + 128] for part in ids], self.parts) for i in range(0, len(prompts), 128)]
         pooled = None if read[0].pooled is None else torch.cat([cast(Tensor, r.pooled) for r in read])
-        empty = torch.tensor([self.blank and not prompt for prompt in prompts], device=self.device)
-        return _without(Condition(torch.cat([r.text for r in read]), pooled), empty)
+        return _without(Condition(torch.cat([r.text for r in read]), pooled), [self.blank and not prompt for prompt in prompts])
 
     @property
     def _encoders(self) -> list[str]:
@@ -190,6 +192,15 @@ class LatentModel(Modular):
     def _sampled(self) -> dict[str, Any]:
         return self._times.steps
 
+    def _levels(self, folder: Path | None) -> dict[str, Any]:
+        from diffusers import DDIMScheduler
+
+        return (self._times if folder is None else Timesteps(DDIMScheduler.from_pretrained(folder))).told
+
+    def _indexed(self, folder: Path) -> list[str]:
+        zeros = bool(sources.index(folder).get("force_zeros_for_empty_prompt", True)) and SECOND in self.parts
+        return [] if zeros == self.blank else [f"force_zeros_for_empty_prompt is {zeros} there and {self.blank} here"]
+
     def pipeline(self) -> Any:
         """A diffusers pipeline that shares every weight; what it is loaded with later does not reach this model."""
         from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
@@ -256,9 +267,10 @@ def _softly(weights: Tensor) -> Callable[..., Tensor]:
     return lambda table, *_: weights.to(table.weight) @ table.weight[: weights.shape[-1]]
 
 
-def _without(condition: Condition, empty: Tensor) -> Condition:
-    """The condition with zeros in the rows that are `empty` (B,)."""
-    if not empty.any():
+def _without(condition: Condition, blank: Sequence[bool]) -> Condition:
+    """The condition with zeros in the rows that are blank."""
+    if not any(blank):
         return condition
+    empty = torch.tensor(blank, device=condition.text.device)
     text = condition.text.masked_fill(empty[:, None, None], 0)
     return Condition(text, None if condition.pooled is None else condition.pooled.masked_fill(empty[:, None], 0))

@@ -6,7 +6,7 @@ from typing import Any, cast
 
 from vestige import data, files
 from vestige.diffusion import Model
-from vestige.errors import BadInput, Incompatible
+from vestige.errors import BadInput, Incompatible, VestigeError
 from vestige.models import sources
 from vestige.models.catalogue import Card, card
 from vestige.models.placement import Placement, current
@@ -16,10 +16,19 @@ def load(name: str, placement: Placement | None = None) -> Model:
     """A model by what `card` takes, on its device and in its precision; by default as `using` says, else where it is fastest, in single."""
     import torch
 
+    from vestige.models import trial
+
     placement = placement or current()
     found, dtype = card(name), getattr(torch, placement.dtype)
     _verify(found)
-    made = _of_file(found, dtype) if found.file is not None else _of_parts(found, dtype)
+    try:
+        made = _of_file(found, dtype) if found.file is not None else _of_parts(found, dtype)
+    except (VestigeError, OSError, MemoryError):
+        raise
+    except Exception as error:  # what a configuration says may be of any type
+        raise BadInput(f"{name} cannot be put together ({type(error).__name__}: {error}); a configuration in it is damaged") from error
+    if not found.hashes:  # what ships is known to work
+        trial.works(made)
     made.placed(placement.resolved, offload=placement.offload, checkpointing=placement.checkpointing, slicing=placement.slicing)
     return cast(Model, made)
 

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from vestige.diffusion import Condition
 from vestige.errors import Incompatible
 from vestige.models.packing import flat, packed, spots, square, unpacked
+from vestige.models.vocabulary import length
 
 Encoders = Mapping[str, nn.Module]  # text encoder's component name -> module
 Tokenizers = Mapping[str, Any]  # the same name -> its tokenizer
@@ -120,7 +121,7 @@ class Flux(Ids):
     def lengths(self, tokenizers: Tokenizers, network: Any) -> dict[str, int]:
         longest = 512 if network.config.guidance_embeds else 256  # schnell, which is told no guidance, was trained on 256
         limits = {"text_encoder": 77, "text_encoder_2": longest}
-        return {part: min(int(tokenizers[part].model_max_length), limit) for part, limit in limits.items()}
+        return {part: length(tokenizers[part], limit) for part, limit in limits.items()}
 
     def embed(self, ids: Mapping[str, Tensor], encoders: Encoders, network: Any) -> Condition:
         pooled = encoders["text_encoder"](ids["text_encoder"]).pooler_output
@@ -236,7 +237,7 @@ class SD3(Ids):
 
     def lengths(self, tokenizers: Tokenizers, network: Any) -> dict[str, int]:
         limits = {part: 256 if kind.startswith("T5") else 77 for part, kind in self.kinds.items() if part in tokenizers}
-        return {part: min(int(tokenizers[part].model_max_length), limit) for part, limit in limits.items()}
+        return {part: length(tokenizers[part], limit) for part, limit in limits.items()}
 
     def embed(self, ids: Mapping[str, Tensor], encoders: Encoders, network: Any) -> Condition:
         clips = [encoders[part](ids[part], output_hidden_states=True) for part in ("text_encoder", "text_encoder_2")]

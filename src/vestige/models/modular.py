@@ -17,15 +17,13 @@ from vestige.diffusion import Model
 from vestige.diffusion.views import hooked
 from vestige.edits import Edit, precision
 from vestige.edits.surgery import Factors, attach, rebuild
-from vestige.errors import BadInput, HalfPrecision, Incompatible, UnknownName
-from vestige.models import surroundings
-from vestige.models.configurations import configuration
-from vestige.models.sources import misnamed
+from vestige.errors import HalfPrecision, Incompatible, UnknownName
+from vestige.models import sources, surroundings
+from vestige.models.reading import whole
 
 Scopes = Mapping[str, Callable[[str], bool]]
 Self = TypeVar("Self", bound="Modular")
 Value = TypeVar("Value")
-_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
 class Modular(Model):
@@ -149,6 +147,53 @@ class Modular(Model):
         words = {part: surroundings.of_tokenizer(tokenizer) for part, tokenizer in self._words().items()}
         return {**parts, **({"buffers": stored} if stored else {}), **words, "scheduler": self._sampled()}
 
+    def unlike(self, folder: Path) -> list[str]:
+        found, whole_ = list[str](), (folder / sources.INDEX).is_file()
+        spots = {part: folder / part for part in self.parts} if whole_ else self._alone(folder)
+        for part, spot in spots.items():
+            if (spot / "config.json").is_file():
+                found += self._differing(part, spot, not whole_)
+        if not whole_:
+            return found
+        for part, words in self._words().items():
+            if (folder / part).is_dir():
+                there = surroundings.read_tokenizer(words, folder / part)
+                found += surroundings.differences(there, surroundings.of_tokenizer(words), f"{part}.")
+        if (folder / "scheduler/scheduler_config.json").is_file():
+            found += surroundings.differences(self._levels(folder / "scheduler"), self._levels(None), "scheduler.")
+        return [*found, *self._indexed(folder)]
+
+    def _alone(self, folder: Path) -> dict[str, Path]:
+        """The one component that a folder can be, by the class that its configuration names."""
+        named = surroundings.named(folder)
+        fits = [part for part, module in self.parts.items() if type(module).__name__ == named]
+        return {fits[0]: folder} if len(fits) == 1 else {}
+
+    def _differing(self, part: str, spot: Path, alone: bool) -> list[str]:
+        """How a component in a folder differs: its configuration, and of one that no edit changes, its weights.
+
+        Arguments:
+            alone: The folder is all there is, and often less than diffusers saves: only what its configuration says is compared.
+        """
+        mine, told = self.parts[part], surroundings.told(spot)
+        named = surroundings.named(spot)
+        if hasattr(type(mine), "load_config") and named != type(mine).__name__:
+            return [f"{part} is a {named} there and a {type(mine).__name__} here"]
+        both = [surroundings.of_module(one) for one in (surroundings.hollow(mine, spot), mine)]
+        there, here = ({k: v for k, v in one.items() if k in told or not alone} for one in both)
+        found = list(surroundings.differences(there, here, f"{part}."))
+        if part != "vae" or found or not any(f.name.endswith(sources.WEIGHTS) for f in spot.iterdir()):
+            return found
+        return surroundings.moved(part, whole(type(mine), spot, f"{part} of {spot.parent}", torch_dtype=cast(Any, mine).dtype), mine)
+
+    @abstractmethod
+    def _levels(self, folder: Path | None) -> dict[str, Any]:
+        """Noise levels and what the network predicts, plain data: of a scheduler's folder, or None for the model's own."""
+
+    def _indexed(self, folder: Path) -> list[str]:
+        """What a pipeline folder's index says otherwise."""
+        return []
+
     def _words(self) -> dict[str, Any]:
         """Tokenizers by component name."""
         return {}
@@ -239,53 +284,3 @@ def _steady(vae: Any) -> nn.Module:
     if vae.dtype != torch.float16 or not getattr(vae.config, "force_upcast", False):
         return cast(nn.Module, vae)
     return cast(nn.Module, copy.deepcopy(vae).float())
-
-
-def frozen(module: nn.Module) -> nn.Module:
-    """The module around the same storage with parameters of its own, so that switching off their gradients leaves the given one's on.
-
-    A view's factors beside weights of low precision are folded in: outside, weights are all that there is.
-    """
-    return rebuild(module, {n: precision.weight(module, n).detach() for n, _ in module.named_parameters()})
-
-
-def present(folders: Mapping[str, Path], name: str) -> None:
-    """Refuse a model of which a folder is missing, or a file was never fetched."""
-    for part, folder in folders.items():
-        if not folder.is_dir():
-            raise BadInput(f"{name} has no folder {part} at {folder}; give a folder in diffusers' layout")
-        for file in sorted(folder.iterdir()):
-            if file.is_file() and _is_pointer(file):
-                raise BadInput(f"{file} is a Git LFS pointer, not the file that it stands for; fetch that with `git lfs pull`")
-
-
-def _is_pointer(file: Path) -> bool:
-    with file.open("rb") as stream:
-        return stream.read(len(_POINTER)) == _POINTER
-
-
-def whole(kind: Any, folder: Path, what: str, **precision: torch.dtype) -> nn.Module:
-    """A component read from its folder; every weight must be there, and no other.
-
-    Arguments:
-        kind: Its class, of diffusers or transformers.
-        what: How errors call it, e.g. "unet of wardrobe".
-        precision: The dtype, by the name that the class gives it; weights that are there as "fp16" alone are converted.
-    """
-    configuration(folder, what)
-    variants = {"variant": "fp16"} if _halved(folder) else {}
-    try:
-        made, report = kind.from_pretrained(folder, output_loading_info=True, local_files_only=True, **variants, **precision)
-    except Exception as error:  # a damaged configuration ends in whatever the constructors of its network stumble over
-        odd = (f"{file.name} is {told}" for file in sorted(folder.glob("*.safetensors")) if (told := misnamed(file)))
-        raise BadInput(f"{what} cannot be read from {folder} ({next(odd, f'{type(error).__name__}: {error}')})") from error
-    wrong = [f"{key} {sorted(report[key])[:3]}" for key in ("missing_keys", "unexpected_keys", "mismatched_keys") if report[key]]
-    if wrong:
-        raise BadInput(f"{what} does not load whole: {'; '.join(wrong)}")
-    return cast(nn.Module, made)
-
-
-def _halved(folder: Path) -> bool:
-    """Whether a component's weights are there in half precision alone."""
-    files = [p.name for p in folder.glob("*.safetensors")]
-    return bool(files) and all(".fp16." in name for name in files)

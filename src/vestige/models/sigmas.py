@@ -81,6 +81,11 @@ class Sigmas:
         """What was read of the configuration."""
         return "flow " + json.dumps({key: self.scheduler.config.get(key) for key in READ})
 
+    @property
+    def told(self) -> dict[str, Any]:
+        """The same, to be compared."""
+        return {key: self.scheduler.config.get(key) for key in READ}
+
 
 def scheduled(folder: Path, name: str) -> Any:
     """The flow-matching scheduler in a component's folder; what cannot be followed is refused."""

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vestige import files
+from vestige import contents, files
 from vestige.errors import BadInput
 
 HUB = re.compile(r"(?!\.)[\w.-]+/[\w.-]+(@[\w.-]+)?")  # owner/name, or owner/name@revision
@@ -31,7 +31,7 @@ def index(folder: Path) -> Mapping[str, Any]:
         found = json.loads((folder / INDEX).read_text(files.UTF8))
     except OSError:
         raise BadInput(f"{folder} is a folder without {INDEX}; give a pipeline saved in diffusers' layout") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadInput(f"{folder / INDEX} cannot be read ({error}); give a pipeline saved in diffusers' layout") from error
     if not isinstance(found, dict):
         raise BadInput(f"{folder / INDEX} cannot be read (it holds no table); give a pipeline saved in diffusers' layout")
@@ -92,7 +92,7 @@ def wanted(names: Iterable[str]) -> list[str]:
 
 def misnamed(file: Path) -> str:
     """What a file of weights is, where it is none, or not of the kind that its name says; "" where it may be what it is called."""
-    what = files.kind(file)
+    what = contents.kind(file)
     if not what.startswith("a zip archive"):
         return f"{what}, no checkpoint" if what else ""
     return f"{what}, and named .safetensors; call it .ckpt" if file.suffix == ".safetensors" else ""

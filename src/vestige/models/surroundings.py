@@ -99,6 +99,43 @@ def of_tokenizer(tokenizer: Any) -> dict[str, Any]:
     }
 
 
+def read_tokenizer(like: Any, folder: Path) -> dict[str, Any]:
+    """What the tokenizer in a folder reads, as one of the class of `like`."""
+    try:
+        return of_tokenizer(type(like).from_pretrained(folder, local_files_only=True))
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise BadInput(f"the tokenizer in {folder} cannot be read ({error})") from error
+
+
+def told(folder: Path) -> dict[str, Any]:
+    """What a component's configuration says; {} where there is none."""
+    try:
+        found = json.loads((folder / "config.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def named(folder: Path) -> str:
+    """The class that a component's configuration names; "" where it names none."""
+    config = told(folder)
+    return str(config.get("_class_name") or next(iter(config.get("architectures") or ()), ""))
+
+
+def moved(part: str, there: nn.Module, here: nn.Module) -> list[str]:
+    """How far a component's numbers lie from the model's, beyond the rounding of a file of lower precision."""
+    theirs, mine = ({**{f"{part}.{n}": p.detach() for n, p in one.named_parameters()}, **buffers(part, one)} for one in (there, here))
+    far = {}
+    for name, value in mine.items():
+        other, value = theirs[name].cpu().double(), value.cpu()
+        if not any(torch.equal(other, value.to(kind).double()) for kind in (value.dtype, torch.float16, torch.bfloat16)):
+            far[name] = ((other - value.double()).norm() / value.double().norm().clamp_min(1e-12)).item()
+    if not far:
+        return []
+    worst = max(far, key=far.__getitem__)
+    return [f"{len(far)} of the {len(mine)} weights of its {part} differ, {worst} by {far[worst]:.1%}"]
+
+
 def hollow(like: nn.Module, folder: Path) -> nn.Module:
     """A component of a folder without its weights: its configuration, read as the class of `like`."""
     kind: Any = type(like)

@@ -58,6 +58,11 @@ class Timesteps:
         return f"{self.kind} {hashlib.blake2b(self._alphas.numpy().tobytes(), digest_size=16).hexdigest()}"
 
     @property
+    def told(self) -> dict[str, Any]:
+        """The same, to be compared."""
+        return {"prediction_type": self.kind, "levels": hashlib.blake2b(self._alphas.numpy().tobytes(), digest_size=16).hexdigest()}
+
+    @property
     def steps(self) -> dict[str, Any]:
         """How sampling spreads its steps over the levels."""
         return {"spacing": self.scheduler.config.timestep_spacing, "offset": self.scheduler.config.steps_offset}

@@ -73,7 +73,10 @@ def _spelled(words: Any) -> float:
 
 def length(tokenizer: Any, most: int = CLIP) -> int:
     """How many tokens an encoder is given, its start and end included."""
-    return min(int(tokenizer.model_max_length), most)
+    longest = tokenizer.model_max_length
+    if isinstance(longest, bool) or not isinstance(longest, int | float) or not longest >= 3:
+        raise Incompatible(f"a tokenizer says model_max_length = {str(longest)[:40]}, which leaves no room for a word; set it to {most}")
+    return int(min(longest, most))
 
 
 def room(tokenizer: Any, encoder: Any, what: str) -> None:
@@ -81,6 +84,16 @@ def room(tokenizer: Any, encoder: Any, what: str) -> None:
     cut, places = length(tokenizer), int(encoder.config.max_position_embeddings)
     if not 3 <= cut <= places:
         raise Incompatible(f"{what} cuts prompts at {cut} tokens and its text encoder has {places} places; set its model_max_length")
+
+
+def ends(tokenizer: Any, encoder: Any, what: str) -> None:
+    """Refuse a CLIP encoder that takes its pooled state from another token than the tokenizer's end; 2 stands for the highest number."""
+    end = encoder.config.eos_token_id
+    if end != tokenizer.eos_token_id and (end != 2 or tokenizer.eos_token_id != max(tokenizer.get_vocab().values())):
+        raise Incompatible(
+            f"{what} ends prompts with token {tokenizer.eos_token_id} and its text encoder looks for {str(end)[:40]} (eos_token_id); "
+            "give the two that belong together"
+        )
 
 
 def ids(tokenizer: Any, prompts: Sequence[str], count: int) -> Tensor:
@@ -99,3 +112,11 @@ def longer(prompts: Sequence[str], lengths: Mapping[Any, int]) -> list[str]:
         return []
     counts = [[len(one) - most for one in words(list(prompts), verbose=False).input_ids] for words, most in lengths.items()]
     return [prompt for prompt, *over in zip(prompts, *counts, strict=True) if min(over) > 0]
+
+
+def reads(reader: str) -> Any:
+    """The class that reads an encoder's tokenizer."""
+    import transformers
+
+    first = {"CLIP": "CLIPTokenizer", "T5": "T5TokenizerFast", "Qwen": "Qwen2TokenizerFast"}
+    return getattr(transformers, next((kind for start, kind in first.items() if reader.startswith(start)), "AutoProcessor"))

@@ -25,7 +25,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object 
 ForgetOption = Annotated[
     str, typer.Option("--forget", help="Pictures of the concept that an unlearner trains on: drawn (by the model itself), or a folder.")
 ]
-RetainOption = Annotated[str, typer.Option("--retain", help="Pictures of what must stay: drawn, or a folder with metadata.jsonl.")]
+RetainOption = Annotated[str, typer.Option("--retain", help="Pictures of what must stay: drawn, or a folder with captions.")]
 AttackRetainOption = Annotated[
     str,
     typer.Option("--attack-retain", help="What an attack without the concept's pictures trains on: shipped, or a folder with captions."),

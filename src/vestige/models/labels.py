@@ -114,9 +114,16 @@ def read(folder: Path, rows: int, model: str) -> Labels:
         data = json.loads(file.read_text(files.UTF8))
         table = data["classes"] if file == own else data["id2label"]
         pairs = table.items() if isinstance(table, dict) else enumerate(table)
-        return named({int(i): str(text) for i, text in pairs}, int(data.get("null", rows - 1)))
+        return named({int(i): _name(text) for i, text in pairs}, int(data.get("null", rows - 1)))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadInput(f'{model} needs the names of its classes: write {own}, e.g. {{"classes": ["cat", "dog"], "null": 2}}') from error
+
+
+def _name(given: Any) -> str:
+    """A class's name, a text or a whole number; no other value becomes one."""
+    if type(given) not in (str, int):
+        raise TypeError(f"a class is called {given!r}")
+    return str(given)
 
 
 def _words(text: str) -> tuple[str, ...]:

@@ -211,7 +211,7 @@ def main() -> None:
     for cell in diagnosed(options):
         if cell not in rows and (cell.folder(options.out) / "result.json").exists():
             found = measured(cell, options)
-            tables.write(path(cell, options), files.text(found).decode())
+            tables.write(path(cell, options), files.json_bytes(found).decode())
             print(cell, {k: round(v, 4) for k, v in found.items() if v is not None}, flush=True)
 
 

@@ -61,7 +61,7 @@ class Gauge:
         """Recall and CLIP score of a candidate's pictures."""
         view = model.edited(candidate.edit) if candidate.edit is not None else model
         prompts = self.concept.spread(self.suite.pictures, "held-out", offset=replicate * self.suite.pictures)
-        shown = arms.drawn(self.rooms, view, prompts, candidate, (replicate, "verification"))
+        shown = arms.pictures_for(self.rooms, view, prompts, candidate, (replicate, "verification"))
         hits = shows(self.verify, shown, self.concept)
         return {"hits": sum(hits), "count": len(hits), "clip": float(self.clip(shown, [p.text for p in prompts]).mean())}
 

@@ -156,6 +156,23 @@ def test_the_house_has_few_doors():
     assert {p.parent.name for p in ROOT.glob("*/__init__.py")} <= SEES.keys()
 
 
+# Public functions and classes of one name: the same act in sibling rooms, or a command and what it calls.
+SAME_ACT = set("load names read render resolve table write current using identity measure scheduled".split())
+COMMANDS = set("audit continual export generate inspect unlearn".split())
+STILL_SHARED = set("beside digest flat folder kept kind modules moved named plain room told whole".split())  # none may be added
+
+
+def test_a_public_name_means_one_thing():
+    where: dict[str, list[str]] = {}
+    for module, path in MODULES.items():
+        for node in ast.parse(path.read_text("utf-8")).body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+                where.setdefault(node.name, []).append(module)
+    shared = {name for name, modules in where.items() if len(modules) > 1}
+    assert shared <= SAME_ACT | COMMANDS | STILL_SHARED, {name: where[name] for name in shared - SAME_ACT - COMMANDS - STILL_SHARED}
+    assert shared >= STILL_SHARED, "a name that is one thing's now leaves the list"
+
+
 @pytest.mark.parametrize("face", sorted({room(m) for m in MODULES if MODULES[m].name == "__init__.py"} - {"data", "cli"}))
 def test_a_face_defines_nothing(face):
     tree = ast.parse(MODULES[face].read_text("utf-8"))

@@ -24,12 +24,12 @@ from vestige.errors import BadInput
 UTF8 = "utf-8-sig"  # how texts of users are read: in UTF-8, with the byte order mark that some editors write or without
 
 
-def text(value: Any) -> bytes:
+def json_bytes(value: Any) -> bytes:
     """What a file of plain data holds: JSON to be read, its entries in order of their names."""
     return json.dumps(value, sort_keys=True, indent=2).encode() + b"\n"
 
 
-def parsed(line: str) -> dict[str, Any] | None:
+def json_object(line: str) -> dict[str, Any] | None:
     """The JSON object that a text says; None if it says none."""
     try:
         value = json.loads(line)
@@ -41,7 +41,7 @@ def parsed(line: str) -> dict[str, Any] | None:
 def object_in(path: Path) -> dict[str, Any] | None:
     """The JSON object in a file; None if there is no such file, or it is damaged."""
     try:
-        return parsed(path.read_text("utf-8"))
+        return json_object(path.read_text("utf-8"))
     except (FileNotFoundError, NotADirectoryError, UnicodeDecodeError):
         return None
     except OSError as error:

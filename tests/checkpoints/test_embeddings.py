@@ -10,7 +10,7 @@ import torch
 
 from oracles import tiny_flow, tiny_model
 from vestige import concepts
-from vestige.attacks.textual_inversion import moved, words
+from vestige.attacks.textual_inversion import row_factors, words
 from vestige.checkpoints import exports
 from vestige.edits import Edit
 from vestige.seeds import generator
@@ -26,7 +26,7 @@ def inverted(model: Any, target: str) -> Edit:
     factors = {}
     for i, (name, own) in enumerate(rows.items()):
         base = model.tensor(name)
-        factors[name] = moved(base + torch.randn(base.shape, generator=generator(i, "rows")), base, own)
+        factors[name] = row_factors(base + torch.randn(base.shape, generator=generator(i, "rows")), base, own)
     return Edit(model.fingerprint, "textual_inversion", {}, "text-encoder", factors=factors)
 
 

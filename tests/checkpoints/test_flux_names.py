@@ -92,10 +92,10 @@ def real() -> Any:
 
 def test_every_weight_of_the_real_network_has_one_module(real: Any) -> None:
     names = [f"transformer.{n}" for n, p in real.named_parameters() if n.endswith(".weight") and p.dim() == 2]
-    held = [part for parts in flux_names.modules(names).values() for part in parts]
+    held = [part for parts in flux_names.fused_modules(names).values() for part in parts]
     assert len(held) == len(set(held))
     assert set(held) == set(names)
-    assert len(flux_names.modules(names)) == 19 * 10 + 38 * 3 + 10
+    assert len(flux_names.fused_modules(names)) == 19 * 10 + 38 * 3 + 10
 
 
 def compared(theirs: dict[str, Tensor], ours: dict[str, tuple[Tensor, Tensor]]) -> None:
@@ -125,7 +125,9 @@ def test_map_equals_diffusers_own_converter_of_kohyas_files(real: Any) -> None:
     from diffusers.loaders.lora_conversion_utils import _convert_kohya_flux_lora_to_diffusers
 
     names = [f"transformer.{n}" for n, _ in real.named_parameters()]
-    made = real_pairs(real, flux_names.modules(names), ("double_blocks.0.", "double_blocks.18.", "single_blocks.0.", "single_blocks.37."))
+    made = real_pairs(
+        real, flux_names.fused_modules(names), ("double_blocks.0.", "double_blocks.18.", "single_blocks.0.", "single_blocks.37.")
+    )
     assert len(made) == 2 * 10 + 2 * 3 + 10
     ours = {n: p for pair, parts, rows in made.values() for n, p in flux_names.parted(pair, parts, rows).items()}
     compared(_convert_kohya_flux_lora_to_diffusers(kohyas({m: pair for m, (pair, _, _) in made.items()}, 2.0)), ours)
@@ -205,7 +207,7 @@ def test_block_that_the_model_lacks_is_refused(flux: FlowModel, tmp_path: Path) 
 
 def test_other_transformers_have_no_such_names(tmp_path: Path) -> None:
     model: Any = tiny_flow("sd3")
-    assert flux_names.modules(model.scope("all")) == {}
+    assert flux_names.fused_modules(model.scope("all")) == {}
     edit = Edit(model.fingerprint, "x", {}, "attention", {}, published.factors(model, "attention", 2))
     with pytest.raises(Incompatible, match="kohya's format has no name for transformer"):
         export(edit, model, tmp_path / "out", "kohya")

@@ -79,7 +79,7 @@ def test_names_that_the_published_files_carry() -> None:
 def test_kohyas_names_are_one_to_one(model: Any) -> None:
     names = [n for n in model().scope("all") if n.endswith(".weight")]
     encoders = len({n.partition(".")[0] for n in names if n.startswith("text_encoder")})
-    spelled = [keymaps.kohya(n, encoders)[0] for n in names]
+    spelled = [keymaps.kohya_names(n, encoders)[0] for n in names]
     assert len(set(spelled)) == len(names)
     table = keymaps.modules(names, "unet")
     assert [table[s] for s in spelled] == names
@@ -87,6 +87,6 @@ def test_kohyas_names_are_one_to_one(model: Any) -> None:
 
 def test_kohyas_names_of_the_real_network_are_one_to_one() -> None:
     names = [f"unet.{n}" for n in unet(SD1).state_dict() if n.endswith(".weight")]
-    assert len({keymaps.kohya(n)[0] for n in names}) == len(names)
+    assert len({keymaps.kohya_names(n)[0] for n in names}) == len(names)
     known = "lora_unet_up_blocks_3_attentions_2_transformer_blocks_0_ff_net_0_proj"
     assert keymaps.modules(names, "unet")[known] == "unet.up_blocks.3.attentions.2.transformer_blocks.0.ff.net.0.proj.weight"

@@ -69,7 +69,7 @@ def test_half_an_export_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monke
     def full(*_: Any) -> NoReturn:
         raise error
 
-    monkeypatch.setattr(exports, "card", full)  # the last that is written
+    monkeypatch.setattr(exports, "model_card", full)  # the last that is written
     for there in (False, True):
         if there:
             (tmp_path / "whole").mkdir()

@@ -18,7 +18,7 @@ from vestige.metrics import fidelity
 
 
 def drawn(count: int, out: Path, album: Album | None = None) -> None:
-    drawing.draw(tiny_model(), drawing.plain(["a bag"] * count, 0, 1.0), album or Album(), out, Drawing(steps=1))
+    drawing.draw(tiny_model(), drawing.from_prompts(["a bag"] * count, 0, 1.0), album or Album(), out, Drawing(steps=1))
 
 
 def test_a_distance_reads_the_originals_of_a_sensitive_set_once(tmp_path: Path) -> None:

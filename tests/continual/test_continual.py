@@ -32,11 +32,11 @@ def hits(shown: int, count: int = 10) -> list[bool]:
 
 
 def test_unlearning_accuracy_is_one_minus_the_rate() -> None:
-    found = retention.unlearned({"bag": hits(2), "dress": hits(0)})
+    found = retention.unlearning_accuracy({"bag": hits(2), "dress": hits(0)})
     assert found is not None
     assert (found["value"], found["count"]) == (0.9, 20)
     assert 0 < found["low"] < 0.9 < found["high"] < 1
-    assert retention.unlearned({}) is None
+    assert retention.unlearning_accuracy({}) is None
 
 
 def test_drop_is_the_mean_over_words_with_a_paired_interval() -> None:
@@ -95,18 +95,18 @@ def test_kid_of_pairs_is_unbiased_and_its_interval_covers() -> None:
     for _ in range(400):
         shared = rng.standard_normal((40, 1))
         x, y = (0.3 * (0.9 * shared + math.sqrt(0.19) * rng.standard_normal((40, 1))) for _ in range(2))
-        found = retention.kid(x, y + 0.3) or {}
+        found = retention.paired_kid(x, y + 0.3) or {}
         values.append(found["value"])
         covered += found["low"] <= truth <= found["high"]
     assert np.mean(values) == pytest.approx(truth, abs=3 * np.std(values) / 20)
     assert 0.91 <= covered / 400 <= 0.98
-    assert retention.kid(x[:2], y[:2]) is None
+    assert retention.paired_kid(x[:2], y[:2]) is None
 
 
 def test_kid_of_a_state_with_itself_is_exactly_zero() -> None:
     wide = np.random.default_rng(0).standard_normal((27, 192))  # an odd number: such products are not symmetric to the last bit
     for same in (wide, wide.copy()):
-        assert [(retention.kid(wide, same) or {})[key] for key in ("value", "low", "high")] == [0, 0, 0]
+        assert [(retention.paired_kid(wide, same) or {})[key] for key in ("value", "low", "high")] == [0, 0, 0]
 
 
 # What is looked at

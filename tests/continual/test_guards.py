@@ -16,7 +16,7 @@ from oracles import SMALL, small, tiny_model
 from vestige import continual, registry
 from vestige.concepts.images import PictureSet
 from vestige.continual import Order, guards
-from vestige.continual.guards import Guarded, Guards, Hold, columns, projection, protected
+from vestige.continual.guards import Guarded, Guards, Hold, projection, protected, word_embeddings
 from vestige.diffusion import Model
 from vestige.diffusion.attention import columns as token_columns
 from vestige.edits import Edit
@@ -155,11 +155,11 @@ def test_projected_updates_leave_protected_words_where_they_were(method: str) ->
     words = protected(BAG, [DRESS])
     assert "dress" in dict(words) and "bag" not in dict(words) and dict(words)["dress"] == tuple(p.text for p in DRESS.prompts())
     words = words[:4]
-    held = columns(model, words)
+    held = word_embeddings(model, words)
     own = {"steps": 5, "lr": 1e-2} | ({"variant": "x"} if method == "esd" else {})
     free = changes(model, guarded(method, own)(model, BAG, seed=0))
     kept = changes(model, guarded(method, own, words, project=True)(model, BAG, seed=0))
-    target, names = columns(model, [("bag", ("a bag",))]), model.scope("cross-attention-kv")
+    target, names = word_embeddings(model, [("bag", ("a bag",))]), model.scope("cross-attention-kv")
 
     def moved(by: dict[str, Tensor], rows_: Tensor) -> float:
         return sum(float((by[name] @ rows_).norm()) for name in names)
@@ -185,9 +185,9 @@ def test_a_column_is_the_mean_of_a_words_tokens() -> None:
     model = tiny_model()
     texts = ("a boot", "a neon picture of a boot")
     by_hand = [model.condition([t]).text[0, token_columns(model, t, "boot")] for t in texts]
-    assert torch.allclose(columns(model, [("boot", texts)])[:, 0], torch.cat(by_hand).mean(0), atol=1e-6)
+    assert torch.allclose(word_embeddings(model, [("boot", texts)])[:, 0], torch.cat(by_hand).mean(0), atol=1e-6)
     with pytest.raises(BadInput, match="neither neighbours nor unrelated"):
-        columns(model, [])
+        word_embeddings(model, [])
 
 
 def test_adapters_cannot_be_held() -> None:

@@ -16,7 +16,7 @@ from vestige import concepts, registry
 from vestige.concepts.images import PictureSet
 from vestige.diffusion import Model
 from vestige.edits import Edit
-from vestige.edits.edit import unpacked
+from vestige.edits.edit import unflattened
 from vestige.edits.precision import wide
 from vestige.errors import HalfPrecision
 from vestige.methods import Budget, Data, optimiser
@@ -89,7 +89,7 @@ def _sees(everything: bool) -> Callable[[Tensor], Tensor]:
 def change(model: Model, made: Edit, *, rounded: bool = False) -> Tensor:
     """The change of all touched weights in one row: as the edit holds it, or as the edited model has it."""
     for hook in made.hooks:
-        tensors, factors = unpacked(hook.tensors)
+        tensors, factors = unflattened(hook.tensors)
         made = Edit(made.base, made.method, tensors=tensors, factors=factors)
     edited = model.edited(made) if rounded else None
     values = {n: made.weight(n, wide(model.tensor(n))) if edited is None else edited.tensor(n) for n in made.touched}

@@ -12,7 +12,7 @@ from torch import Tensor
 from oracles import FAMILIES, small, tiny_model
 from vestige import api, concepts, edits, registry
 from vestige.continual import ledger
-from vestige.continual.guards import Guarded, Guards, columns, projection, protected
+from vestige.continual.guards import Guarded, Guards, projection, protected, word_embeddings
 from vestige.diffusion import Model, attention
 from vestige.diffusion.sampling import noise
 from vestige.edits import Edit, precision
@@ -240,7 +240,7 @@ def test_guards_hold_in_low_precision(tiny: Any, guards: Guards) -> None:
     if guards.share < 1:
         assert sum(int((c != 0).sum()) for c in changes.values()) <= round(guards.share * sum(c.numel() for c in changes.values()))
     if guards.project:
-        held = columns(tiny, words)
+        held = word_embeddings(tiny, words)
         for name in tiny.scope("cross-attention-kv"):
             leak = changes[name].double() @ held.double()
             free = changes[name].double() @ (torch.eye(len(held)).double() - projection(held))

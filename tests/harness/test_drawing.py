@@ -18,7 +18,7 @@ from vestige.concepts.album import Album
 from vestige.concepts.prompts import parsed
 from vestige.diffusion.sampling import Drawing, pictures
 from vestige.harness import drawing
-from vestige.harness.drawing import Asked, draw, of_set, plain
+from vestige.harness.drawing import Asked, draw, from_prompts, of_set
 from vestige.metrics import Detector
 from vestige.models.latent import LatentModel
 
@@ -31,7 +31,7 @@ def tiny() -> LatentModel:
 
 
 def test_prompts_are_drawn_as_by_the_library(tiny: LatentModel, tmp_path: Path) -> None:
-    made = draw(tiny, plain(["a bag"] * 4, 7, 3.0), Album(), tmp_path, SHORT)
+    made = draw(tiny, from_prompts(["a bag"] * 4, 7, 3.0), Album(), tmp_path, SHORT)
     from vestige.concepts import images
 
     kept = torch.stack([images.read(Path(file)) for file in made["files"]])

@@ -25,14 +25,14 @@ HELPER = "def by(pictures):\n    return pictures.mean((1, 2, 3))\n"
 
 def hashes(file: Path, name: str = "bright") -> tuple[str, str]:
     """What the arms and the audit's spec say of it."""
-    return detectors.own(f"{file}:{name}").weights_hash, loading._content(f"{file}:{name}")
+    return detectors.users_function(f"{file}:{name}").weights_hash, loading._content(f"{file}:{name}")
 
 
 def test_a_file_that_stands_alone_is_known_by_its_own_hash(tmp_path: Path) -> None:
     file = tmp_path / "judge.py"
     file.write_text("import torch\n\ndef bright(pictures):\n    return pictures.mean((1, 2, 3))\n")
     assert hashes(file) == (digest(file), f"bright {digest(file)}")
-    assert detectors.own(f"{file}:bright").unseen == ""
+    assert detectors.users_function(f"{file}:bright").unseen == ""
 
 
 @pytest.mark.parametrize("package", [False, True])
@@ -58,12 +58,12 @@ def test_declared_files_are_part_of_it(tmp_path: Path) -> None:
     torch.save({"w": torch.zeros(1)}, weights)
     file.write_text("import torch\n\ndef bright(pictures):\n    return torch.load('w')\n\nbright.files = ['judge']\n")
     before = hashes(file)
-    assert detectors.own(f"{file}:bright").unseen == ""
+    assert detectors.users_function(f"{file}:bright").unseen == ""
     torch.save({"w": torch.ones(1)}, weights)
     after = hashes(file)
     assert before[0] != after[0] and before[1] != after[1]
     weights.unlink()
-    for look in (detectors.own, loading._content):
+    for look in (detectors.users_function, loading._content):
         with pytest.raises(BadInput, match=r"declares the file judge, which is not at"):
             look(f"{file}:bright")
 
@@ -71,12 +71,12 @@ def test_declared_files_are_part_of_it(tmp_path: Path) -> None:
 def test_what_it_reads_and_does_not_declare_is_said(tmp_path: Path) -> None:
     file = tmp_path / "looks.py"
     file.write_text("import torch\n\ndef bright(pictures):\n    return torch.load('w.pt')(pictures)\n")
-    found = detectors.own(f"{file}:bright")
+    found = detectors.users_function(f"{file}:bright")
     assert found.unseen == "looks.py calls load in line 4"
     flag = _uncovered(found.name, found.unseen)
     assert flag.kind == "capping" and "bright.files = [...]" in flag.text
     file.write_text(file.read_text() + "\nbright.files = []\n")  # said to be nothing
-    assert detectors.own(f"{file}:bright").unseen == ""
+    assert detectors.users_function(f"{file}:bright").unseen == ""
 
 
 def test_a_hash_that_it_carries_does_not_hide_its_code(tmp_path: Path) -> None:

@@ -145,27 +145,29 @@ def code(tmp_path: Path) -> Path:
 
 def test_a_function_of_the_users_own(code: Path) -> None:
     images = torch.rand(4, 3, 8, 8, generator=generator(2))
-    judge = detectors.own(f"{code}:bright")
+    judge = detectors.users_function(f"{code}:bright")
     torch.testing.assert_close(judge.shows(images, "concept"), images.mean((1, 2, 3)))
     assert (judge.name, judge.version, judge.level) == ("bright", "unversioned", 0.5)
     assert len(judge.weights_hash) == 64 and judge.labelled(images) == [{}] * 4
 
 
 def test_a_function_with_labels_tells_what_else_it_sees(code: Path) -> None:
-    judge = detectors.own(f"{code}:pairs").told("light", ("bright",), group="object", asked=("dark",))
+    judge = detectors.users_function(f"{code}:pairs").told("light", ("bright",), group="object", asked=("dark",))
     assert judge.labelled(torch.tensor([0.9, 0.1])[:, None, None, None].expand(-1, 3, 4, 4)) == [{"object": "light"}, {"object": "dark"}]
     assert (judge.version, judge.threshold("light")) == ("7", 0.4)
 
 
 def test_a_function_that_gives_none_leaves_pictures_missing(code: Path) -> None:
-    found = detectors.own(f"{code}:shy").shows(torch.tensor([0.9, 0.1])[:, None, None, None].expand(-1, 3, 4, 4), "concept").tolist()
+    found = (
+        detectors.users_function(f"{code}:shy").shows(torch.tensor([0.9, 0.1])[:, None, None, None].expand(-1, 3, 4, 4), "concept").tolist()
+    )
     assert found[0] == pytest.approx(0.9) and math.isnan(found[1])
 
 
 @pytest.mark.parametrize("place", ["bright", "looks.py:", "absent.py:bright", "vestige.absent:bright", "vestige.errors:absent"])
 def test_functions_that_are_not_there_are_refused(place: str) -> None:
     with pytest.raises(BadInput):
-        detectors.own(place)
+        detectors.users_function(place)
 
 
 def test_a_folder_with_lacking_weights_is_refused(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from vestige.errors import Incompatible, UnknownName
 from vestige.metrics import Detector
 from vestige.metrics.judge import scored
-from vestige.metrics.pixels import prepared
+from vestige.metrics.pixels import as_read
 from vestige.metrics.score import crossed, score
 from vestige.seeds import generator
 from vestige.verdict.intervals import judged, share, wilson
@@ -189,5 +189,5 @@ def test_senseless_detectors_are_refused() -> None:
 
 def test_prepared_leaves_a_picture_of_the_right_size_alone() -> None:
     images = torch.rand(2, 3, 8, 8, generator=generator(0))
-    assert torch.equal(prepared(images, (8, 8), (0, 0, 0), (1, 1, 1)), images)
-    assert prepared(torch.rand(1, 3, 30, 20), (8, 8), (0.5,) * 3, (0.5,) * 3, short=10).shape == (1, 3, 8, 8)
+    assert torch.equal(as_read(images, (8, 8), (0, 0, 0), (1, 1, 1)), images)
+    assert as_read(torch.rand(1, 3, 30, 20), (8, 8), (0.5,) * 3, (0.5,) * 3, short=10).shape == (1, 3, 8, 8)

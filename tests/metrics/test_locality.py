@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vestige.errors import BadInput
-from vestige.metrics.locality import Pixels, accuracies, difference, distance
+from vestige.metrics.locality import Pixels, accuracies, gap, shift
 from vestige.seeds import generator
 
 
@@ -37,7 +37,7 @@ def turned(*degrees: float) -> Tensor:
 
 
 def test_distance_is_one_minus_the_cosine() -> None:
-    found = distance(Corner(), turned(0, 0, 30), turned(60, 90, 30))
+    found = shift(Corner(), turned(0, 0, 30), turned(60, 90, 30))
     assert found.each == pytest.approx((0.5, 1.0, 0.0), abs=1e-6)
     assert found.value == pytest.approx(0.5)
     assert found.high - found.value == pytest.approx(1.96 * 0.5 / math.sqrt(3))
@@ -45,35 +45,35 @@ def test_distance_is_one_minus_the_cosine() -> None:
 
 
 def test_brightness_of_features_does_not_count() -> None:
-    assert distance(Corner(), turned(10, 20), 0.5 * turned(10, 20)).value == pytest.approx(0, abs=1e-6)
+    assert shift(Corner(), turned(10, 20), 0.5 * turned(10, 20)).value == pytest.approx(0, abs=1e-6)
 
 
 def test_pictures_are_paired() -> None:
     a, b = turned(0, 90), turned(90, 0)
-    assert distance(Corner(), a, b).value == pytest.approx(1)
-    assert distance(Corner(), a, b.flip(0)).value == pytest.approx(0, abs=1e-6)
-    assert distance(Corner(), a, b).value == distance(Corner(), b, a).value
+    assert shift(Corner(), a, b).value == pytest.approx(1)
+    assert shift(Corner(), a, b.flip(0)).value == pytest.approx(0, abs=1e-6)
+    assert shift(Corner(), a, b).value == shift(Corner(), b, a).value
 
 
 @pytest.mark.parametrize(("a", "b"), [((0, 1), (0, 1, 2)), ((0,), (0,))])
 def test_sets_that_are_no_pairs_are_refused(a: tuple[float, ...], b: tuple[float, ...]) -> None:
     with pytest.raises(BadInput, match="pairs need two equal sets of at least 2 pictures"):
-        distance(Corner(), turned(*a), turned(*b))
+        shift(Corner(), turned(*a), turned(*b))
 
 
 def test_a_local_edit_moves_the_target_farther() -> None:
-    target, other = distance(Corner(), turned(0, 0, 10), turned(60, 70, 80)), distance(Corner(), turned(0, 0, 10), turned(5, 2, 10))
-    found = difference(target, other)
+    target, other = shift(Corner(), turned(0, 0, 10), turned(60, 70, 80)), shift(Corner(), turned(0, 0, 10), turned(5, 2, 10))
+    found = gap(target, other)
     assert found.value == pytest.approx(target.value - other.value) and found.low > 0
     assert found.high - found.value == pytest.approx(math.hypot(target.high - target.value, other.high - other.value))
     with pytest.raises(BadInput, match="distances of different networks"):
-        difference(target, distance(Pixels(), torch.rand(3, 3, 4, 4), torch.rand(3, 3, 4, 4)))
+        gap(target, shift(Pixels(), torch.rand(3, 3, 4, 4), torch.rand(3, 3, 4, 4)))
 
 
 def test_pixels_need_no_network_and_name_their_size() -> None:
     a = torch.rand(40, 3, 16, 24, generator=generator(0))
-    assert distance(Pixels(8), a, a).value == pytest.approx(0, abs=1e-6)
-    found = distance(Pixels(8), a, a.flip(0))
+    assert shift(Pixels(8), a, a).value == pytest.approx(0, abs=1e-6)
+    found = shift(Pixels(8), a, a.flip(0))
     assert (found.name, found.note) == ("distance-pixels-8", "")
     assert found.value > 0
 

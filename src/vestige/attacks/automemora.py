@@ -23,7 +23,7 @@ from vestige.diffusion import Condition, Model, Prediction
 from vestige.diffusion.model import Watch, silent
 from vestige.diffusion.views import Wrapped
 from vestige.edits import Edit, Hook
-from vestige.edits.edit import packed, unpacked
+from vestige.edits.edit import flattened, unflattened
 from vestige.errors import Incompatible
 from vestige.methods import Attack, Budget, Candidate, Paper
 from vestige.methods.contract import Access, Select
@@ -109,7 +109,7 @@ class AutoMemoRa(Attack):
     @staticmethod
     def hook(model: Model, *, tensors: Mapping[str, Tensor], base: str, w: float, main: Main) -> Model:
         """`model`, the edited one, blended with itself under the change that `tensors` hold."""
-        values, factors = unpacked(tensors)
+        values, factors = unflattened(tensors)
         change = Edit(base, "automemora", tensors=values, factors=factors)
         change.check(model)
 
@@ -146,7 +146,7 @@ def automemora(edit: Edit, w: float, main: Main = "recovered", *, on: Edit | Non
     if main not in ("recovered", "edited") or not math.isfinite(w):
         raise ValueError(f'main is "recovered" or "edited" and w finite; given {main!r} and {w}')
     arguments: dict[str, Any] = {"base": edit.base, "w": float(w), "main": main}
-    hook = Hook("attacks", "automemora", arguments, packed(edit))
+    hook = Hook("attacks", "automemora", arguments, flattened(edit))
     settings = {"w": float(w), "main": main, "adapter": {"method": edit.method, "settings": dict(edit.settings)}}
     under = Edit(edit.base, "automemora", scope=edit.scope) if on is None else on
     return replace(under, method="automemora", settings=settings, hooks=(*under.hooks, hook), notes=dict(edit.notes))

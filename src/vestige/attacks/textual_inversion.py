@@ -95,7 +95,7 @@ class TextualInversion(Regenerating):
         training = Training(steps=budget.last, lr=self.lr, accumulation=self.accumulation, schedule=self.schedule, clip=0.0)
 
         def edit(spent: int) -> Edit:
-            factors = {name: moved(leaves[name].detach(), base[name], rows) for name, rows in own.items()}
+            factors = {name: row_factors(leaves[name].detach(), base[name], rows) for name, rows in own.items()}
             about = {"concept": concept.name, "steps": spent}
             return Edit(model.fingerprint, "textual_inversion", asdict(self), SCOPE, factors=factors, notes=about)
 
@@ -103,7 +103,7 @@ class TextualInversion(Regenerating):
         yield from proposals(self, given, leaves, loss, training, edit, budget, seed=seed, began=began, projections=held, watch=watch)
 
 
-def moved(table: Tensor, base: Tensor, rows: list[int]) -> tuple[Tensor, Tensor]:
+def row_factors(table: Tensor, base: Tensor, rows: list[int]) -> tuple[Tensor, Tensor]:
     """The change of these rows of a token table as factors, (rows, width) and (table, rows)."""
     pick = torch.nn.functional.one_hot(torch.tensor(rows), len(base)).T.to(base)
     return table[rows] - base[rows], pick

@@ -44,7 +44,7 @@ def _given(kind: str, name: str, model: str, concept: Concept) -> tuple[str, str
     return kind, name
 
 
-def named(chosen: tuple[str, str], world: str) -> str:
+def control_content(chosen: tuple[str, str], world: str) -> str:
     """A control in a spec: a built-in one by its name, a user's by what it is."""
     kind, name = chosen
     if kind == "none":

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vestige import concepts, data, models, registry
-from vestige.audit.controls import control, named
+from vestige.audit.controls import control, control_content
 from vestige.concepts import Concept
 from vestige.concepts.album import KEEPS, Keep
 from vestige.concepts.images import shipped
@@ -114,7 +114,7 @@ class Plan:
             **({"reference_count": self.request.reference_count} if self.request.reference_count else {}),
             "data": [s if s == "drawn" else content(Path(s)) for s in (self.request.forget, self.request.retain)],
             **({"attack_retain": kept if kept == "shipped" else content(Path(kept))} if _held(self.attacks) else {}),
-            "control": [self.control[0], named(self.control, self.world)],
+            "control": [self.control[0], control_content(self.control, self.world)],
             **({"looks": found} if (found := looks(self.concept)) else {}),
             **({"keep_images": self.request.keep_images} if self.request.keep_images != "all" else {}),
             "lines": asdict(self.lines),
@@ -135,7 +135,7 @@ class Plan:
             taught = whole and suite.plasticity and attack.lesson is not None
             single = int(whole) + (2 * min(n, PLASTICITY_REPLICATES) if taught else 0)
             calls["attacks"] += n * 2 * sum(ways) + single * ways[0]
-            calls["scoring"] += (n * 2 * len(ways) + single) * cost.scored(attack, own.budget, suite) * each
+            calls["scoring"] += (n * 2 * len(ways) + single) * cost.scored_pictures(attack, own.budget, suite) * each
         if whole:  # the original's plain pictures; the first replicate's are the zero point of its attacked arm
             calls["scoring"] += (n - 1) * (suite.pictures + suite.select_pictures) * each
         if self.unlearner is not None:

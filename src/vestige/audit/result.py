@@ -51,7 +51,7 @@ def heading(experiment: Experiment) -> dict[str, Any]:
     }
 
 
-def plain(rows: Mapping[str, Any]) -> dict[str, Any]:
+def plain_rates(rows: Mapping[str, Any]) -> dict[str, Any]:
     """How often each model shows the concept in answer to plain prompts."""
     sets = {"original": rows["ceiling"], "edited": rows["edited"], "never": rows["never"]}
     return {arm: _plainly([scores.hits_at(r, 0) for r in runs]) if runs else None for arm, runs in sets.items()}
@@ -63,7 +63,7 @@ def _plainly(replicates: list[list[bool | None]]) -> dict[str, Any]:
     return {**rate([hit for hits in replicates for hit in hits]), "replicates": single}
 
 
-def ceiling(experiment: Experiment, shown: Mapping[str, Any]) -> dict[str, Any]:
+def ceiling_shown(experiment: Experiment, shown: Mapping[str, Any]) -> dict[str, Any]:
     """What recall 1 is."""
     if experiment.real is None:
         drawn = {key: value for key, value in shown["original"].items() if key != "replicates"}
@@ -71,7 +71,7 @@ def ceiling(experiment: Experiment, shown: Mapping[str, Any]) -> dict[str, Any]:
     return {**no_original.ceiling(experiment.real), **rate(experiment.real.hits)}
 
 
-def attack(
+def attack_shown(
     experiment: Experiment, name: str, rows: Mapping[str, Any], found: Measures, most: Interval, left: Mapping[str, Any]
 ) -> dict[str, Any]:
     """An attack's measures, settings, ways, curves and notes, and how often what must stay was still drawn after it."""
@@ -87,7 +87,7 @@ def attack(
         shown[arm] = {"curve": scores.curve_of(planned.budget.points, hits), "replicates": replicates}
     notes = {arm: rows[arm][0].outcome["points"][-1]["notes"] if rows[arm] else None for arm in shown}
     return {
-        **scores.measured(found),
+        **scores.measures_shown(found),
         "censored": found.censored,
         "room": most.as_dict(),
         "log_speedups": found.as_dict()["log_speedups"],
@@ -101,7 +101,7 @@ def attack(
     }
 
 
-def utility(usable: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def utility_rates(usable: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """How often what must stay was still drawn."""
     return {group: {stage: None if v is None else rate(v["right"]) for stage, v in rows.items()} for group, rows in usable.items()}
 
@@ -139,7 +139,7 @@ def cost(experiment: Experiment, found: Mapping[str, Any], taught: Mapping[str, 
         own = [*rows["original"], *(r for side in rows["tried"].values() for row in side.values() for r in row)]
         own += [r for row in taught.values() for r in row] if lesson is not None and lesson.attack == name else []
         arms_ += own
-        scored += len(own) * counting.scored(attack, planned.budget, suite)
+        scored += len(own) * counting.scored_pictures(attack, planned.budget, suite)
     trained = sum(f["edited"][0].path("last.safetensors").exists() for f in found.values())
     scored += 2 * (1 + trained + (experiment.original is not None)) * suite.utility_pictures
     spent = sum(r.outcome["points"][-1]["cost"].get("calls", 0) for r in arms_)

@@ -123,9 +123,9 @@ def _result(experiment: Experiment, command: str) -> dict[str, Any]:
     measures = {name: measure(arms, attacks=len(curves)) for name, arms in curves.items()}
     rooms = {name: room(arms) for name, arms in curves.items()}
     first = found[next(iter(found))]
-    plain = result.plain(first)
+    plain = result.plain_rates(first)
     left = scores.left(experiment, found)
-    usable = scores.utility(experiment, left[scores.worst(measures)])
+    usable = scores.utility_stages(experiment, left[scores.worst(measures)])
     raised = flags.raise_all(experiment, found, measures, plain, usable, left, taught, rooms, failed)
     levels = scores.levels(experiment, first)
     recall = interval_of(plain["edited"]).as_recall(levels["floor"], levels["ceiling"], None if real is None else real.between)
@@ -135,13 +135,13 @@ def _result(experiment: Experiment, command: str) -> dict[str, Any]:
     return {
         **result.heading(experiment),
         "verdict": {**asdict(verdict), "flags": [asdict(f) for f in verdict.flags]},
-        **scores.measured(measures[head]),
+        **scores.measures_shown(measures[head]),
         "headline": head,
         "lines": asdict(lines),
         "plain": plain,
-        "ceiling": result.ceiling(experiment, plain),
-        "attacks": {name: result.attack(experiment, name, found[name], measures[name], rooms[name], left[name]) for name in found},
-        "utility": result.utility(usable),
+        "ceiling": result.ceiling_shown(experiment, plain),
+        "attacks": {name: result.attack_shown(experiment, name, found[name], measures[name], rooms[name], left[name]) for name in found},
+        "utility": result.utility_rates(usable),
         "diagnostics": experiment.diagnostics,
         "strips": result.strips(experiment, found[head], head),
         "cost": result.cost(experiment, found, taught),

@@ -25,8 +25,8 @@ GROUPS = ("neighbours", "unrelated")
 
 def levels(experiment: Experiment, rows: Mapping[str, Sequence[runs.Run]]) -> dict[str, float]:
     """Floor and ceiling of the concept, over all replicates; without a twin the floor is the judge's false-positive rate."""
-    floor = pooled(rows["never"]) if experiment.plan.control[0] == "twin" else false_positives(experiment)
-    return {"floor": floor, "ceiling": pooled(rows["ceiling"]) if experiment.real is None else experiment.real.rate}
+    floor = plain_rate(rows["never"]) if experiment.plan.control[0] == "twin" else false_positives(experiment)
+    return {"floor": floor, "ceiling": plain_rate(rows["ceiling"]) if experiment.real is None else experiment.real.rate}
 
 
 def false_positives(experiment: Experiment) -> float:
@@ -87,7 +87,7 @@ def worst(measures: Mapping[str, Measures]) -> str:
     return max(measures, key=lambda name: (not math.isnan(x := measures[name].savings.value), x))
 
 
-def utility(experiment: Experiment, after: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def utility_stages(experiment: Experiment, after: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """What must stay, in three stages; None for the first of them where there is no original.
 
     Arguments:
@@ -100,11 +100,11 @@ def utility(experiment: Experiment, after: Mapping[str, Any]) -> dict[str, dict[
 
 def left(experiment: Experiment, found: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """What must stay, after every attack: an attack that wrecks the model brings its concept back in a wreck."""
-    models_ = {name: attacked(experiment, rows["edited"]) for name, rows in found.items()}
+    models_ = {name: after_attack(experiment, rows["edited"]) for name, rows in found.items()}
     return {name: {g: kept(experiment.bench, model, experiment.concept, g) for g in GROUPS} for name, model in models_.items()}
 
 
-def attacked(experiment: Experiment, rows: Sequence[runs.Run]) -> Model:
+def after_attack(experiment: Experiment, rows: Sequence[runs.Run]) -> Model:
     """The edited model as an attack left it at its last budget, in the first replicate; as it was after one that changes no weights."""
     last = rows[0].path("last.safetensors")
     return experiment.edited.edited(Edit.load(last)) if last.exists() else experiment.edited
@@ -120,7 +120,7 @@ def best_so_far(rows: Sequence[runs.Run]) -> list[list[float | None]]:
     return [[defined(x) for x in arms.curve(r.outcome["points"], best_so_far=True)[0]] for r in rows]
 
 
-def pooled(rows: Sequence[runs.Run]) -> float:
+def plain_rate(rows: Sequence[runs.Run]) -> float:
     """The rate at the first point of the budget, over all replicates."""
     return share([hit for run in rows for hit in hits_at(run, 0)])
 
@@ -134,6 +134,6 @@ def curve_of(budgets: Sequence[int], found: Sequence[Hits]) -> list[dict[str, An
     return made
 
 
-def measured(found: Measures) -> dict[str, Any]:
+def measures_shown(found: Measures) -> dict[str, Any]:
     """The three measures of an attack."""
     return {key: getattr(found, key).as_dict() for key in ("savings", "speedup", "reach")}

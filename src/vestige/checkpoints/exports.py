@@ -18,7 +18,7 @@ from torch import Tensor
 from vestige import files
 from vestige.checkpoints import flux_names, keymaps
 from vestige.checkpoints.lora import Loss, low_rank
-from vestige.checkpoints.modelcards import audited, card
+from vestige.checkpoints.modelcards import audited, model_card
 from vestige.diffusion import Model
 from vestige.edits import Edit
 from vestige.edits.precision import wide
@@ -70,7 +70,7 @@ def export(edit: Edit, model: Model, folder: Path | str, form: str, *, rank: int
     with files.assembled(folder) as part:
         made = _folder(edit, model, part) if form == "folder" else _file(edit, model, part, form, rank)
         page = part / "README.md"
-        page.write_text(card(edit, model, FORMS[form], made.loss, verdict), "utf-8")
+        page.write_text(model_card(edit, model, FORMS[form], made.loss, verdict), "utf-8")
     return Export(folder, form, tuple(folder / file.relative_to(part) for file in (*made.files, page)), made.loss)
 
 
@@ -154,13 +154,15 @@ def kohya(factors: Factors, model: Model) -> dict[str, Tensor]:
     """Factors in kohya's names; alpha is the rank, so that the scale is 1. FLUX.1's projections come as the modules that hold them."""
     made: dict[str, Tensor] = {}
     names = model.scope("all")
-    fused, holds = flux_names.modules(names), flux_names.holding(names)
+    fused, holds = flux_names.fused_modules(names), flux_names.holding(names)
     for module in dict.fromkeys(holds[name] for name in factors if name in holds):
         rows = [len(model.tensor(part)) for part in fused[module]]
-        made |= _kohyas(flux_names.kohya(module), flux_names.joined(factors, fused[module], rows), model.tensor(fused[module][0]))
+        made |= _kohyas(
+            flux_names.kohya_module(module), flux_names.joined_factors(factors, fused[module], rows), model.tensor(fused[module][0])
+        )
     encoders = len({name.partition(".")[0] for name in names if name.startswith("text_encoder")})
     for name in (name for name in factors if name not in holds):
-        spelled = [] if name.startswith("transformer.") else keymaps.kohya(name, encoders)
+        spelled = [] if name.startswith("transformer.") else keymaps.kohya_names(name, encoders)
         if not spelled:
             raise Incompatible(f"kohya's format has no name for {name}; export it as lora, partial or folder")
         made |= _kohyas(spelled[0], factors[name], model.tensor(name))

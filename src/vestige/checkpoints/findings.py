@@ -55,7 +55,7 @@ class Finding:
         return asdict(self)
 
 
-def moved(model: Model, changes: list[Change]) -> dict[str, Any]:
+def moved_by_block(model: Model, changes: list[Change]) -> dict[str, Any]:
     """Sums over all changes, and by block."""
     groups: dict[str, list[Change]] = {}
     for change in changes:

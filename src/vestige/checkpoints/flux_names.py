@@ -44,7 +44,7 @@ _OUTSIDE = {
 _BLOCK = re.compile(r"transformer\.(single_)?transformer_blocks\.(\d+)\.")
 
 
-def modules(names: Iterable[str]) -> dict[str, Parts]:
+def fused_modules(names: Iterable[str]) -> dict[str, Parts]:
     """Module in the release's names -> the weights that it holds; empty for a transformer that is not FLUX.1's.
 
     Arguments:
@@ -75,8 +75,8 @@ def _double() -> dict[str, tuple[str, ...]]:
 def spelled(names: Iterable[str]) -> dict[str, Parts]:
     """Every spelling that LoRA files use for these modules -> the weights: dotted, kohya's flattened, XLabs' processors."""
     made: dict[str, Parts] = {}
-    for module, parts in modules(names).items():
-        made |= dict.fromkeys((module, f"diffusion_model.{module}", kohya(module)), parts)
+    for module, parts in fused_modules(names).items():
+        made |= dict.fromkeys((module, f"diffusion_model.{module}", kohya_module(module)), parts)
         block, _, inside = module.partition("_attn.")
         if match := re.fullmatch(r"(double_blocks\.\d+)\.(img|txt)", block):
             made[f"{match[1]}.processor.{inside}_lora{1 if match[2] == 'img' else 2}"] = parts
@@ -86,7 +86,7 @@ def spelled(names: Iterable[str]) -> dict[str, Parts]:
     return made
 
 
-def kohya(module: str) -> str:
+def kohya_module(module: str) -> str:
     """A module as kohya's scripts spell it."""
     return f"lora_unet_{module.replace('.', '_')}"
 
@@ -107,7 +107,7 @@ def parted(pair: tuple[Tensor, Tensor], parts: Parts, rows: Sequence[int]) -> Fa
     return made
 
 
-def joined(factors: Factors, parts: Parts, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
+def joined_factors(factors: Factors, parts: Parts, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
     """The factors of a fused module from those of its parts, of which some may lack; ranks stand side by side."""
     own = [(part, factors[part]) for part in parts if part in factors]
     down = torch.cat([down for _, (down, _) in own])
@@ -129,4 +129,4 @@ def swapped(up: Tensor) -> Tensor:
 
 def holding(names: Iterable[str]) -> Mapping[str, str]:
     """Weight -> the module that holds it."""
-    return {part: module for module, parts in modules(names).items() for part in parts}
+    return {part: module for module, parts in fused_modules(names).items() for part in parts}

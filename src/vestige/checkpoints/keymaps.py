@@ -110,10 +110,10 @@ def modules(names: Iterable[str], denoiser: str) -> dict[str, str]:
     made = {spelled.removesuffix(".weight"): name for spelled, name in weights(names, denoiser).items()}
     flat = {f"lora_unet_{s.removeprefix(UNET).replace('.', '_')}": n for s, n in made.items() if s.startswith(UNET)}
     encoders = len({n.partition(".")[0] for n in names if n.startswith("text_encoder")})
-    return made | flat | {spelled: name for name in names for spelled in kohya(name, encoders)}
+    return made | flat | {spelled: name for name in names for spelled in kohya_names(name, encoders)}
 
 
-def kohya(name: str, encoders: int = 1) -> list[str]:
+def kohya_names(name: str, encoders: int = 1) -> list[str]:
     """A weight's module as kohya's scripts spell it, the usual spelling first; none for a component that they do not know.
 
     Arguments:

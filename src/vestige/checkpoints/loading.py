@@ -15,7 +15,7 @@ import torch
 
 from vestige import registry
 from vestige.checkpoints import ddpm, lora, origins, untrusted
-from vestige.checkpoints.findings import Finding, lines, moved
+from vestige.checkpoints.findings import Finding, lines, moved_by_block
 from vestige.checkpoints.formats import Artefact, recognise
 from vestige.checkpoints.kinds import KINDS
 from vestige.checkpoints.matching import WHOLE, Work, beyond, fill
@@ -79,7 +79,7 @@ def _examined(path: Path, model: Model) -> tuple[Finding, Edit | None]:
         edit.check(model)
         found = Finding(str(path), "edit", f"an edit by {edit.method}", (edit.method,), len(edit.tensors) + 2 * len(edit.factors))
         remarks = (remark,) if (remark := edit.remark(model)) else ()
-        return replace(found, matched=len(edit.touched), remarks=remarks, **moved(model, measure(model, edit))), edit
+        return replace(found, matched=len(edit.touched), remarks=remarks, **moved_by_block(model, measure(model, edit))), edit
     artefact = recognise(path)
     work = Work(artefact, model, _named(artefact))
     try:
@@ -190,7 +190,7 @@ def _measured(work: Work, edit: Edit) -> None:
         work.note(changed=0)
         work.refuse(f"it changes nothing: {_idle(work)}")
         return
-    work.note(**moved(work.model, changes))
+    work.note(**moved_by_block(work.model, changes))
     about = {"metadata": work.artefact.metadata, "share": work.finding.share, "rank": _rank(edit)}
     names = [c.name for c in changes]
     guess = origins.probable(work.artefact.tag, work.artefact.path, names, work.artefact.shapes, about)

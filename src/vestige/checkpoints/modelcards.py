@@ -31,7 +31,7 @@ def audited(folder: Path, edited: Model) -> dict[str, Any]:
     return {**result, "verdict": verdict}
 
 
-def card(edit: Edit, model: Model, form: str, loss: Loss | None, audit: Mapping[str, Any]) -> str:
+def model_card(edit: Edit, model: Model, form: str, loss: Loss | None, audit: Mapping[str, Any]) -> str:
     """The model card, with metadata as the hub reads them."""
     concept = str(edit.notes.get("concept") or "a concept")
     front = {"license": "other", "license_name": "as-the-base-model", "base_model": model.name, "library_name": "diffusers"}

@@ -45,7 +45,7 @@ def unlearn(
     files.ready(out)
     card = models.card(model)
     chosen = told(concepts.load(concept, card.world), card)
-    own = options.own(settings, method)
+    own = options.settings_of(settings, method)
     unlearner = configured("unlearners", method, card.world, preset, own, model=card.name).resolved(chosen)
     loaded = models.load(model)
     with progress() as watch:
@@ -90,7 +90,7 @@ def attack(
         arguments,
         attacks=(method,),
         seeds=(seed,),
-        settings={f"{method}.{k}": v for k, v in options.own(settings, method).items()},
+        settings={f"{method}.{k}": v for k, v in options.settings_of(settings, method).items()},
         control="none",
     )
     planned = resolve(request)
@@ -153,7 +153,7 @@ def generate(
         chosen_set = sets.load(prompts)
         asked, remarks = drawing.of_set(chosen_set, count or 1, seed, guidance), chosen_set.remarks
     else:
-        asked = drawing.plain([p for p in prompt or () for _ in range(count or 4)], seed, guidance)
+        asked = drawing.from_prompts([p for p in prompt or () for _ in range(count or 4)], seed, guidance)
     loaded = models.load(model)
     drawn_by = loaded if edit is None else loaded.edited(checkpoints.load(edit, loaded))
     with progress() as watch:

@@ -52,7 +52,7 @@ def assigned(pairs: list[str] | None) -> dict[str, str]:
     return made
 
 
-def own(pairs: list[str] | None, method: str) -> dict[str, str]:
+def settings_of(pairs: list[str] | None, method: str) -> dict[str, str]:
     """Settings of one method; another method's are an error, never silently dropped."""
     made = {}
     for key, value in assigned(pairs).items():

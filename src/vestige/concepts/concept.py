@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vestige import files
-from vestige.data import WORLD, table, toml
+from vestige.data import WORLD, shipped_table, toml
 from vestige.errors import BadInput, UnknownName
 
 Bank = Literal["training", "held-out", "indirect"]
@@ -217,7 +217,7 @@ def load(name_or_file: str, world: str = "") -> Concept:
 
 
 def _table(world: str) -> dict[str, Concept]:
-    shipped = table(f"concepts/{world or WORLD}")
+    shipped = shipped_table(f"concepts/{world or WORLD}")
     concepts: dict[str, Concept] = {}
     for kind, shared in shipped["kinds"].items():
         swap = {"{" + kind + "}": "{concept}", "{" + shared["context_group"] + "}": "{context}"}

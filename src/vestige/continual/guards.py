@@ -130,7 +130,7 @@ class Guarded(Unlearner):
         data = data or Data()
         hold = Hold(model, guards, data.original if guards.pull_towards == "original" and data.original else model)
         if guards.project:
-            hold.projection = projection(columns(model, self.protected))
+            hold.projection = projection(word_embeddings(model, self.protected))
         if guards.share < 1:
             hold.seen = {}
             with suppress(_Enough):
@@ -255,7 +255,7 @@ def projection(held: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def columns(model: Model, words: Sequence[tuple[str, Sequence[str]]]) -> Tensor:
+def word_embeddings(model: Model, words: Sequence[tuple[str, Sequence[str]]]) -> Tensor:
     """The mean embedding of each word's tokens over its prompts, one column a word, (D, n)."""
     if not words:
         raise BadInput("a projection protects words, and the request names neither neighbours nor unrelated concepts")

@@ -178,7 +178,7 @@ def stored_features(run: runs.Run, word: str) -> torch.Tensor:
 
 def apart(real: torch.Tensor, made: torch.Tensor) -> dict[str, Any]:
     """KID between two states by their features at equal seeds, (N, F); FID needs pictures."""
-    return {"pictures": len(real), "kid": retention.kid(*(x.double().numpy() for x in (real, made))), "fid": None}
+    return {"pictures": len(real), "kid": retention.paired_kid(*(x.double().numpy() for x in (real, made))), "fid": None}
 
 
 def distances(bench: Bench, real: torch.Tensor, made: torch.Tensor) -> dict[str, Any]:
@@ -189,4 +189,4 @@ def distances(bench: Bench, real: torch.Tensor, made: torch.Tensor) -> dict[str,
     x, y = (extractor.features(images_).double().cpu().numpy() for images_ in (real, made))
     fid = fidelity.fid(extractor, real, made) if len(real) > x.shape[1] else None
     found = None if fid is None else {"name": fid.name, "value": fid.value}
-    return {"pictures": len(real), "kid": retention.kid(x, y), "fid": found}
+    return {"pictures": len(real), "kid": retention.paired_kid(x, y), "fid": found}

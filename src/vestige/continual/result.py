@@ -125,8 +125,8 @@ class Account:
             "request": self.course.asked_in(step) if step else None,
             "rates": {name: retention.rate_of(hits) for name, hits in right.items()},
             "to_come": [c.name for c in self.requests if c not in asked],
-            "unlearning_accuracy": retention.unlearned(forgotten),
-            "unlearning_accuracies": {name: retention.unlearned({name: hits}) for name, hits in forgotten.items()},
+            "unlearning_accuracy": retention.unlearning_accuracy(forgotten),
+            "unlearning_accuracies": {name: retention.unlearning_accuracy({name: hits}) for name, hits in forgotten.items()},
             "reversal": retention.reversal(then, {name: right[name] for name in then}),
             "leakage": self.leakage(state, states[0], [c.name for c in asked]),
             "ripple": self.kept_of(state, states[0], self.probes.near(asked)),
@@ -191,7 +191,7 @@ class Account:
         return {"requests": made, "unrelated": unrelated}
 
 
-def attacked(chosen: SequencePlan, bench: Bench, original: Model, model: Model, concept: Concept, name: str) -> dict[str, Any]:
+def recovered(chosen: SequencePlan, bench: Bench, original: Model, model: Model, concept: Concept, name: str) -> dict[str, Any]:
     """What an attack brings back of one request by the way that works better: its curve with best-so-far, over all replicates.
 
     The attacker's pictures of the concept are those that its file names, else the world's test pictures where the world's judges look

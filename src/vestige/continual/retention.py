@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vestige.verdict.intervals import Hits, Seen, drop, paired, rate
+from vestige.verdict.intervals import Hits, Seen, drop, paired_hits, rate
 
 RESAMPLES = 2000
 
@@ -31,7 +31,7 @@ def rate_of(hits: Hits) -> dict[str, Any] | None:
     return rate(hits) if hits else None
 
 
-def unlearned(shown: Seen) -> dict[str, Any] | None:
+def unlearning_accuracy(shown: Seen) -> dict[str, Any] | None:
     """Unlearning accuracy, one minus the rate over all pictures of all requests; None without requests."""
     return rate_of([None if hit is None else not hit for hits in shown.values() for hit in hits])
 
@@ -46,7 +46,7 @@ def reversal(then: Seen, now: Seen) -> dict[str, Any] | None:
         then: For each earlier request its pictures right after its own step.
         now: The same requests and seeds in the current state.
     """
-    rows = {c: pair for c in then if len((pair := paired(then[c], now[c]))[0])}
+    rows = {c: pair for c in then if len((pair := paired_hits(then[c], now[c]))[0])}
     if not rows:
         return None
     single = {c: max(0.0, float(after.mean() - before.mean())) for c, (before, after) in rows.items()}
@@ -60,7 +60,7 @@ def reversal(then: Seen, now: Seen) -> dict[str, Any] | None:
     return {"value": value, "low": min(low, value), "high": max(high, value), "net": drop(now, then), "by_request": single}
 
 
-def kid(real: NDArray[np.float64], made: NDArray[np.float64]) -> dict[str, Any] | None:
+def paired_kid(real: NDArray[np.float64], made: NDArray[np.float64]) -> dict[str, Any] | None:
     """Kernel distance between two states' features at equal seeds, (N, F) each; None for fewer than three pictures.
 
     Pictures of one seed are alike, so the usual estimate, which compares them too, would lie below zero for a model against

@@ -26,7 +26,7 @@ def judge(world: str, role: Literal["verify", "select"]) -> Path:
     return folder() / (world or WORLD) / f"judge-{role}"
 
 
-def table(name: str) -> dict[str, Any]:
+def shipped_table(name: str) -> dict[str, Any]:
     """A table that ships, NAME.toml, e.g. "suites/quick"."""
     return toml((folder() / f"{name}.toml").read_text("utf-8"))
 

@@ -49,7 +49,7 @@ def network(model: Model, lack: str = "its maps cannot be read") -> nn.Module:
     return unet
 
 
-def joint(model: Model) -> bool:
+def joint_attention(model: Model) -> bool:
     """Text and picture attend to each other in one attention, into which the text has projections of its own (FLUX, SD3)."""
     transformer = getattr(innermost(model), "parts", {}).get("transformer")
     return transformer is not None and any(name.endswith(".add_k_proj") for name, _ in transformer.named_modules())
@@ -88,7 +88,7 @@ def recording(model: Model, chosen: Layers = "all") -> Iterator[Maps]:
         yield maps
 
 
-def distance(maps: Maps, goals: Maps, counted: Tensor, *, pooled: bool = False) -> Tensor:
+def map_distance(maps: Maps, goals: Maps, counted: Tensor, *, pooled: bool = False) -> Tensor:
     """Mean over layers, batch, heads and pixels of the sum over counted tokens of squared differences; `goals` get no gradient.
 
     Arguments:

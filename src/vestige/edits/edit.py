@@ -111,7 +111,7 @@ class Edit:
         from safetensors.torch import save_file
 
         path = Path(path)
-        flat = packed(self) | {f"hook:{i}:{k}": v for i, hook in enumerate(self.hooks) for k, v in hook.tensors.items()}
+        flat = flattened(self) | {f"hook:{i}:{k}": v for i, hook in enumerate(self.hooks) for k, v in hook.tensors.items()}
         flat = {k: v.detach().cpu().contiguous() for k, v in flat.items()} or {"empty": torch.zeros(0)}
         meta = {key: getattr(self, key) for key in ("base", "method", "settings", "scope", "notes")}
         meta["hooks"] = [{"kind": hook.kind, "name": hook.name, "arguments": hook.arguments} for hook in self.hooks]
@@ -143,7 +143,7 @@ class Edit:
         try:
             meta = json.loads(text)
             hooks = tuple(Hook(**hook, tensors=_under(f"hook:{i}:", flat)) for i, hook in enumerate(meta.pop("hooks")))
-            tensors, factors = unpacked(flat)
+            tensors, factors = unflattened(flat)
             return Edit(**meta, tensors=tensors, factors=factors, hooks=hooks)
         except (KeyError, TypeError, ValueError) as error:
             raise BadInput(f"{path} has a damaged edit header ({error})") from error
@@ -161,7 +161,7 @@ class Edit:
         return type(pipe)(**{**pipe.components, **fresh})
 
 
-def packed(edit: Edit) -> dict[str, Tensor]:
+def flattened(edit: Edit) -> dict[str, Tensor]:
     """An edit's tensors and factors in one flat table, as a file holds them, or a hook that evaluates them apart."""
     flat = {f"tensor:{name}": value for name, value in edit.tensors.items()}
     for name, (down, up) in edit.factors.items():
@@ -169,7 +169,7 @@ def packed(edit: Edit) -> dict[str, Tensor]:
     return flat
 
 
-def unpacked(flat: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Factors]:
+def unflattened(flat: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Factors]:
     """The tensors and factors that `packed` put into one table."""
     return _under("tensor:", flat), {name: (down, flat[f"up:{name}"]) for name, down in _under("down:", flat).items()}
 

@@ -113,14 +113,14 @@ class _Arm:
     def _scored(self, candidate: Candidate, run: runs.Run) -> dict[str, Any]:
         bench, concept, suite, replicate = self.bench, self.concept, self.bench.suite, self.replicate
         view = self.model.edited(candidate.edit) if candidate.edit is not None else self.model
-        shown = drawn(bench, view, verification(concept, suite.pictures, replicate), candidate, (replicate, "verification"))
+        shown = pictures_for(bench, view, verification(concept, suite.pictures, replicate), candidate, (replicate, "verification"))
         scores = _looked(bench.verify, shown, concept.label, run, f"scores/{candidate.spent:06d}.json")
         hits = crossed(scores, bench.verify.threshold(concept.label))
         bench.album(concept).strip(shown[: suite.strip], run.folder, f"strips/{candidate.spent:06d}.png")
         chosen: list[bool | None] = []
         if suite.select_pictures:
             prompts = concept.spread(suite.select_pictures, "training", offset=replicate * suite.select_pictures)
-            chosen = shows(bench.select, drawn(bench, view, prompts, candidate, (replicate, "selection")), concept)
+            chosen = shows(bench.select, pictures_for(bench, view, prompts, candidate, (replicate, "selection")), concept)
         return {
             "budget": candidate.spent,
             "hits": hits,
@@ -146,7 +146,7 @@ def verification(concept: Concept, count: int, replicate: int) -> list[Prompt]:
     return concept.spread(count, "held-out", offset=replicate * count)
 
 
-def drawn(bench: Bench, view: Model, prompts: Sequence[Prompt], candidate: Candidate, purpose: tuple[int, str]) -> Tensor:
+def pictures_for(bench: Bench, view: Model, prompts: Sequence[Prompt], candidate: Candidate, purpose: tuple[int, str]) -> Tensor:
     """Pictures for the prompts; with several tries, the best of them by the selection judge."""
     texts = [p.text for p in prompts]
     if candidate.prompts:
@@ -188,7 +188,7 @@ def line(bench: Bench, model: Model, edit: Edit, concept: Concept) -> list[float
         rates, prompts = [], verification(concept, bench.suite.pictures, 0)
         for i, way in enumerate(diagnostics.LINE):
             view = model.edited(edits.scale(model, edit, way))
-            hits = shows(bench.verify, drawn(bench, view, prompts, Candidate(0), (0, "verification")), concept)
+            hits = shows(bench.verify, pictures_for(bench, view, prompts, Candidate(0), (0, "verification")), concept)
             rates.append(None if math.isnan(share(hits)) else share(hits))
             bench.watch("line", i + 1, len(diagnostics.LINE))
         return {"rates": rates}

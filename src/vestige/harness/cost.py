@@ -15,7 +15,7 @@ def picture(protocol: Drawing, *, distilled: bool = False) -> int:
     return protocol.steps * (2 if protocol.guidance != 1 and not distilled else 1)
 
 
-def scored(attack: Attack, budget: Budget, suite: Suite) -> int:
+def scored_pictures(attack: Attack, budget: Budget, suite: Suite) -> int:
     """Pictures that are drawn to score one arm, for a forecast and for the bill alike."""
     return sum(map(attack.tries, budget.points)) * (suite.pictures + suite.select_pictures)
 

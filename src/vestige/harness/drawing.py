@@ -36,7 +36,7 @@ class Asked:
     guidance: float
 
 
-def plain(prompts: Sequence[str], seed: int, guidance: float) -> list[Asked]:
+def from_prompts(prompts: Sequence[str], seed: int, guidance: float) -> list[Asked]:
     """Prompts with seeds derived from one, as `api.generate` draws them."""
     return [Asked(text, derive(seed, "generate", i), guidance) for i, text in enumerate(prompts)]
 

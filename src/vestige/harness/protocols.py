@@ -37,7 +37,7 @@ class Published:
 
 def published() -> Published:
     """DUGE's published evaluation protocol."""
-    raw = data.table("protocols/duge")
+    raw = data.shipped_table("protocols/duge")
     drawing = Drawing(steps=raw["steps"], guidance=raw["guidance"])
     names = tuple(raw["unclassified"]["names"])
     return Published(raw["prompts"], names, tuple(raw["sequence"]), drawing, raw["pictures"], raw["first_seed"])

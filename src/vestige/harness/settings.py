@@ -121,7 +121,7 @@ def content(path: Path) -> str:
 
 def _preset(name: str, kind: str, method: str) -> dict[str, Any]:
     """Settings of a method for a world or a named preset; {} for no name, or where the preset does not name the method."""
-    raw = data.table("presets")
+    raw = data.shipped_table("presets")
     if name and name not in raw:
         raise UnknownName("preset", name, raw)
     found: dict[str, Any] = raw.get(name, {}).get(kind, {}).get(method, {})

@@ -80,7 +80,7 @@ def _homes() -> list[str]:
 
 
 def _raw(name: str) -> dict[str, Any]:
-    return data.table(f"suites/{name}")
+    return data.shipped_table(f"suites/{name}")
 
 
 def load(name: str, world: str = "") -> Suite:
@@ -114,5 +114,5 @@ class Calibration:
 
 def calibration(world: str, version: str, attack: str) -> Calibration:
     """What is known of an attack under a suite's version on a world; empty where it was not measured."""
-    known = data.table("calibration").get(world, {}).get(version, {}).get(attack, {})
+    known = data.shipped_table("calibration").get(world, {}).get(version, {}).get(attack, {})
     return Calibration(tuple(known.get("null", ())), {name: tuple(x) for name, x in known.get("proxy", {}).items()})

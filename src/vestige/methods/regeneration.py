@@ -132,7 +132,7 @@ def training_set(
     condition, null = model.condition([concept.prompt]), model.condition([""])
     latents, calls = regenerated(model, model.encode(pictures.images), condition, null, how, watch)
     share = select(model.decode(latents)).float().mean().item()
-    return TrainingSet(latents, *captioned(concept, pictures, how, len(latents)), calls, share)
+    return TrainingSet(latents, *captions_for(concept, pictures, how, len(latents)), calls, share)
 
 
 @torch.no_grad()
@@ -177,7 +177,7 @@ def _inverted(model: Model, x: Tensor, condition: Condition, null: Condition, ho
     )
 
 
-def captioned(concept: Concept, pictures: PictureSet, how: Regenerating, count: int) -> tuple[list[str], tuple[tuple[int, ...], ...]]:
+def captions_for(concept: Concept, pictures: PictureSet, how: Regenerating, count: int) -> tuple[list[str], tuple[tuple[int, ...], ...]]:
     """Every caption once, and for each of `count` training pictures the rows that it may be trained on."""
     if how.captions == "concept":
         return [concept.prompt], ((0,),) * count

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from vestige import files
 from vestige.errors import BadInput
-from vestige.metrics.pixels import prepared
+from vestige.metrics.pixels import as_read
 from vestige.metrics.score import Score
 from vestige.metrics.score import score as rate
 
@@ -71,7 +71,7 @@ class ClipScore:
 
     def prepared(self, images: Tensor) -> Tensor:
         """The short side resized to `size`, the middle square of it, normalised: (B, 3, size, size)."""
-        return prepared(images, (self.size, self.size), self.mean, self.deviation, short=self.size)
+        return as_read(images, (self.size, self.size), self.mean, self.deviation, short=self.size)
 
 
 @final

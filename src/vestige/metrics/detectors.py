@@ -25,7 +25,7 @@ from vestige import files
 from vestige.errors import BadInput
 from vestige.metrics import coverage
 from vestige.metrics.judge import Detector
-from vestige.metrics.pixels import prepared
+from vestige.metrics.pixels import as_read
 
 GROUP = "label"  # stands for the concept's own group until `Detector.told` names it
 TEMPLATE = "a photo of a {}"
@@ -49,7 +49,7 @@ class Reading:
     mode: str = "bilinear"
 
     def __call__(self, images: Tensor) -> Tensor:
-        return prepared(images, self.size, self.mean, self.deviation, short=self.short, mode=self.mode)
+        return as_read(images, self.size, self.mean, self.deviation, short=self.short, mode=self.mode)
 
     @classmethod
     def of(cls, folder: Path, fallback: int) -> Reading:
@@ -130,7 +130,7 @@ def zero_shot(clip: Any, labels: Sequence[str], template: str = TEMPLATE) -> Det
     )
 
 
-def own(place: str) -> Detector:
+def users_function(place: str) -> Detector:
     """A function of the user's: pictures (B, 3, H, W) in [0, 1] -> scores (B,) in [0, 1], None or NaN where it cannot tell.
 
     It may carry `labels`, a list of at least two: it then gives probabilities (B, labels) that compete. It may carry `version`,

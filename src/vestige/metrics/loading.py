@@ -35,7 +35,7 @@ def _told(concept: Concept, detector: str, labels: tuple[str, ...], level: float
     words = (*concept.neighbours, *concept.unrelated)
     if detector.startswith("clip:"):
         labels = labels or (concept.target,)
-    found = named(detector, (*labels, *words))
+    found = detector_named(detector, (*labels, *words))
     if len(found.labels) == 1 and not labels:  # who gives one score knows nothing else
         labels = found.labels
     return found.told(concept.label, labels, level=level, group=concept.group, asked=words)
@@ -46,7 +46,7 @@ def same(verify: Judge, select: Judge) -> bool:
     return bool(verify.weights_hash == select.weights_hash and verify.name == select.name)
 
 
-def named(detector: str, words: tuple[str, ...] = ()) -> Detector:
+def detector_named(detector: str, words: tuple[str, ...] = ()) -> Detector:
     """A detector by what a concept file calls it.
 
     Arguments:
@@ -73,7 +73,7 @@ def named(detector: str, words: tuple[str, ...] = ()) -> Detector:
         return detectors.zero_shot(alignment.clip_score(place), words)
     if not place:
         raise BadSetting(f"a detector is one of {', '.join(KINDS)}; given {detector!r}")
-    return detectors.own(detector)
+    return detectors.users_function(detector)
 
 
 def extractor(told: str) -> Extractor:
@@ -133,7 +133,7 @@ def _content(detector: str) -> str:
         return f"{name} {coverage.digest(file, sources, None)}"
     from vestige.metrics import detectors  # what it declares, only running it tells
 
-    return f"{name} {detectors.own(detector).weights_hash}"
+    return f"{name} {detectors.users_function(detector).weights_hash}"
 
 
 def _folder(folder: Path, detector: str) -> str:

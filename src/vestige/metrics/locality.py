@@ -29,7 +29,7 @@ FEW = 30  # pairs below which an interval of the mean is hardly one
 
 @final
 @dataclass(frozen=True)
-class Change:
+class Shift:
     """How far pictures moved, at equal seeds.
 
     Arguments:
@@ -48,7 +48,7 @@ class Change:
     weights_hash: str = ""
 
 
-def distance(extractor: Extractor, before: Tensor, after: Tensor) -> Change:
+def shift(extractor: Extractor, before: Tensor, after: Tensor) -> Shift:
     """Mean distance of pictures (N, 3, H, W) to their partners: half the squared distance of unit features, 1 - cos, in [0, 2]."""
     if before.shape != after.shape or len(before) < 2:
         raise BadInput(f"pairs need two equal sets of at least 2 pictures; given {tuple(before.shape)} and {tuple(after.shape)}")
@@ -56,13 +56,13 @@ def distance(extractor: Extractor, before: Tensor, after: Tensor) -> Change:
     return _mean(f"distance-{extractor.name}", ((x - y) ** 2).sum(1) / 2, extractor.weights_hash)
 
 
-def difference(target: Change, unrelated: Change) -> Change:
+def gap(target: Shift, unrelated: Shift) -> Shift:
     """How much farther the target's pictures moved than unrelated ones: large for an edit that is local; intervals add as variances."""
     if target.name != unrelated.name:
         raise BadInput(f"distances of different networks cannot be subtracted; given {target.name} and {unrelated.name}")
     value, half = target.value - unrelated.value, math.hypot(target.high - target.value, unrelated.high - unrelated.value)
     note = target.note or unrelated.note
-    return Change(f"{target.name}-difference", value, value - half, value + half, (), note, target.weights_hash)
+    return Shift(f"{target.name}-difference", value, value - half, value + half, (), note, target.weights_hash)
 
 
 @final
@@ -81,11 +81,11 @@ class Pixels:
         return F.interpolate(images.float(), size=(self.side, self.side), mode="area").flatten(1)
 
 
-def _mean(name: str, values: Tensor, weights_hash: str) -> Change:
+def _mean(name: str, values: Tensor, weights_hash: str) -> Shift:
     half = 1.96 * float(values.std()) / math.sqrt(len(values))
     value = float(values.mean())
     note = f"only {len(values)} pairs" if len(values) < FEW else ""
-    return Change(name, value, value - half, value + half, tuple(values.tolist()), note, weights_hash)
+    return Shift(name, value, value - half, value + half, tuple(values.tolist()), note, weights_hash)
 
 
 @final

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def prepared(
+def as_read(
     images: Tensor, size: tuple[int, int], mean: Sequence[float], deviation: Sequence[float], *, short: int = 0, mode: str = "bicubic"
 ) -> Tensor:
     """Pictures as a network reads them: resized, the middle cut out, normalised.

@@ -58,7 +58,7 @@ class Card:
 def cards() -> dict[str, Card]:
     """Every built-in model."""
     root, made = data.folder(), {}
-    for name, raw in data.table("models").items():
+    for name, raw in data.shipped_table("models").items():
         spots = {part: root / raw["parts"].get(part, f"{name}/{part}") for part in FAMILIES[raw.get("family", "latent")]}
         parts = {part: spot for part, spot in spots.items() if part in PARTS or part in raw["parts"]}
         lists = {k: tuple(raw.get(k, ())) for k in ("never_drew", "groups")}

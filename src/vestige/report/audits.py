@@ -49,7 +49,7 @@ def write(run: Path, out: Path | None = None) -> Path:
     single = (run / "result.json").exists()
     folders = [] if single else [path.parent for path in sorted(run.glob("*/result.json")) if _is_audit(_parse(path))]
     page = _page([(read(folder), folder) for folder in folders or [run]])
-    return pages.save(page, run / "report.html" if out is None else out)
+    return pages.write_page(page, run / "report.html" if out is None else out)
 
 
 def read(run: Path) -> dict[str, Any]:
@@ -170,7 +170,7 @@ def _view(result: Result, folder: Path) -> dict[str, Any]:
     lines = _lines(result)
     scales = [_scale(result.get("savings") or {}, lines["savings_long"], lines["savings_short"])]
     scales += [_scale(result.get("reach") or {}, lines["reach_long"], lines["reach_short"])] if censored else []
-    strips = [pages.strip(row, folder) for row in result.get("strips") or []]
+    strips = [pages.strip_view(row, folder) for row in result.get("strips") or []]
     captions = {pages.plain(strip["caption"]) for strip in strips if strip["caption"]}
     caption = captions.pop() if len(captions) == 1 else None
     left = any(isinstance(attack["found"].get("utility"), Mapping) for attack in attacks)

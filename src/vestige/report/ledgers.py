@@ -34,7 +34,7 @@ def write(run: Path, out: Path | None = None) -> Path:
     if not is_ledger(run):
         raise BadInput(f"{run} holds no result of a `vestige continual`; finish it by repeating its command")
     result = json.loads((run / "result.json").read_text("utf-8"))
-    return page.save(render(result, run), run / "report.html" if out is None else out)
+    return page.write_page(render(result, run), run / "report.html" if out is None else out)
 
 
 def render(result: Mapping[str, Any], folder: Path) -> str:
@@ -127,7 +127,7 @@ def _strips(requests: Sequence[str], steps: Sequence[Mapping[str, Any]], folder:
     """Pictures at equal seeds, one row a step, for every request and for the words near none; nothing where none were kept."""
 
     def rows(*place: str) -> list[dict[str, Any]]:
-        return [page.strip({"title": _head(step), "file": _at(step, "strips", *place) or ""}, folder) for step in steps]
+        return [page.strip_view({"title": _head(step), "file": _at(step, "strips", *place) or ""}, folder) for step in steps]
 
     others = rows("unrelated")
     made = [{"name": name, "rows": rows("requests", name)} for name in requests]

@@ -28,14 +28,14 @@ def template(name: str) -> Any:
     return environment.get_template(f"{name}.html.j2")
 
 
-def save(page: str, out: Path) -> Path:
+def write_page(page: str, out: Path) -> Path:
     """Write a page by rename, so that a reader never sees half of it."""
     with files.written(out) as part:
         part.write_text(page, encoding="utf-8", errors="replace")
     return out
 
 
-def strip(row: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+def strip_view(row: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """One row of pictures as a data URI; small pictures keep their pixels when enlarged."""
     path = (folder / str(row.get("file", ""))).resolve()
     ours = path.is_file() and path.is_relative_to(folder.resolve()) and "quarantine" not in path.relative_to(folder.resolve()).parts

@@ -51,7 +51,7 @@ def _try_lock(folder: Path, steal: bool) -> tuple[str, dict[str, Any] | None]:
                 raise _busy(folder, before)
             path.unlink(missing_ok=True)
         try:
-            files.write(folder, "lock", files.text(me), new=True)
+            files.write(folder, "lock", files.json_bytes(me), new=True)
         except FileExistsError:  # another machine was faster
             raise _busy(folder, holder(folder)) from None
     return str(me["token"]), before

@@ -98,7 +98,7 @@ class Run:
         """Every event, oldest first; a line that a crash cut short is left out."""
         path = self.folder / "events.jsonl"
         lines = path.read_text("utf-8", errors="replace").splitlines() if path.exists() else []
-        return [entry for entry in map(files.parsed, lines) if entry is not None]
+        return [entry for entry in map(files.json_object, lines) if entry is not None]
 
     def path(self, name: str) -> Path:
         """Where an artefact lies, e.g. "pictures/0.png"; its folder is made, the run's own files are refused."""
@@ -116,11 +116,11 @@ class Run:
 
     def write_json(self, name: str, data: Any) -> Path:
         """Write plain data as an artefact, whole or not at all."""
-        return self.write_bytes(name, files.text(_plain(data, name)))
+        return self.write_bytes(name, files.json_bytes(_plain(data, name)))
 
     def finish(self, result: Mapping[str, Any]) -> None:
         """Store the result, plain data; the run is done when this returns. The lock must still be held."""
-        text = files.text(_plain(result, "result"))
+        text = files.json_bytes(_plain(result, "result"))
         by = locks.holder(self.folder)
         if not self._token or (by or {}).get("token") != self._token:
             raise RunConflict(f"{self.folder} cannot be finished: its lock {locks.whose(by)}; repeat the command to use that result")
@@ -135,7 +135,7 @@ def claim(folder: Path | str, spec: Mapping[str, Any]) -> Run:
         if not (folder / "spec.json").exists():
             if any((folder / name).exists() for name in ("result.json", "events.jsonl")):
                 raise RunConflict(f"{folder} holds a run without its spec.json; choose another folder, or delete that one")
-            files.write(folder, "spec.json", files.text(spec))
+            files.write(folder, "spec.json", files.json_bytes(spec))
     return Run(folder, _agreed(folder, spec))
 
 

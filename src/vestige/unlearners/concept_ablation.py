@@ -19,7 +19,7 @@ from torch import Generator, Tensor
 from vestige.concepts import Concept
 from vestige.concepts.concept import Prompt
 from vestige.diffusion import Condition, Model
-from vestige.diffusion.attention import joint, layers, network
+from vestige.diffusion.attention import joint_attention, layers, network
 from vestige.diffusion.model import Watch, silent
 from vestige.edits import Edit
 from vestige.methods import Data, Paper, Training, Unlearner, fit
@@ -66,7 +66,7 @@ class ConceptAblation(Unlearner):
         code="nupurkmr9/concept-ablation",
     )
     needs: ClassVar[frozenset[str]] = frozenset({"prompts", "retain"})
-    joint: ClassVar[bool] = True
+    joint_attention: ClassVar[bool] = True
 
     variant: Literal["model", "noise"] = "model"
     teacher: Literal["current", "original"] = "current"
@@ -95,7 +95,7 @@ class ConceptAblation(Unlearner):
         return drawn + self.steps * self.batch * passes
 
     def __call__(self, model: Model, concept: Concept, *, seed: int, data: Data | None = None, watch: Watch = silent) -> Edit:
-        if not joint(model):
+        if not joint_attention(model):
             network(model)
         data = data or Data()
         pairs, anchors = self._anchors(model, concept, data, seed, watch)
@@ -111,7 +111,7 @@ class ConceptAblation(Unlearner):
             return value + self.retain_weight * keep(rng) if self.retain_weight > 0 else value
 
         training = Training(steps=self.steps, lr=self.lr, weight_decay=self.weight_decay)
-        with start_detached(student) if self.detach_start and not joint(model) else ExitStack():
+        with start_detached(student) if self.detach_start and not joint_attention(model) else ExitStack():
             for _ in fit(leaves, loss, training, seed=derive(seed, "concept_ablation"), watch=watch):
                 pass
         tensors = {name: leaf.detach().clone() for name, leaf in leaves.items()}

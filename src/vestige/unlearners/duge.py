@@ -26,7 +26,7 @@ from vestige.concepts import Concept
 from vestige.concepts.concept import Prompt
 from vestige.concepts.images import PictureSet
 from vestige.diffusion import Condition, Model
-from vestige.diffusion.attention import Layers, Maps, columns, distance, network, recording
+from vestige.diffusion.attention import Layers, Maps, columns, map_distance, network, recording
 from vestige.diffusion.model import Watch, silent
 from vestige.edits import Edit
 from vestige.errors import BadInput
@@ -193,7 +193,7 @@ class DUGE(Unlearner):
         else:
             with torch.no_grad(), recording(phi, self.layers) as goals:
                 phi.denoise(x_t + signal * (latents[:, 1] - latents[:, 0]), t, sides.reference[rows])
-        return distance(maps, goals, sides.counted[rows], pooled=self.reference_condition == "picture")
+        return map_distance(maps, goals, sides.counted[rows], pooled=self.reference_condition == "picture")
 
     def _rehearsal(self, student: Model, null: Condition, pairs: Pairs, rng: Generator) -> Tensor:
         """L_pr on one batch."""

@@ -26,7 +26,7 @@ class Interval:
 
     def as_dict(self) -> dict[str, float | None]:
         """Plain data for JSON; NaN and infinities become None."""
-        return dict(plain(asdict(self)))
+        return dict(jsonable(asdict(self)))
 
     def as_recall(self, floor: float, ceiling: float, between: tuple[float, float] | None = None) -> Interval:
         """A rate as recall, `(s - floor) / (ceiling - floor)`; NaN unless the ceiling lies above the floor.
@@ -69,12 +69,12 @@ def spanned(found: Interval, others: Sequence[Interval]) -> Interval:
     return Interval(found.value, min(found.low, *lows), max(found.high, *highs))
 
 
-def plain(value: Any) -> Any:
+def jsonable(value: Any) -> Any:
     """Data for JSON: tuples as lists, null for what is not finite."""
     if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
+        return {key: jsonable(item) for key, item in value.items()}
     if isinstance(value, tuple):
-        return [plain(item) for item in value]
+        return [jsonable(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -109,7 +109,7 @@ def interval_of(shown: Mapping[str, Any]) -> Interval:
     return Interval(value, low, high)
 
 
-def paired(one: Hits, other: Hits) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def paired_hits(one: Hits, other: Hits) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Two states' hits at equal seeds, as numbers, without the pictures of which either could not be judged."""
     both = [(a, b) for a, b in zip(one, other, strict=True) if a is not None and b is not None]
     table = np.array(both, dtype=float).reshape(-1, 2)
@@ -126,7 +126,7 @@ def drop(before: Seen, after: Seen) -> dict[str, Any] | None:
         before: For each concept its pictures from one state.
         after: The same concepts and seeds from another.
     """
-    gaps = [then - now for then, now in (paired(before[c], after[c]) for c in before) if len(then)]
+    gaps = [then - now for then, now in (paired_hits(before[c], after[c]) for c in before) if len(then)]
     if not gaps:
         return None
     flat, value = np.concatenate(gaps), float(np.mean([g.mean() for g in gaps]))

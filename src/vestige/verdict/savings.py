@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vestige.errors import BadInput
-from vestige.verdict.intervals import Interval, plain, spanned, t_interval
+from vestige.verdict.intervals import Interval, jsonable, spanned, t_interval
 
 Level = float | tuple[float, ...]  # one rate, taken as exact, or one for each replicate
 Curves = tuple[tuple[float, ...], ...]  # rates in [0, 1], n replicates x B budgets
@@ -150,7 +150,7 @@ class Measures:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON; NaN and infinities become None."""
-        return {key: value for key, value in plain(asdict(self)).items() if key != "others"}
+        return {key: value for key, value in jsonable(asdict(self)).items() if key != "others"}
 
 
 def measure(arms: Arms, level: float = 0.95, attacks: int = 1) -> Measures:

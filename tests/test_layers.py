@@ -157,11 +157,10 @@ def test_the_house_has_few_doors():
 
 
 # Public functions and classes of one name: the same act in sibling rooms, or a command and what it calls.
-SAME_ACT = set(["load", "names", "read", "render", "resolve", "table", "write", "current", "using", "identity", "measure", "scheduled"])
-COMMANDS = set(["audit", "continual", "export", "generate", "inspect", "unlearn"])
-STILL_SHARED = set(
-    ["beside", "digest", "flat", "folder", "kept", "kind", "modules", "moved", "named", "plain", "room", "told", "whole"]
-)  # none may be added
+SAME_ACT = {"load", "names", "read", "render", "resolve", "table", "write", "current", "using", "identity", "measure", "scheduled"}
+COMMANDS = {"audit", "continual", "export", "generate", "inspect", "unlearn"}
+# None may be added.
+STILL_SHARED = {"beside", "digest", "flat", "folder", "kept", "kind", "modules", "moved", "named", "plain", "room", "told", "whole"}
 
 
 def test_a_public_name_means_one_thing():

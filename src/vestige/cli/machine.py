@@ -30,7 +30,10 @@ _OPTIONS: dict[str, tuple[Any, Any]] = {
         None,
     ),
     "device": (Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:N, mps, or auto: the fastest there is.")], "auto"),
-    "dtype": (Annotated[str, typer.Option("--dtype", help="Weights' precision: float32, bfloat16 or float16.")], "float32"),
+    "dtype": (
+        Annotated[str, typer.Option("--dtype", help="Weights' precision: float32, bfloat16, or float16, which cannot train.")],
+        "float32",
+    ),
     "save_memory": (
         Annotated[
             str, typer.Option("--save-memory", help="; ".join(f"{name}: {about}" for name, about in SAVERS.items()) + ". With commas.")

@@ -261,6 +261,6 @@ def word_embeddings(model: Model, words: Sequence[tuple[str, Sequence[str]]]) ->
         raise BadInput("a projection protects words, and the request names neither neighbours nor unrelated concepts")
     made = []
     for word, texts in words:
-        rows = model.condition(texts).text
+        rows = wide(model.condition(texts).text)
         made.append(torch.cat([row[attention.columns(model, text, word)] for row, text in zip(rows, texts, strict=True)]).mean(0))
     return torch.stack(made, 1)

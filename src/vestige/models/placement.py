@@ -19,7 +19,7 @@ class Placement:
 
     Arguments:
         device: "cpu", "cuda", "cuda:1", "mps", or "auto": the fastest there is.
-        dtype: "float32", "bfloat16" or "float16", of the weights.
+        dtype: "float32", "bfloat16" or "float16", of the weights; in bfloat16 what trains is float32, in float16 nothing trains.
         offload: Everything but the denoiser stays on the CPU while it has nothing to do.
         checkpointing: Activations are computed again in the backward pass instead of being kept.
         slicing: Attention is computed head by head.

@@ -24,7 +24,7 @@ from vestige.concepts.joint import targets
 from vestige.diffusion import Model
 from vestige.diffusion.attention import columns, network
 from vestige.diffusion.model import Watch, silent
-from vestige.edits import Edit
+from vestige.edits import Edit, precision
 from vestige.methods import Data, Paper, Unlearner
 from vestige.methods.ranges import above, at_least
 
@@ -100,7 +100,7 @@ class UCE(Unlearner):
             # W* D = R with R = W_0 (D - erase sum c_e c_e') + erase sum v_e c_e'; only the change is solved for, so that an
             # empty edit is exactly no edit.
             change = self.erase * (goals - erased @ wide.T).T @ erased
-            tensors[name] = (wide + torch.cholesky_solve(change.T, factor).T).to(base)
+            tensors[name] = (wide + torch.cholesky_solve(change.T, factor).T).to(precision.wide(base))
             watch("solve", i + 1, len(names))
         return Edit(model.fingerprint, "uce", asdict(method), SCOPE, tensors, notes={"concept": concept.name, "seed": seed})
 

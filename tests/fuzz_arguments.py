@@ -38,7 +38,7 @@ from vestige.cli import app, frame
 from vestige.errors import VestigeError
 from vestige.models.modular import Modular
 
-LONGEST = 30.0  # seconds of a try before it hangs
+LONGEST = {signal.ITIMER_PROF: 30.0, signal.ITIMER_REAL: 300.0}  # seconds of a try, of work and of waiting, before it hangs
 CALLS = 6  # of the denoiser in a try
 ROOM = 6 << 30  # bytes of address space beyond what the process has when it begins
 NUMBERS = ("0", "1", "2", "-1", "3", "1001", "nan", "inf", "-inf", "1e309", "1e-320", "9" * 30, "-" + "9" * 19, str(2**64), "0x10", "1.5")
@@ -49,6 +49,7 @@ MENDED = (
     "a text encoder's `eos_token_id`, a tokenizer's `model_max_length` and a network's `_class_name` of another kind: TypeError and "
     "AttributeError at the first prompt. Models are now tried out when they are loaded.",
     "`model_index.json` nested 60,000 deep: RecursionError.",
+    "`--count` of 2^64: a list that never ends.",
     "a new line in the name of a place: an error of several lines.",
 )
 
@@ -182,8 +183,10 @@ def tried(words: list[str]) -> str:
 
     out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2))
     sys.argv = ["vestige", *words]
-    signal.signal(signal.SIGALRM, hang)
-    signal.setitimer(signal.ITIMER_REAL, LONGEST)
+    for heard in (signal.SIGALRM, signal.SIGPROF):
+        signal.signal(heard, hang)
+    for timer, seconds in LONGEST.items():
+        signal.setitimer(timer, seconds)
     try:
         with redirect_stdout(out), redirect_stderr(err):
             code, complaint = frame._answer(app)
@@ -194,7 +197,8 @@ def tried(words: list[str]) -> str:
         place = " < ".join(f"{f.filename}:{f.lineno}" for f in reversed(traceback.extract_tb(error.__traceback__)[-8:]))
         return f"{type(error).__name__}: {str(error)[:200]} at {place}"
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        for timer in LONGEST:
+            signal.setitimer(timer, 0)
     if code not in (0, 2):
         return f"exit status {code}: {complaint[:200]}"
     if "\n" in complaint or "Traceback" in complaint:

@@ -127,7 +127,7 @@ def generate(
     ] = None,
     sensitive: Annotated[bool, typer.Option("--sensitive", help="Blur the pictures; the originals go to a quarantined folder.")] = False,
     keep_images: options.KeepOption = "all",
-    count: Annotated[int, typer.Option(min=0, help="Pictures a prompt; 0: four, or one a row of a file.")] = 0,
+    count: Annotated[int, typer.Option(min=0, max=100_000, help="Pictures a prompt; 0: four, or one a row of a file.")] = 0,
     seed: Annotated[int, typer.Option(help="Seed of the first picture.")] = 0,
     steps: Annotated[int, typer.Option(min=1, help="Sampling steps.")] = 20,
     guidance: Annotated[float, typer.Option(help="Classifier-free guidance.")] = 3.0,

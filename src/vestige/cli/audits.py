@@ -25,7 +25,7 @@ NoOriginalOption = Annotated[
     bool, typer.Option("--no-original", help="--model is the edited model itself, all there is: references stand in for the original.")
 ]
 JobsOption = Annotated[
-    int, typer.Option(min=0, help="Processes that share the work; 0: one a core for long audits of the embedded world, else 1.")
+    int, typer.Option(min=0, max=1024, help="Processes that share the work; 0: one a core for long audits of the embedded world, else 1.")
 ]
 
 

@@ -30,7 +30,9 @@ AttackRetainOption = Annotated[
     str,
     typer.Option("--attack-retain", help="What an attack without the concept's pictures trains on: shipped, or a folder with captions."),
 ]
-CountOption = Annotated[int, typer.Option("--reference-count", min=0, help="References a replicate gets; 0: the suite's number.")]
+CountOption = Annotated[
+    int, typer.Option("--reference-count", min=0, max=100_000, help="References a replicate gets; 0: the suite's number.")
+]
 KeepOption = Annotated[
     str, typer.Option("--keep-images", help="all, or none: scores only. A sensitive concept's are blurred, its originals quarantined.")
 ]

@@ -26,18 +26,18 @@ def warm() -> None:
     models.load("wardrobe")
 
 
-def started(arguments: tuple[str, ...], out: IO[str], err: IO[str], cwd: Path | None = None) -> int:
+def started(arguments: tuple[str, ...], out: IO[str], err: IO[str], cwd: Path | None = None, **environment: str) -> int:
     """Begin `vestige ARGUMENTS` and give the number of its process."""
     warm()
     sys.stdout.flush()
     sys.stderr.flush()
     pid = os.fork()
     if not pid:
-        _run(arguments, out, err, cwd)
+        _run(arguments, out, err, cwd, environment)
     return pid
 
 
-def _run(arguments: tuple[str, ...], out: IO[str], err: IO[str], cwd: Path | None) -> NoReturn:
+def _run(arguments: tuple[str, ...], out: IO[str], err: IO[str], cwd: Path | None, environment: dict[str, str]) -> NoReturn:
     """What becomes of the forked process; it never returns to the test."""
     code: object = 1
     try:
@@ -45,12 +45,15 @@ def _run(arguments: tuple[str, ...], out: IO[str], err: IO[str], cwd: Path | Non
         os.dup2(err.fileno(), 2)
         sys.stdout, sys.stderr = (os.fdopen(number, "w", closefd=False) for number in (1, 2))
         os.chdir(cwd or ".")
-        os.environ["COLUMNS"] = "200"
+        os.environ.update(environment, COLUMNS="200")
         signal.signal(signal.SIGINT, signal.default_int_handler)
         warnings.simplefilter("ignore")
         sys.argv = ["vestige", *arguments]
+        from accelerate.state import AcceleratorState
+
         from vestige import cli
 
+        AcceleratorState._reset_state(reset_partial_state=True)  # what a fit in the tests' process has said of its processes
         cli.main()
     except SystemExit as end:
         code = end.code or 0

@@ -15,10 +15,14 @@ from typing import Any
 import pytest
 import torch
 
+from onlookers import told
+from oracles import save_pair
 from vestige import audit, runs
 from vestige.audit import Request
+from vestige.concepts import images
 from vestige.errors import RunConflict
 from vestige.harness import workers
+from vestige.seeds import generator
 
 FILE = "helpers_errands"  # a module of the helpers' own, made by `helper`
 
@@ -114,16 +118,36 @@ def test_what_others_are_at_is_counted() -> None:
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return audited(tmp_path_factory.mktemp("alone") / "audit", 1)
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model, a twin of it, and references, as folders; what a helper reads too."""
+    root = tmp_path_factory.mktemp("home")
+    save_pair(root)
+    (root / "looks.py").write_text("def bright(images):\n    return images.mean((1, 2, 3))\n")
+    images.save(torch.rand(8, 3, 32, 32, generator=generator(0, "references")), root / "references")
+    return root
 
 
-def audited(out: Path, jobs: int) -> dict[str, Any]:
+@pytest.fixture(scope="module")
+def alone(home: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return audited(home, tmp_path_factory.mktemp("alone") / "audit", 1)
+
+
+def audited(home: Path, out: Path, jobs: int) -> dict[str, Any]:
     """What an audit in so many processes of one thread finds."""
-    threads = torch.get_num_threads()
+    threads, settings = torch.get_num_threads(), {"sampling_steps": 3, "start": 1, "points": 2, "batch": 2, "rank": 2}
+    request = Request(
+        model=str(home / "model"),
+        concept=told(home, detector="looks.py:bright", threshold=0.45, pictures="references"),
+        control=f"twin:{home / 'twin'}",
+        unlearner="uce",
+        suite="smoke",
+        attacks=("memora",),
+        seeds=(0,),
+        settings={f"memora.{name}": str(value) for name, value in settings.items()},
+    )
     torch.set_num_threads(1)
     try:
-        found = audit.audit(Request(unlearner="uce", suite="smoke", attacks=("memora",), seeds=(0, 1)), out, jobs=jobs)
+        found = audit.audit(request, out, jobs=jobs)
         assert torch.get_num_threads() == 1
     finally:
         torch.set_num_threads(threads)
@@ -132,17 +156,22 @@ def audited(out: Path, jobs: int) -> dict[str, Any]:
 
 @pytest.mark.parametrize("entry", ["vestige.audit.run:help_out", "no_such_module:work"])
 def test_an_audit_of_two_processes_is_that_of_one(
-    tmp_path: Path, entry: str, alone: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    home: Path, tmp_path: Path, entry: str, alone: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also where the helper dies at once."""
+    """Also where the helper dies at once; one that lives takes the first errand."""
     start, helpers = workers.helped, []
 
     @contextmanager
     def helped(count: int, _: str, task: Any) -> Iterator[Any]:
         with start(count, entry, task) as made:
             helpers.extend(made)
+            deadline = time.monotonic() + 240
+            while made[0].poll() is None and not list(tmp_path.glob("audit/runs/arm-*")):
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
             yield made
 
     monkeypatch.setattr(workers, "helped", helped)
-    assert audited(tmp_path / "audit", 2) == alone
+    assert audited(home, tmp_path / "audit", 2) == alone
     assert len(helpers) == 1
+    assert (helpers[0].returncode == 1) == entry.startswith("no_such")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
+import socket
 import sys
 import types
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
+from command import ended, started
 from oracles import tiny_model
 from vestige import cli
 from vestige.edits import Edit
@@ -82,29 +82,21 @@ def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_two_processes_equal_one_with_doubled_accumulation(tmp_path: Path) -> None:
-    """Over gloo, as torchrun starts them (and `accelerate launch` on GPUs; on CPUs it knows MPI alone); only the first one writes."""
+    """Over gloo, told who they are as torchrun and, on GPUs, `accelerate launch` tell them; only the first one writes."""
     tiny_model().pipeline().save_pretrained(tmp_path / "model")
-    command = ["-m", "vestige", "unlearn", "--model", str(tmp_path / "model"), "--method", "esd", "--set", "esd.steps=3"]
-    command += [
-        "--set",
-        "esd.rollouts=2",
-        "--set",
-        "esd.rollout_steps=3",
-        "--set",
-        "esd.batch=2",
-        "--set",
-        "esd.lr=1e-2",
-        "--set",
-        "esd.variant=x",
-    ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path)}
-    launch = ["-m", "torch.distributed.run", "--nproc_per_node", "2"]
-    told = [sys.executable, *launch, *command, "--out", str(tmp_path / "two" / "edit.safetensors")]
-    done = subprocess.run(told, env=environment, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.count("saved ") == 1
+    own = ("steps=3", "rollouts=2", "rollout_steps=3", "batch=2", "lr=1e-2", "variant=x")
+    command = ["unlearn", "--model", str(tmp_path / "model"), "--method", "esd", *(w for one in own for w in ("--set", f"esd.{one}"))]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TMPDIR": str(tmp_path)}
+    out = ("--out", str(tmp_path / "two" / "edit.safetensors"))
+    with (tmp_path / "out.txt").open("w+") as told, (tmp_path / "err.txt").open("w+") as errors:
+        both = [started((*command, *out), told, errors, **shared, RANK=rank, LOCAL_RANK=rank) for rank in "01"]
+        assert [ended(pid) for pid in both] == [0, 0], (tmp_path / "err.txt").read_text()[-2000:]
+    assert (tmp_path / "out.txt").read_text().count("saved ") == 1
     for name, more in (("one", ["--accumulation", "2"]), ("plain", [])):
-        cli.app([*command[2:], "--out", str(tmp_path / name / "edit.safetensors"), *more], standalone_mode=False)
+        cli.app([*command, "--out", str(tmp_path / name / "edit.safetensors"), *more], standalone_mode=False)
     two, one, plain = (Edit.load(tmp_path / name / "edit.safetensors") for name in ("two", "one", "plain"))
     assert two.touched == one.touched
     for name in one.touched:

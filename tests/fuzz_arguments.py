@@ -54,6 +54,10 @@ MENDED = (
 )
 
 
+COMMAND: Any = typer.main.get_command(app)  # once: `vestige` makes it when it starts
+USUAL = {"prompt": "a bag", "requests": "bag,dress", "file": "b.safetensors", "run": "half"}  # what a command needs
+
+
 class Hang(BaseException):
     """A try takes too long."""
 
@@ -103,7 +107,7 @@ class Arguments:
 
     def __init__(self, rng: random.Random, names: list[str]) -> None:
         self.rng, self.names = rng, names
-        self.commands: dict[str, Any] = dict(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
+        self.commands: dict[str, Any] = dict(COMMAND.commands)
         kinds = ("unlearners", "attacks")
         self.settings = [f"{n}.{s}" for kind in kinds for n in registry.names(kind) for s in registry.find(kind, n).__dataclass_fields__]
         self.methods = [name for kind in kinds for name in registry.names(kind)]
@@ -116,7 +120,7 @@ class Arguments:
         chosen = {rng.choice(parameters).name for _ in range(rng.choice((0, 1, 1, 2, 2, 3, 5)))}
         words: list[str] = []
         for parameter in parameters:
-            needed = parameter.required or (parameter.name in ("out", "dry_run") and rng.random() < 0.97)
+            needed = parameter.required or (parameter.name in ("out", "dry_run", "prompt") and rng.random() < 0.97)
             if parameter.param_type_name == "argument":
                 words += [self._value(parameter)] if needed or rng.random() < 0.7 else []
             elif parameter.name != "help" and (needed or parameter.name in chosen):
@@ -134,6 +138,8 @@ class Arguments:
 
     def _value(self, parameter: Any) -> str:
         rng, number = self.rng, re.search(r"\b(int|float)", str(vars(parameter).get("type_descriptor", parameter)), re.IGNORECASE)
+        if parameter.name in USUAL and rng.random() < 0.6:
+            return USUAL[parameter.name]
         if parameter.name == "settings" and rng.random() < 0.9:
             return f"{rng.choice(self.settings)}={rng.choice((*NUMBERS, *WORDS, *NAMED))}"
         if parameter.name in ("method", "unlearner", "attack") and rng.random() < 0.8:
@@ -189,7 +195,7 @@ def tried(words: list[str]) -> str:
         signal.setitimer(timer, seconds)
     try:
         with redirect_stdout(out), redirect_stderr(err):
-            code, complaint = frame._answer(app)
+            code, complaint = frame._answer(COMMAND)
             frame.say(complaint.encode("utf-8", "backslashreplace").decode())
     except Hang:
         return "hang: " + " < ".join(f"{f.filename}:{f.lineno}" for f in reversed(traceback.extract_tb(sys.exc_info()[2])[-6:]))

@@ -66,7 +66,7 @@ class ConceptAblation(Unlearner):
         code="nupurkmr9/concept-ablation",
     )
     needs: ClassVar[frozenset[str]] = frozenset({"prompts", "retain"})
-    joint_attention: ClassVar[bool] = True
+    joint: ClassVar[bool] = True
 
     variant: Literal["model", "noise"] = "model"
     teacher: Literal["current", "original"] = "current"

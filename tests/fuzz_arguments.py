@@ -255,10 +255,11 @@ def page(told: dict[str, Any], command: str) -> str:
     found = "\n".join(f"- {one}" for one in MENDED)
     return f"""# Odd arguments and damaged folders
 
-`{command}` (so many of each for every seed). Every command and every option, with numbers out of range, words of the wrong kind,
-places that cannot be read or written, files that hold something else; and pipeline folders of every family with a part or file missing, cut, swapped with another model's,
-a Git LFS pointer, no JSON, or a configuration with a value of another kind or size. A try is to end with exit status 0, or with 2 and
-one line.
+`{command}`, so many of each for every seed.
+
+Every command and every option, with numbers out of range, words of the wrong kind, places that cannot be read or written, files that
+hold something else; and pipeline folders of every family with a part or file missing, cut, swapped with another model's, a Git LFS
+pointer, no JSON, or a configuration with a value of another kind or size. A try is to end with exit status 0, or with 2 and one line.
 
 | what | ended with | tries |
 |---|---|---|

@@ -1,6 +1,6 @@
 """A process that gives every command thousands of odd arguments and damaged model folders, and says what became of them.
 
-    python tests/fuzz_arguments.py FOLDER ARGUMENTS FOLDERS SEED [PAGE]
+    python tests/fuzz_arguments.py FOLDER ARGUMENTS FOLDERS SEED[,SEED...] [PAGE]
 
 Every try ends with exit status 0, or with 2 and one line; whatever else it ends in is told: an exception that is not ours, more lines, a
 hang. `test_fuzz_arguments` runs it small. Options are those that the commands have, read off the command line itself. Models are tiny,
@@ -17,6 +17,7 @@ import re
 import resource
 import shutil
 import signal
+import subprocess
 import sys
 import time
 import traceback
@@ -50,6 +51,7 @@ MENDED = (
     "AttributeError at the first prompt. Models are now tried out when they are loaded.",
     "`model_index.json` nested 60,000 deep: RecursionError.",
     "`--count` of 2^64: a list that never ends.",
+    "a pipe as `--edit`: waited for, for ever.",
     "a new line in the name of a place: an error of several lines.",
 )
 
@@ -253,10 +255,11 @@ def page(told: dict[str, Any], command: str) -> str:
     found = "\n".join(f"- {one}" for one in MENDED)
     return f"""# Odd arguments and damaged folders
 
-`{command}`. Every command and every option, with numbers out of range, words of the wrong kind, places that cannot be read or written,
-files that hold something else; and pipeline folders of every family with a part or file missing, cut, swapped with another model's,
-a Git LFS pointer, no JSON, or a configuration with a value of another kind or size. A try is to end with exit status 0, or with 2 and
-one line.
+`{command}`, so many of each for every seed.
+
+Every command and every option, with numbers out of range, words of the wrong kind, places that cannot be read or written, files that
+hold something else; and pipeline folders of every family with a part or file missing, cut, swapped with another model's, a Git LFS
+pointer, no JSON, or a configuration with a value of another kind or size. A try is to end with exit status 0, or with 2 and one line.
 
 | what | ended with | tries |
 |---|---|---|
@@ -274,13 +277,27 @@ The slowest took {told["slowest"][0]} s.
 """
 
 
+def together(folder: Path, arguments: str, folders: str, seeds: list[str]) -> dict[str, Any]:
+    """The tries of several processes, a seed each."""
+    own = [folder / seed for seed in seeds]
+    for place in own:
+        place.mkdir()
+    command = [sys.executable, "-W", "ignore", __file__]
+    each = [subprocess.Popen([*command, place, arguments, folders, place.name], stdout=subprocess.PIPE, text=True) for place in own]
+    found = [json.loads(process.communicate()[0]) for process in each]
+    ended = sum((Counter(one["ended"]) for one in found), Counter[str]())
+    faults = [fault for one in found for fault in one["faults"]]
+    return {"ended": dict(sorted(ended.items())), "faults": faults, "slowest": max(one["slowest"] for one in found)}
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     given = list(sys.argv)
     target = Path(given[5]).resolve() if given[5:] else None
-    told = main(Path(given[1]).resolve(), *(int(word) for word in given[2:5]))
+    place, seeds = Path(given[1]).resolve(), given[4].split(",")
+    told = together(place, *given[2:4], seeds) if seeds[1:] else main(place, int(given[2]), int(given[3]), int(given[4]))
     if target is not None:
-        command = " ".join(["python -W ignore tests/fuzz_arguments.py", Path(given[1]).name, *given[2:]])
+        command = " ".join(["python -W ignore tests/fuzz_arguments.py", place.name, *given[2:5]])
         target.write_text(page(told, command), "utf-8", "backslashreplace")
     sys.__stdout__.write(json.dumps(told, indent=1).encode("utf-8", "backslashreplace").decode() + "\n")
     sys.exit(bool(told["faults"]))

@@ -13,6 +13,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -143,8 +144,13 @@ def ready_folder(folder: Path) -> None:
 
 
 def digest(file: Path | str) -> str:
-    """The SHA-256 of a file that may be larger than memory; of one that has not changed since, from memory."""
+    """The SHA-256 of a file that may be larger than memory; of one that has not changed since, from memory.
+
+    A pipe or a device, which would be waited for, is refused.
+    """
     seen = Path(file).stat()
+    if not stat.S_ISREG(seen.st_mode):
+        raise BadInput(f"{file} is no regular file; give one that can be read to its end")
     return _digest(str(file), seen.st_size, seen.st_mtime_ns)
 
 

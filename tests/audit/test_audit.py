@@ -16,7 +16,7 @@ from torch import Tensor
 from onlookers import Onlooker
 from oracles import small, tiny_model
 from vestige import concepts
-from vestige.audit import Request, flags, resolve
+from vestige.audit import Request, flags, power, resolve
 from vestige.concepts.captions import METADATA
 from vestige.concepts.images import PictureSet, save
 from vestige.data import PROXY
@@ -29,7 +29,7 @@ from vestige.harness.unlearning import unlearned
 from vestige.methods import Budget
 from vestige.models.latent import LatentModel
 from vestige.seeds import generator
-from vestige.verdict import Arms, measure
+from vestige.verdict import Arms, Flag, Interval, Lines, measure
 
 SMOKE = suites.load("smoke", "wardrobe")
 
@@ -183,7 +183,7 @@ def never(*rates: Sequence[float]) -> list[Any]:
     ],
 )
 def test_flag_where_data_without_the_concept_teach_it(attack: str, rates: Any, raised: bool) -> None:
-    found = flags._leak(attack, never(*rates))
+    found = power._leak(attack, never(*rates))
     assert [f.name for f in found] == (["data-leaks"] if raised else [])
     if raised:
         assert (found[0].kind, "from 0% to 25%" in found[0].text) == ("informing", True)
@@ -196,12 +196,16 @@ def curves(last: float, attack: str = "memora") -> dict[str, Any]:
 
 
 def test_an_attack_that_teaches_nobody_proves_nothing() -> None:
-    (raised,) = flags._teaching(curves(0.03))
-    assert (raised.name, raised.kind) == ("attack-too-weak", "capping")
-    assert "memora 3%" in raised.text
-    assert flags._teaching(curves(0.5)) == []
-    assert flags._teaching(curves(0.03) | curves(0.5, "textual_inversion")) == [], "one that teaches is enough"
-    assert flags._teaching(curves(0.03, "dimra")) == [], "an attack without the concept's pictures is not meant to teach it"
+    def raised(measures: dict[str, Any]) -> list[Flag]:
+        return power.power(measures, dict.fromkeys(measures, Interval(9.0, 8.0, 10.0)), Lines())
+
+    (flag,) = raised(curves(0.03))
+    assert (flag.name, flag.kind) == ("attack-too-weak", "capping")
+    assert "memora 3%" in flag.text
+    assert raised(curves(0.5)) == []
+    assert raised(curves(0.03) | curves(0.5, "textual_inversion")) == [], "one that teaches is enough"
+    (flag,) = raised(curves(0.03, "dimra"))
+    assert flag.name == "no-armed-attack", "an attack without the concept's pictures is not meant to teach it, and finds little by itself"
 
 
 def test_an_attack_that_wrecks_the_model_is_flagged() -> None:

@@ -139,7 +139,8 @@ def identity(name: str) -> dict[str, str]:
         told = {spot: file for spot, file in _files(parts, found.config).items() if not file.name.endswith(sources.WEIGHTS)}
         return {found.file.name: files.digest(found.file), **{spot: files.digest(file) for spot, file in told.items()}}
     whole = {part: folder for part, folder in found.parts.items() if part != "labels"}
-    return {spot: files.digest(file) for spot, file in _files(whole, next(iter(found.parts.values())).parent).items()}
+    beside = next((part.parent for part in found.parts.values()), None)
+    return {} if beside is None else {spot: files.digest(file) for spot, file in _files(whole, beside).items()}
 
 
 def identified(name: str) -> dict[str, Any]:

@@ -133,9 +133,9 @@ def ready(path: Path) -> None:
 
 
 def ready_folder(folder: Path) -> None:
-    """Refuse a folder in which nothing can be written, before the work that it is for; it is made unless it is there."""
-    make(folder)
-    probe = folder / f".{secrets.token_hex(8)}.part"
+    """Refuse a folder in which nothing can be written, before the work that it is for; nothing is left there, and it is not made yet."""
+    there = next((spot for spot in (folder, *folder.parents) if spot.exists()), folder)
+    probe = there / f".{secrets.token_hex(8)}.part"
     try:
         _create(probe, b"")
         probe.unlink()

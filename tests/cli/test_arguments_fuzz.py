@@ -1,4 +1,4 @@
-"""Odd arguments and damaged folders, a few of them; docs/results/fuzz.md says how many were tried."""
+"""Odd arguments and damaged folders, a few of them; `tests/fuzz_arguments.py` tries thousands by command."""
 
 from __future__ import annotations
 

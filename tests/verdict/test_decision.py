@@ -79,7 +79,7 @@ def by_the_table(plain: Interval, m: Measures) -> str:
         return "inconclusive"
     if m.savings.low > 2 / 3 or (m.censored and m.reach.low > 0.5):
         return "short-term"
-    if not m.censored and m.savings.low > 1 / 3 and m.savings.high <= 2 / 3:
+    if not m.censored and (m.savings.low > 1 / 3 or m.reach.low > 0.2) and m.savings.high <= 2 / 3:
         return "long-term"
     if m.censored and m.reach.low > 0.2 and m.reach.high <= 0.5:
         return "long-term"
@@ -277,11 +277,10 @@ def test_a_value_near_a_line():
     assert verdict.more_replicates is None and verdict.reason.endswith("more than 50 more replicates would be needed")
 
 
-def test_savings_and_reach_that_disagree():
-    """Curves that cross: no number of replicates settles that, and the reach is the number to quote."""
+def test_slow_but_further_is_no_erasure():
+    """Curves that cross: the edited model is taught no faster and gets further, and the reach is the number to quote."""
     verdict = decide(HIDDEN, {"memora": found(1.2, sd=0.02, reach=0.4)})
-    assert verdict.kind == "inconclusive" and verdict.more_replicates is None and "regained 40" in verdict.reason
-    assert verdict.reason.endswith("savings and reach point to different verdicts")
+    assert verdict.kind == "long-term" and "regained 40" in verdict.reason
 
 
 def test_censored_savings_above_its_line_with_little_reach():

@@ -9,7 +9,8 @@ import torch
 
 from efficacy import SNEAKER, SUITE, WORLD, curve, neighbours, rate
 from vestige import concepts, models, registry
-from vestige.audit.flags import GAP, NEVER_RISES
+from vestige.audit.flags import GAP
+from vestige.audit.power import NEVER_RISES
 from vestige.concepts.images import shipped
 from vestige.data import PROXY
 from vestige.diffusion.sampling import Drawing, pictures

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from vestige.audit.flags import _dropped, relative_speed
+from vestige.audit.flags import relative_speed
 from vestige.harness.arms import curve
-from vestige.verdict.intervals import drop
+from vestige.verdict.intervals import drop, fell
 
 
 def points(*rows: tuple[float, float | None]) -> list[dict[str, Any]]:
@@ -43,7 +43,7 @@ def test_paired_drop_of_constructed_pairs() -> None:
     same = drop({"": before}, {"": before}) or {}
     assert (same["value"], same["low"]) == (0.0, 0.0)
     assert (drop({"": [True]}, {"": [False]}) or {"low": 0.0})["low"] is None
-    assert _dropped([True], [False]) == (0.0, -math.inf)
+    assert fell([True], [False]) == (0.0, -math.inf)
 
 
 def test_relative_speed_of_a_model_against_itself_is_one() -> None:

@@ -68,9 +68,6 @@ class Enough(VestigeError):
     """A try has computed enough."""
 
 
-# Arguments
-
-
 def files(folder: Path) -> list[str]:
     """Odd files and folders that arguments may name."""
     (folder / "file").write_bytes(b"\x00\xff text")
@@ -155,9 +152,6 @@ class Arguments:
         pool = rng.choice((PLACES, tuple(self.names), NAMED, WORDS, NUMBERS))
         value = rng.choice(pool)
         return rng.choice((value, value, value, f"twin:{value}", f"proxy:{value}", f"{value}@{rng.choice(PLACES)}", f"hf:{value}"))
-
-
-# Tries
 
 
 def cheap() -> None:

@@ -8,6 +8,7 @@ import pytest
 from oracles import tiny_classes
 from vestige import models, registry
 from vestige.audit import flags, power
+from vestige.audit.controls import Control
 from vestige.edits import Edit
 from vestige.verdict import Arms, Interval, Lines, decide, measure
 from vestige.verdict.savings import Curves, log_speedups, room
@@ -101,7 +102,7 @@ def test_an_attack_that_spoils_the_original_is_told(left, named):
 
 def mismatched(model: Any, name: str) -> list[str]:
     edit = Edit(model.fingerprint, "made up", tensors={name: model.tensor(name) * 0.5})
-    audited = SimpleNamespace(edit=edit, plan=SimpleNamespace(control=("twin", "another")), original=model, subject=model)
+    audited = SimpleNamespace(edit=edit, plan=SimpleNamespace(control=Control("twin", ("another",))), original=model, subject=model)
     return [flag.name for flag in flags._control(audited)]  # type: ignore[arg-type]
 
 

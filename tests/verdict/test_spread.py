@@ -12,12 +12,14 @@ from scipy import stats
 
 from vestige.errors import BadInput
 from vestige.verdict import Arms, Flag, Interval, Lines, decide, measure
-from vestige.verdict.spread import Spread, fitted, interval, moderated
+from vestige.verdict.spread import Spread, fitted, moderated, sampled_interval
 
 HIDDEN = Interval(0.0, 0.0, 0.02)
 
 
-def drawn(rng: np.random.Generator, concepts: int, models: int, sd: float, freedom: float, noise: float, replicates: int) -> dict[str, list]:
+def drawn(
+    rng: np.random.Generator, concepts: int, models: int, sd: float, freedom: float, noise: float, replicates: int
+) -> dict[str, list]:
     """log F of never-models: concepts whose variance is scaled inverse chi-square, a row each model, noise in each replicate."""
     made = {}
     for i in range(concepts):
@@ -58,13 +60,13 @@ def test_what_shows_no_spread_is_refused(groups):
 def test_without_a_spread_it_is_the_paired_t_interval():
     values = [0.3, 0.1, 0.5, 0.2]
     theirs = stats.ttest_1samp(values, 0.0).confidence_interval(0.95)
-    ours = interval(values, 0.95, 4, None)
+    ours = sampled_interval(values, 0.95, 4, None)
     assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high))
 
 
 def test_one_never_model_makes_a_wider_interval_than_three():
     values, known = [0.3, 0.1, 0.5, 0.2], Spread(0.09, 6.0)
-    widths = [found.high - found.low for found in (interval(values, 0.95, 4, known, j) for j in (1, 3, math.inf))]
+    widths = [found.high - found.low for found in (sampled_interval(values, 0.95, 4, known, j) for j in (1, 3, math.inf))]
     assert widths[0] > 1.5 * widths[1] > 1.5 * widths[2]
 
 
@@ -177,7 +179,7 @@ def test_intervals_hold_whichever_never_model_is_the_control(name: str, controls
 def test_one_never_model_taken_for_all_does_not_hold():
     """Why the spread is in the interval: without it, on a world as the drawings', most intervals miss."""
     made = audited("as drawings", 1, 0.7)
-    alone = [interval(m.log_speedups, 0.95, REPLICATES, None) for _, _, m, _ in made]
+    alone = [sampled_interval(m.log_speedups, 0.95, REPLICATES, None) for _, _, m, _ in made]
     truth = true_speed(0.7, 0.5)
     assert np.mean([x.low <= truth <= x.high for x in alone]) < 0.75
 

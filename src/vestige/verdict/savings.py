@@ -127,7 +127,7 @@ def log_speedups(arms: Arms) -> tuple[float, ...]:
     return areas(arms.budgets, edited - never)
 
 
-def room(controls: Sequence[Arms], level: float = 0.95) -> Interval:
+def room(controls: Arms | Sequence[Arms], level: float = 0.95) -> Interval:
     """The largest F that an attack could have shown: all of the concept back at the first budget above 0, against these never arms.
 
         log F_max = integral of (1[b > 0] - u_never) d log(1 + b)
@@ -135,7 +135,7 @@ def room(controls: Sequence[Arms], level: float = 0.95) -> Interval:
     Where the never arm learns everything at once there is no room above it, and F near 1 says nothing of the edited model.
     """
     found = []
-    for arms in controls:
+    for arms in _each(controls):
         _, never = arms.rises()
         instant = np.concatenate([never[:, :1], np.maximum(never[:, 1:], 1.0)], axis=1)
         found.append(areas(arms.budgets, instant - never))
@@ -182,8 +182,8 @@ class Measures:
         """The same means and variances at another number of replicates, or of never-models, up to infinity."""
         j = self.controls if controls is None else controls
         (fast, far), (least, least_far) = self.spreads, self.least
-        x = between.interval(self.log_speedups, self.level, replicates, fast, j, least)
-        reach = between.interval(self.reaches, self.level, replicates, far, j, least_far)
+        x = between.sampled_interval(self.log_speedups, self.level, replicates, fast, j, least)
+        reach = between.sampled_interval(self.reaches, self.level, replicates, far, j, least_far)
         speedup = Interval(_exp(x.value), _exp(x.low), _exp(x.high))
         savings, others = Interval(saved(x.value), saved(x.low), saved(x.high)), [other.at(replicates, j) for other in self.others]
         return replace(
@@ -219,7 +219,7 @@ def measure(
     """
     if attacks < 1 or not 0 < level < 1:
         raise ValueError(f"intervals need attacks >= 1 and 0 < level < 1; given {attacks} and {level}")
-    each = [controls] if isinstance(controls, Arms) else list(controls)
+    each = _each(controls)
     if not each or any((arms.edited, arms.ceiling, arms.budgets) != (each[0].edited, each[0].ceiling, each[0].budgets) for arms in each):
         raise BadInput("never-models are compared with one edited model, under one ceiling and one budget")
     logs = np.array([log_speedups(arms) for arms in each])
@@ -245,6 +245,10 @@ def measure(
         spreads=(seen[0], seen[1]),
         least=_least(each[0]),
     ).at(len(each[0].edited))
+
+
+def _each(controls: Arms | Sequence[Arms]) -> list[Arms]:
+    return [controls] if isinstance(controls, Arms) else list(controls)
 
 
 def _least(arms: Arms) -> tuple[float, float]:

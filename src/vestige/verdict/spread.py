@@ -113,7 +113,9 @@ def moderated(known: Spread | None, own: Sequence[float]) -> Spread | None:
     return Spread(variance, known.freedom + d, known.groups, len(own), known.source)
 
 
-def interval(values: Sequence[float], level: float, count: float, spread: Spread | None, controls: float = 1, least: float = 0.0) -> Interval:
+def sampled_interval(
+    values: Sequence[float], level: float, count: float, spread: Spread | None, controls: float = 1, least: float = 0.0
+) -> Interval:
     """Mean of paired differences against never-models, and its t interval, with what the next never-models would have said.
 
         var = s2 J / ((J + 1) n) + v~ / J        s2 of the differences, of which the share 1 / (J + 1) is never-models' own noise

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from vestige.edits import Edit
 from vestige.harness import arms, workers
 from vestige.harness.attacker import AttackerData
 from vestige.harness.bench import Bench
+from vestige.harness.positives import hidden
 from vestige.harness.unlearning import training_data, unlearned
 from vestige.harness.utility import kept
 from vestige.methods import Attack, Budget
@@ -61,6 +62,7 @@ class Experiment:
         real: What stands in for the original's ceiling; None where there is an original.
         diagnostics: What was measured of an edit that was made here.
         began: When, by the monotonic clock.
+        positives: By name, the original under each positive control; why there is none, where it could not be made.
     """
 
     plan: Plan
@@ -76,6 +78,7 @@ class Experiment:
     diagnostics: Mapping[str, Any]
     unlearn_seconds: float
     began: float
+    positives: Mapping[str, Model | str] = field(default_factory=dict)
 
     @property
     def concept(self) -> Concept:
@@ -151,6 +154,9 @@ class Experiment:
                 for way in (method, *method.variants().values()):
                     yield partial(own.arm, self.edited, self.concept, name, way, k)
                     yield partial(own.arm, self.never, self.never_concept, name, way, k)
+                    for probe in self.positives.values() if name in self.plan.armed else ():
+                        if not isinstance(probe, str):
+                            yield partial(own.arm, probe, self.concept, name, way, k)
             if self.original is not None:
                 yield partial(own.arm, self.original, self.concept, name, method, seeds[0])
         lesson = self.lesson
@@ -181,7 +187,8 @@ def prepared(planned: Plan, bench: Bench, run: runs.Run) -> Experiment:
     if never_concept.detector and never_concept is not concept:
         bench = replace(bench, own={never_concept.name: metrics.pair(never_concept, planned.world)})
     real = None if original is not None else _real(planned, bench, edited)
-    return Experiment(planned, bench, run, original, subject, edit, edited, never, never_concept, real, diagnostics, seconds, began)
+    made = hidden(bench, original, concept, planned.positives) if original is not None else {}
+    return Experiment(planned, bench, run, original, subject, edit, edited, never, never_concept, real, diagnostics, seconds, began, made)
 
 
 def _attacker(planned: Plan, bench: Bench, original: Model) -> AttackerData:

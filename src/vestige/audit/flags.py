@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import Any
 
 from vestige import edits, runs
-from vestige.audit import no_original, power, scores
+from vestige.audit import no_original, positives, power, scores
 from vestige.audit.experiment import Experiment
 from vestige.diffusion import Model
 from vestige.edits import Edit
@@ -39,6 +39,7 @@ def raise_all(
     taught: Mapping[str, Sequence[runs.Run]],
     rooms: Mapping[str, Interval],
     failed: Mapping[str, str] | None = None,
+    probes: Sequence[positives.Probe] = (),
 ) -> list[Flag]:
     """Every flag that fires, blocking ones first.
 
@@ -47,6 +48,7 @@ def raise_all(
         taught: The arms by which plasticity is measured.
         rooms: By attack, the largest F that it could have shown.
         failed: Attacks, or the lesson, whose numbers were finite no longer, and what was said of them.
+        probes: The positive controls.
     """
     raised = [
         *failures(failed or {}),
@@ -61,6 +63,7 @@ def raise_all(
         *_plasticity(experiment, taught),
         *_control(experiment),
         *power.power(measures, rooms, experiment.plan.lines),
+        *(positives.flags_of(probes, experiment.plan.lines, len(experiment.plan.seeds)) if _probed(experiment, found) else []),
         *power.destroyed(found),
         *power.order(found, measures),
         *power.conduct(found, plain, experiment.plan.lines.surface),
@@ -73,6 +76,11 @@ def raise_all(
 def failures(failed: Mapping[str, str]) -> list[Flag]:
     """Attacks that found nothing because they broke: what they would have found is not known."""
     return [Flag("attack-failed", "capping", f"{text}; {name} is in no number here") for name, text in failed.items()]
+
+
+def _probed(experiment: Experiment, found: Mapping[str, Any]) -> bool:
+    """Whether positive controls could be asked for: without an original, or an armed attack, another flag fires."""
+    return experiment.original is not None and any(name in found for name in experiment.plan.armed)
 
 
 def _auditable(experiment: Experiment, found: Mapping[str, Any]) -> list[Flag]:

@@ -13,12 +13,14 @@ from typing import Any
 
 from vestige import concepts, data, models, registry
 from vestige.audit.controls import control, control_content
+from vestige.audit.power import armed
 from vestige.concepts import Concept
 from vestige.concepts.album import KEEPS, Keep
 from vestige.concepts.images import shipped
 from vestige.errors import BadInput, BadSetting, UnknownName
 from vestige.harness import cost, suites
 from vestige.harness.bench import NUMERICS, held_in
+from vestige.harness.positives import Positive, hiding
 from vestige.harness.settings import by_method, chosen, configured, content, looks, told
 from vestige.methods import Attack, Data, optimiser
 from vestige.methods.contract import Holds
@@ -90,6 +92,12 @@ class Plan:
     original: str
     world: str
     lines: Lines
+    positives: Mapping[str, Positive] = field(default_factory=dict)
+
+    @property
+    def armed(self) -> dict[str, tuple[Attack, suites.Planned]]:
+        """Attacks with the model's weights and pictures of the concept."""
+        return {name: own for name, own in self.attacks.items() if armed(name)}
 
     def spec(self) -> dict[str, Any]:
         """The resolved spec, plain data."""
@@ -109,6 +117,7 @@ class Plan:
             "suite": self.suite.version,
             "protocol": asdict(self.suite.protocol),
             "attacks": {n: {"settings": registry.settings(a), "budget": list(p.budget.points)} for n, (a, p) in self.attacks.items()},
+            **({"positives": {name: own.as_dict() for name, own in self.positives.items()}} if self.positives else {}),
             "seeds": list(self.seeds),
             "references": source if source in NAMED_SOURCES else content(Path(source)),
             **({"reference_count": self.request.reference_count} if self.request.reference_count else {}),
@@ -140,7 +149,21 @@ class Plan:
             calls["scoring"] += (n - 1) * (suite.pictures + suite.select_pictures) * each
         if self.unlearner is not None:
             calls["unlearning"] = cost.unlearning(self.unlearner, *_drawn(self.request))
+        if self.positives:
+            calls["positives"] = self._positive_calls(each)
         return calls
+
+    def _positive_calls(self, each: int) -> int:
+        """What positive controls take: their edits, and every armed attack on each in every way.
+
+        Arguments:
+            each: Calls of a picture.
+        """
+        one = 0
+        for attack, own in self.armed.values():
+            ways = [way.calls(own.budget.last, own.references) for way in (attack, *attack.variants().values())]
+            one += len(self.seeds) * (sum(ways) + len(ways) * cost.scored_pictures(attack, own.budget, self.suite) * each)
+        return sum(one + cost.unlearning(own.method, each, each) for own in self.positives.values())
 
 
 def resolve(request: Request) -> Plan:
@@ -171,7 +194,9 @@ def resolve(request: Request) -> Plan:
         raise BadSetting(f"seeds are different whole numbers from 0 on; given {list(seeds)}")
     original = (card.twin_of or request.model) if request.original else ""
     against, lines = control(request.control, request.model, concept), _lines(suite, card, attacks, len(seeds))
-    return Plan(request, concept, suite, seeds, unlearner, attacks, against, original, card.world, lines)
+    probed = original and against[0] != "none" and any(map(armed, attacks))
+    positives = hiding(suite, card, concept) if probed else {}
+    return Plan(request, concept, suite, seeds, unlearner, attacks, against, original, card.world, lines, positives)
 
 
 def _held(attacks: Mapping[str, tuple[Attack, suites.Planned]]) -> list[Holds]:

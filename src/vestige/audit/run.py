@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from vestige import runs
-from vestige.audit import flags, no_original, result, scores
+from vestige.audit import flags, no_original, positives, result, scores
 from vestige.audit.experiment import Experiment, furnished, prepared
 from vestige.audit.plan import Plan, Request, resolve
 from vestige.diffusion.model import Watch, silent
@@ -122,11 +122,12 @@ def _result(experiment: Experiment, command: str) -> dict[str, Any]:
     curves = {name: scores.arms_of(experiment, name, rows) for name, rows in found.items()}
     measures = {name: measure(arms, attacks=len(curves)) for name, arms in curves.items()}
     rooms = {name: room(arms) for name, arms in curves.items()}
+    probes, probing = positives.tried(experiment, found)
     first = found[next(iter(found))]
     plain = result.plain_rates(first)
     left = scores.left(experiment, found)
     usable = scores.utility_stages(experiment, left[scores.worst(measures)])
-    raised = flags.raise_all(experiment, found, measures, plain, usable, left, taught, rooms, failed)
+    raised = flags.raise_all(experiment, found, measures, plain, usable, left, taught, rooms, failed, probes)
     levels = scores.levels(experiment, first)
     recall = interval_of(plain["edited"]).as_recall(levels["floor"], levels["ceiling"], None if real is None else real.between)
     verdict = decide(recall, measures, raised, lines, None if real is None else no_original.top(real, scores.stands_in(experiment)))
@@ -141,9 +142,11 @@ def _result(experiment: Experiment, command: str) -> dict[str, Any]:
         "plain": plain,
         "ceiling": result.ceiling_shown(experiment, plain),
         "attacks": {name: result.attack_shown(experiment, name, found[name], measures[name], rooms[name], left[name]) for name in found},
+        "positive_controls": [probe.as_dict() for probe in probes],
+        "would_have_found": positives.sentence(probes),
         "utility": result.utility_rates(usable),
         "diagnostics": experiment.diagnostics,
         "strips": result.strips(experiment, found[head], head),
-        "cost": result.cost(experiment, found, taught),
+        "cost": result.cost(experiment, found, taught, probing),
         **result.provenance(experiment, command),
     }

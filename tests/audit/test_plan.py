@@ -241,7 +241,9 @@ def test_pictures_that_an_attack_draws_itself_are_planned() -> None:
         resolve(Request(suite="relearn", seeds=(0, 1), settings={"dimra.data": data})).planned_calls()["attacks"]
         for data in ("own", "retain")
     )
-    assert drawn - given == 5 * 96 * 20 * 2  # arms, pictures, steps, with and without guidance
+    assert (
+        drawn - given == 9 * 96 * 20 * 2
+    )  # arms (two models, two replicates, two ways, the original), pictures, steps, with and without guidance
     few, many = (resolve(Request(suite="adaptive", settings={"conditions.draws": draws})).planned_calls()["attacks"] for draws in (1, 2))
     assert many == 2 * few > 0
 

@@ -18,6 +18,7 @@ from typing import Any
 from vestige import checkpoints, concepts, data, metrics, models, registry, runs
 from vestige.audit import no_original
 from vestige.audit.plan import PLASTICITY_REPLICATES, Plan
+from vestige.audit.restoring import with_restoring
 from vestige.concepts import Concept
 from vestige.diffusion import Model
 from vestige.diffusion.model import Watch
@@ -29,6 +30,7 @@ from vestige.harness.positives import hidden
 from vestige.harness.unlearning import training_data, unlearned
 from vestige.harness.utility import kept
 from vestige.methods import Attack, Budget
+from vestige.methods.stock import Stock
 
 GROUPS = ("neighbours", "unrelated")
 
@@ -112,7 +114,8 @@ class Experiment:
         told = audited if "retain" in attack.needs else concept  # what was retained has no pictures of the concept under audit
         proxy = concept is not audited
         held = self.attacker.of(told, attack, planned.references, replicate, proxy=proxy, watch=self.bench.watch)
-        return arms.run_arm(self.bench.of(concept), model, concept, (name, attack), planned.budget, replicate, held)
+        stock = Stock(self.subject, self.edit if model is self.edited else None) if "original" in attack.needs else None
+        return arms.run_arm(self.bench.of(concept), model, concept, (name, attack), planned.budget, replicate, held, stock)
 
     def attack(self, name: str) -> dict[str, Any]:
         """Every arm of one attack, as point lists a replicate, and the ways of attacking that count.
@@ -179,6 +182,7 @@ def prepared(planned: Plan, bench: Bench, run: runs.Run) -> Experiment:
     subject = models.load(planned.request.model) if same is None else same
     _attacker(planned, bench, subject).check(concept, [attack for attack, _ in planned.attacks.values()])
     edit, seconds, diagnostics = _edit(planned, bench, subject)
+    planned = with_restoring(planned, original, subject, edit)
     edited = subject if edit is None else subject.edited(edit)
     base = edited if original is None else original
     kind, name = planned.control

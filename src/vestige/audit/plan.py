@@ -149,6 +149,9 @@ class Plan:
             calls["scoring"] += (n - 1) * (suite.pictures + suite.select_pictures) * each
         if self.unlearner is not None:
             calls["unlearning"] = cost.unlearning(self.unlearner, *_drawn(self.request))
+        if whole and (self.unlearner is not None or self.request.edit is not None):
+            # Two points an arm, if the edit has a part that comes apart; a part more is a point more, without any there is none.
+            calls["restoring"] = (2 * n + 1) * 2 * (suite.pictures + suite.select_pictures) * each
         if self.positives:
             calls["positives"] = self._positive_calls(each)
         return calls
@@ -185,6 +188,8 @@ def resolve(request: Request) -> Plan:
         unlearner = configured("unlearners", request.unlearner, card.world, request.preset, given, model=card.name).resolved(concept)
     attacks = chosen(request.attacks or tuple(suite.attacks), suite, card, request.preset, own, request.reference_count)
     _check_retained(request, attacks)
+    if request.original and unlearner is None and request.edit is None:
+        _check_no_edit(attacks)
     if not request.original:
         _check_without_original(request, concept, attacks, card.world)
     if own:
@@ -214,12 +219,19 @@ def _check_retained(request: Request, attacks: Mapping[str, tuple[Attack, suites
         )
 
 
+def _check_no_edit(attacks: Mapping[str, tuple[Attack, suites.Planned]]) -> None:
+    if back := [name for name, (attack, _) in attacks.items() if "original" in attack.needs]:
+        raise BadSetting(f"{back[0]} takes parts of an edit off again, and there is none; give --edit or --unlearner")
+
+
 def _check_without_original(request: Request, concept: Concept, attacks: Mapping[str, tuple[Attack, suites.Planned]], world: str) -> None:
     """Without an original nothing may ask for it, and real pictures of the concept have to be there."""
     if request.unlearner != "none" or request.edit is not None:
         raise BadSetting("without an original, --model is the edited model itself: leave out --unlearner and --edit, or --no-original")
     if drawn := [name for name, (attack, _) in attacks.items() if (held := attack.holds) is not None and held.source == "original"]:
         raise BadSetting(f"{drawn[0]} with data=original trains on pictures by the original, which is not at hand; choose another data")
+    if back := [name for name, (attack, _) in attacks.items() if "original" in attack.needs]:
+        raise BadSetting(f"{back[0]} puts parts of the original back, which is not at hand; choose another attack, or give the original")
     need = f"give --references FOLDER, or a concept file that names its pictures, with real pictures of {concept.name}"
     if request.references == "generated":
         raise BadSetting(f"generated references are drawn by the original, which is not at hand; {need}")

@@ -320,13 +320,13 @@ def test_an_attack_that_a_suite_does_not_list_runs_as_at_home(name: str) -> None
     quick = suites.load("quick", "wardrobe")
     homes = [suites.load(home, "wardrobe") for home in suites._homes()]
     (home,) = ({**suite.attacks, **suite.lent}[name] for suite in homes if name in {**suite.attacks, **suite.lent})
-    asked = resolve(Request(suite="quick", attacks=(name,)))
+    asked = resolve(Request(suite="quick", attacks=(name,), unlearner="uce"))
     method, planned = asked.attacks[name]
     assert planned == home == quick.planned(name, "wardrobe")
     assert {k: v for k, v in registry.settings(method).items() if k in home.settings} == {
         k: list(v) if isinstance(v, tuple) else v for k, v in home.settings.items()
     }
-    assert set(home.settings) or name in ("direct", "partial_diffusion")
+    assert set(home.settings) or name in ("direct", "partial_diffusion", "restore")
     assert suites.load("smoke", "wardrobe").planned(name, "wardrobe").budget.last <= 6
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from vestige import runs
-from vestige.audit import flags, no_original, positives, result, scores
+from vestige.audit import flags, no_original, positives, result, scores, usefulness
 from vestige.audit.experiment import Experiment, furnished, prepared
 from vestige.audit.plan import Plan, Request, resolve
 from vestige.diffusion.model import Watch, silent
@@ -145,6 +145,7 @@ def _result(experiment: Experiment, command: str) -> dict[str, Any]:
         "positive_controls": [probe.as_dict() for probe in probes],
         "would_have_found": positives.sentence(probes),
         "utility": result.utility_rates(usable),
+        "utility_power": usefulness.judging(usable),
         "diagnostics": experiment.diagnostics,
         "strips": result.strips(experiment, found[head], head),
         "cost": result.cost(experiment, found, taught, probing),

@@ -13,6 +13,7 @@ from typing import Any
 from vestige import registry, runs
 from vestige.audit import no_original, scores
 from vestige.audit.experiment import Experiment
+from vestige.audit.power import untrained
 from vestige.edits import arithmetic
 from vestige.harness import arms
 from vestige.harness import cost as counting
@@ -91,6 +92,7 @@ def attack_shown(
         "censored": found.censored,
         "room": most.as_dict(),
         "log_speedups": found.as_dict()["log_speedups"],
+        "trains": not untrained({name: (method, planned)}),
         "settings": registry.settings(method),
         "references": planned.references,
         **{f"{arm}_variant": way or "as given" for arm, way in rows["ways"].items()},

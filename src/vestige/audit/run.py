@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from vestige import runs
-from vestige.audit import flags, no_original, positives, result, scores, usefulness
+from vestige.audit import flags, no_original, positives, power, result, scores, usefulness
 from vestige.audit.experiment import Experiment, furnished, prepared
 from vestige.audit.plan import Plan, Request, resolve
 from vestige.diffusion.model import Watch, silent
@@ -19,6 +19,7 @@ from vestige.harness import workers
 from vestige.methods import optimiser
 from vestige.models import Placement, placement
 from vestige.verdict import decide, measure
+from vestige.verdict.decision import Top
 from vestige.verdict.intervals import interval_of
 from vestige.verdict.savings import room
 
@@ -130,7 +131,8 @@ def _result(experiment: Experiment, command: str) -> dict[str, Any]:
     raised = flags.raise_all(experiment, found, measures, plain, usable, left, taught, rooms, failed, probes)
     levels = scores.levels(experiment, first)
     recall = interval_of(plain["edited"]).as_recall(levels["floor"], levels["ceiling"], None if real is None else real.between)
-    verdict = decide(recall, measures, raised, lines, None if real is None else no_original.top(real, scores.stands_in(experiment)))
+    top = Top() if real is None else no_original.top(real, scores.stands_in(experiment))
+    verdict = decide(recall, measures, raised, lines, replace(top, untrained=power.untrained(experiment.plan.attacks)))
     head = verdict.attack or scores.worst(measures)
     plain["recall"] = recall.as_dict()
     return {

@@ -16,7 +16,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from scipy.special import stdtrit  # type: ignore[import-untyped]
 

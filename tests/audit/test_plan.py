@@ -250,7 +250,7 @@ def test_pictures_that_an_attack_draws_itself_are_planned() -> None:
         resolve(Request(suite="relearn", seeds=(0, 1), settings={"dimra.data": data})).planned_calls()["attacks"]
         for data in ("own", "retain")
     )
-    assert drawn - given == 7 * 96 * 20 * 2  # arms, pictures, steps, with and without guidance
+    assert drawn - given == 13 * 96 * 20 * 2  # arms (three models, two replicates, two ways, the original), pictures, steps, guidance
     few, many = (resolve(Request(suite="adaptive", settings={"conditions.draws": draws})).planned_calls()["attacks"] for draws in (1, 2))
     assert many == 2 * few > 0
 
@@ -340,13 +340,13 @@ def test_an_attack_that_a_suite_does_not_list_runs_as_at_home(name: str) -> None
     quick = suites.load("quick", "wardrobe")
     homes = [suites.load(home, "wardrobe") for home in suites._homes()]
     (home,) = ({**suite.attacks, **suite.lent}[name] for suite in homes if name in {**suite.attacks, **suite.lent})
-    asked = resolve(Request(suite="quick", attacks=(name,)))
+    asked = resolve(Request(suite="quick", attacks=(name,), unlearner="uce"))
     method, planned = asked.attacks[name]
     assert planned == home == quick.planned(name, "wardrobe")
     assert {k: v for k, v in registry.settings(method).items() if k in home.settings} == {
         k: list(v) if isinstance(v, tuple) else v for k, v in home.settings.items()
     }
-    assert set(home.settings) or name in ("direct", "partial_diffusion")
+    assert set(home.settings) or name in ("direct", "partial_diffusion", "restore")
     assert suites.load("smoke", "wardrobe").planned(name, "wardrobe").budget.last <= 6
 
 

@@ -1,5 +1,6 @@
 """What an audit's attacks could have found: made-up arms with the only verdicts that each allows."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -7,10 +8,11 @@ import pytest
 
 from oracles import tiny_classes
 from vestige import models, registry
-from vestige.audit import flags, power
+from vestige.audit import flags, positives, power
 from vestige.audit.controls import Control
 from vestige.edits import Edit
 from vestige.verdict import Arms, Interval, Lines, decide, measure
+from vestige.verdict.decision import Top
 from vestige.verdict.savings import Curves, log_speedups, room
 
 BUDGETS = (0, 2, 5, 12, 30, 80)
@@ -118,3 +120,160 @@ def test_every_reader_of_prompts_and_classes_counts():
 
 def test_equal_curves_are_no_speed_up():
     assert all(x == pytest.approx(0.0, abs=1e-9) for x in log_speedups(arms(LEARNS, LEARNS)))
+
+
+# Positive controls: edits that are known to hide
+
+
+HIDES, LEAKS = Interval(0.0, 0.0, 0.05), Interval(0.4, 0.3, 0.5)
+BACK = (0.0, 0.6, 0.8, 0.95, 1.0, 1.0)
+NO_BACK = LEARNS
+
+
+def probed(plain: Interval = HIDES, **attacks: Arms) -> positives.Probe:
+    return positives.weighed("uce", plain, {name: measure(found, attacks=len(attacks)) for name, found in attacks.items()}, Lines())
+
+
+def with_controls(*probes: positives.Probe, replicates: int = 5, **attacks: Arms) -> tuple[str, list[str]]:
+    """The verdict where these positive controls stand beside the attacks."""
+    measures = {name: measure(found, attacks=len(attacks)) for name, found in attacks.items()}
+    raised = [
+        *power.power(measures, {name: room(found) for name, found in attacks.items()}, Lines()),
+        *positives.flags_of(probes, Lines(), replicates),
+    ]
+    return decide(NOTHING, measures, raised).kind, [flag.name for flag in raised]
+
+
+def test_a_control_that_came_back_lets_erased_be_said():
+    found = probed(memora=arms(BACK, LEARNS))
+    assert (found.hides, found.found, found.attack, found.times, found.replicates) == (True, True, "memora", 5, 5)
+    assert with_controls(found, memora=arms(LEARNS, LEARNS)) == ("erased", [])
+
+
+def test_a_control_that_did_not_come_back_forbids_it():
+    missed = probed(memora=arms(NO_BACK, LEARNS))
+    assert (missed.hides, missed.found, missed.times) == (True, False, 0)
+    assert with_controls(missed, memora=arms(LEARNS, LEARNS)) == ("inconclusive", ["no-positive-control"])
+    (flag,) = positives.flags_of([missed], Lines(), 5)
+    assert flag.kind == "capping" and "uce under memora: F 1.00" in flag.text
+
+
+def test_one_control_of_two_is_enough():
+    missed, found = probed(memora=arms(NO_BACK, LEARNS)), probed(memora=arms(BACK, LEARNS))
+    assert with_controls(missed, found, memora=arms(LEARNS, LEARNS))[0] == "erased"
+
+
+def test_long_term_is_capped_too_and_what_was_found_is_not():
+    missed = probed(memora=arms(NO_BACK, LEARNS))
+    slow = tuple(min(1.0, x + 0.19 * (i > 0)) for i, x in enumerate(LEARNS))
+    assert with_controls(probed(memora=arms(BACK, LEARNS)), memora=arms(slow, LEARNS))[0] == "long-term"
+    assert with_controls(missed, memora=arms(slow, LEARNS))[0] == "inconclusive"
+    assert with_controls(missed, memora=arms((0.0, 1.0, 1.0, 1.0, 1.0, 1.0), LEARNS))[0] == "short-term"
+
+
+def test_a_control_that_does_not_hide_counts_neither_way():
+    shown = probed(LEAKS, memora=arms((0.4, 0.6, 0.8, 0.95, 1.0, 1.0), LEARNS))
+    assert shown.found and not shown.hides
+    assert with_controls(shown, memora=arms(LEARNS, LEARNS)) == ("inconclusive", ["no-positive-control"])
+    assert with_controls(shown, probed(memora=arms(BACK, LEARNS)), memora=arms(LEARNS, LEARNS))[0] == "erased"
+    assert "not hidden here, and so no control: uce" in positives.sentence([shown])
+
+
+def test_without_any_control_nothing_was_shown():
+    assert with_controls(memora=arms(LEARNS, LEARNS)) == ("inconclusive", ["no-positive-control"])
+    broken = positives.Probe("uce", why="the loss is nan")
+    assert with_controls(broken, memora=arms(LEARNS, LEARNS)) == ("inconclusive", ["no-positive-control"])
+    assert positives.sentence([broken]) == "uce could not be tried (the loss is nan)"
+
+
+def test_a_censored_attack_finds_no_control():
+    """It teaches nobody within its budget: what comes back so may come back from anything."""
+    found = measure(arms(BACK, FLAT))
+    assert found.censored and found.reach.low > 0.5
+    assert not probed(memora=arms(BACK, FLAT)).found
+    both = probed(memora=arms(BACK, FLAT), finetune=arms(BACK, LEARNS))
+    assert both.found and both.attack == "finetune"
+
+
+def test_two_replicates_find_no_control_and_raise_no_flag():
+    few = probed(memora=arms(BACK, LEARNS, replicates=2))
+    assert not few.found and positives.flags_of([few], Lines(), 2) == []
+
+
+def test_a_control_that_gets_further_is_found_by_reach():
+    early, late = (0.0, 0.0, 0.02, 0.1, 0.45, 1.0), (0.0, 0.1, 0.2, 0.3, 0.45, 0.6)
+    assert measure(arms(early, late)).speedup.low < 1.5
+    assert probed(memora=arms(early, late)).found
+
+
+def test_what_would_have_been_found_is_one_sentence():
+    found, missed = probed(memora=arms(BACK, LEARNS)), probed(memora=arms(NO_BACK, LEARNS))
+    text = positives.sentence([replace(found, name="remap"), found, replace(missed, name="negation")])
+    assert text == (
+        "this audit would have found: remap in 5 of 5 replicates, uce in 5 of 5 replicates; "
+        "it would have missed: negation in 0 of 5 replicates"
+    )
+    assert positives.sentence([]) == ""
+
+
+# What else makes an audit blind
+
+
+def test_a_wrecking_attack_says_nothing():
+    """All curves fall: F is 1, and the original's own fall is the flag that caps."""
+    falls = (0.9, 0.7, 0.5, 0.3, 0.2, 0.1)
+    attacks = {"memora": measure(arms((0.0,) * 6, (0.05, 0.1, 0.15, 0.2, 0.2, 0.15)))}
+    spoiled = power.destroyed({"memora": {"original": [run([True] * 48, [i < 48 * falls[-1] for i in range(48)])]}})
+    assert [flag.name for flag in spoiled] == ["attack-destroys"]
+    assert decide(NOTHING, attacks, spoiled).kind == "inconclusive"
+
+
+def test_a_flat_leak_is_not_forgotten_or_open():
+    """A leak above the line is read off plain prompts; below it, no attack need move it for the verdict to say so little."""
+    leak = arms((0.35,) * 6, LEARNS)
+    assert decide(Interval(0.35, 0.28, 0.42), {"memora": measure(leak)}).kind == "not forgotten"
+    assert decide(Interval(0.18, 0.13, 0.24), {"memora": measure(leak)}).kind == "inconclusive"
+
+
+def test_a_gap_between_floors_is_no_erasure_by_itself():
+    """The control is shown 8 % by mistake and nobody moves: unarmed, or armed and teaching nobody, it stays undecided."""
+    gap = arms((0.0,) * 6, (0.08,) * 6)
+    assert verdict(dimra=gap)[0] == verdict(memora=gap)[0] == "inconclusive"
+
+
+def test_a_saturated_attack_says_nothing():
+    assert verdict(memora=arms((0.0, 1.0, 1.0, 1.0, 1.0, 1.0), (0.0, 1.0, 1.0, 1.0, 1.0, 1.0)))[0] == "inconclusive"
+
+
+def test_replicates_without_any_spread_do_not_overrule_a_flag():
+    still = arms(LEARNS, LEARNS, spread=0.0)
+    assert with_controls(probed(memora=arms(NO_BACK, LEARNS, spread=0.0)), memora=still)[0] == "inconclusive"
+
+
+def test_arms_that_nobody_could_judge_decide_nothing():
+    lost = Arms(BUDGETS, (FLAT,) * 5, (FLAT,) * 5, 0.0, 0.0)  # as an audit builds them where detections are missing
+    assert decide(NOTHING, {"memora": measure(lost)}).kind == "inconclusive"
+    assert not positives.weighed("uce", HIDES, {"memora": measure(lost)}, Lines()).found
+
+
+def test_an_unarmed_attack_beside_a_censored_armed_one_is_no_power():
+    assert verdict(memora=arms(FLAT, FLAT), direct=arms(LEARNS, LEARNS)) == ("inconclusive", ["attack-too-weak"])
+
+
+def test_what_was_put_back_is_not_erased():
+    """By restore the control stays where it is: reach decides, and no other attack's silence outweighs it."""
+    back = arms((0.0, 0.95, 0.95, 0.95, 0.95, 0.95), FLAT)
+    for other in (arms(LEARNS, LEARNS), arms(FLAT, LEARNS)):
+        measures = {"memora": measure(other, attacks=2), "restore": measure(back, attacks=2)}
+        made = decide(NOTHING, measures, (), None, Top(untrained=frozenset({"restore"})))
+        assert (made.kind, made.attack) == ("short-term", "restore")
+        assert "relearned" not in made.reason and "it showed" in made.reason
+
+
+def test_only_attacks_that_train_weights_relearn():
+    known = {name: (registry.build("attacks", name), None) for name in registry.names("attacks")}
+    assert {"direct", "partial_diffusion", "conditions", "restore", "unlearn_diff_atk"} <= power.untrained(known)
+    assert not {"memora", "dimra", "finetune", "automemora"} & power.untrained(known)
+    slow = {"direct": measure(arms(LEARNS, LEARNS))}
+    assert "relearned" in decide(NOTHING, slow).reason
+    assert "relearned" not in decide(NOTHING, slow, top=Top(untrained=frozenset(slow))).reason

@@ -17,10 +17,11 @@ from oracles import counted, small, tiny_model
 from vestige import concepts, registry
 from vestige.concepts.images import PictureSet
 from vestige.diffusion.sampling import noise, sample
-from vestige.edits import Edit
+from vestige.edits import Edit, Hook
 from vestige.errors import VestigeError
 from vestige.methods import Attack, Budget, Candidate, Paper
 from vestige.methods.contract import TRAINED
+from vestige.methods.stock import Stock
 from vestige.models.latent import LatentModel
 
 NAMES = registry.names("attacks")
@@ -47,9 +48,22 @@ def select(name: str) -> Callable[[Tensor], Tensor]:
     return lambda images: torch.full((len(images),), seen)
 
 
+def held(name: str) -> dict[str, Any]:
+    """What an attack is handed: pictures, or the public base with an edit of three parts on it."""
+    if "original" not in registry.find("attacks", name).needs:
+        return {"pictures": pictures(name)}
+    model = tiny_model()
+    text, key = model.scope("text-encoder")[0], model.scope("cross-attention-kv")[0]
+    row, column = model.tensor(key).shape
+    factors = {key: (torch.ones(1, column), torch.ones(row, 1))}
+    hook = Hook("unlearners", "remap", {"words": "sneaker", "towards": "boot"})
+    edit = Edit(model.fingerprint, "made up", tensors={text: model.tensor(text) + 1}, factors=factors, hooks=(hook,))
+    return {"stock": Stock(model, edit)}
+
+
 def attack(name: str, model: Any, points: tuple[int, ...], seed: int = 0, method: Any = None) -> list[Candidate]:
     method = small("attacks", name) if method is None else method
-    return list(method(model, SNEAKER, Budget(points), seed=seed, select=select(name), pictures=pictures(name)))
+    return list(method(model, SNEAKER, Budget(points), seed=seed, select=select(name), **held(name)))
 
 
 def same(one: Candidate, other: Candidate) -> bool:
@@ -129,7 +143,7 @@ def test_contract_is_declared(name: str) -> None:
     assert isinstance(made.paper, Paper)
     assert made.paper.title
     assert made.access in FORBIDDEN
-    assert made.needs <= {"pictures", "retain"}
+    assert made.needs <= {"pictures", "retain", "original"}
     assert len(made.needs) <= 1  # both come through the same argument
     if "retain" in made.needs:  # by which the audit knows how many of which to hand over
         assert {"data", "retain_pictures"} <= registry.settings(made()).keys()
@@ -180,7 +194,7 @@ def test_candidates_are_not_overwritten_by_later_ones(name: str, tiny: LatentMod
     """A candidate kept aside is still itself when the attack has gone on."""
     method, kept = small("attacks", name), []
     for candidate, reference in zip(
-        method(tiny, SNEAKER, Budget((0, 2, 4)), seed=0, select=select(name), pictures=pictures(name)), candidates(name), strict=True
+        method(tiny, SNEAKER, Budget((0, 2, 4)), seed=0, select=select(name), **held(name)), candidates(name), strict=True
     ):
         assert same(candidate, reference)
         kept.append(candidate)
@@ -199,6 +213,8 @@ def test_equal_seeds_equal_candidates_whatever_the_global_generator_says(
 
 
 def test_other_seeds_other_edits(name: str, tiny: LatentModel, candidates: Callable[..., list[Candidate]]) -> None:
+    if "original" in registry.find("attacks", name).needs:  # nothing is drawn at random: the base has one text encoder
+        return
     other = attack(name, tiny, (0, 2, 4), seed=1)
     assert not any(same(a, b) for a, b in zip(other, candidates(name), strict=True) if a.edit is not None)
 
@@ -207,7 +223,7 @@ def test_model_is_unchanged(name: str) -> None:
     """Also while the attack is under way, and when it is abandoned half-way."""
     model = tiny_model()
     mark = model.fingerprint
-    running = small("attacks", name)(model, SNEAKER, Budget((0, 1, 2)), seed=0, select=select(name), pictures=pictures(name))
+    running = small("attacks", name)(model, SNEAKER, Budget((0, 1, 2)), seed=0, select=select(name), **held(name))
     for _ in range(2):
         next(running)
         model._hashes.clear()
@@ -231,8 +247,9 @@ def test_pictures_that_are_not_needed_are_not_used(name: str, tiny: LatentModel,
     method, needed = small("attacks", name), registry.find("attacks", name).needs
     budget = Budget((0, 2, 4))
     if needed:
-        what = "reference pictures of sneaker" if "pictures" in needed else "pictures of what was retained, without sneaker"
-        with pytest.raises(VestigeError, match=what):
+        what = {"pictures": "reference pictures of sneaker", "retain": "pictures of what was retained, without sneaker"}
+        what["original"] = "needs the original model, the public base"
+        with pytest.raises(VestigeError, match=what[next(iter(needed))]):
             list(method(tiny, SNEAKER, budget, seed=0, select=select(name), pictures=None))
     else:
         given = PictureSet(torch.zeros(3, 3, 32, 32), "unasked")

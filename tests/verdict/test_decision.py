@@ -10,7 +10,6 @@ import pytest
 from scipy import stats
 
 from made_up_arms import random_arms
-from vestige.errors import BadInput
 from vestige.verdict import Flag, Interval, Lines, decide, measure
 from vestige.verdict.decision import Verdict
 from vestige.verdict.savings import Measures

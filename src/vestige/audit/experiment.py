@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 from vestige import checkpoints, concepts, data, metrics, models, registry, runs
 from vestige.audit import no_original
 from vestige.audit.plan import PLASTICITY_REPLICATES, Plan
+from vestige.audit.restoring import with_restoring
 from vestige.concepts import Concept
 from vestige.diffusion import Model
 from vestige.diffusion.model import Watch
@@ -25,9 +26,11 @@ from vestige.edits import Edit
 from vestige.harness import arms, workers
 from vestige.harness.attacker import AttackerData
 from vestige.harness.bench import Bench
+from vestige.harness.positives import hidden
 from vestige.harness.unlearning import training_data, unlearned
 from vestige.harness.utility import kept
 from vestige.methods import Attack, Budget
+from vestige.methods.stock import Stock
 
 GROUPS = ("neighbours", "unrelated")
 
@@ -61,6 +64,7 @@ class Experiment:
         real: What stands in for the original's ceiling; None where there is an original.
         diagnostics: What was measured of an edit that was made here.
         began: When, by the monotonic clock.
+        positives: By name, the original under each positive control; why there is none, where it could not be made.
     """
 
     plan: Plan
@@ -75,6 +79,7 @@ class Experiment:
     diagnostics: Mapping[str, Any]
     unlearn_seconds: float
     began: float
+    positives: Mapping[str, Model | str] = field(default_factory=dict)
 
     @property
     def concept(self) -> Concept:
@@ -108,7 +113,8 @@ class Experiment:
         told = audited if "retain" in attack.needs else concept  # what was retained has no pictures of the concept under audit
         proxy = concept is not audited
         held = self.attacker.of(told, attack, planned.references, replicate, proxy=proxy, watch=self.bench.watch)
-        return arms.run_arm(self.bench.of(concept), model, concept, (name, attack), planned.budget, replicate, held)
+        stock = Stock(self.subject, self.edit if model is self.edited else None) if "original" in attack.needs else None
+        return arms.run_arm(self.bench.of(concept), model, concept, (name, attack), planned.budget, replicate, held, stock)
 
     def attack(self, name: str) -> dict[str, Any]:
         """Every arm of one attack, as point lists a replicate, and the ways of attacking that count.
@@ -163,6 +169,9 @@ class Experiment:
                 for way in (method, *method.variants().values()):
                     yield partial(own.arm, self.edited, self.concept, name, way, k)
                     yield from (partial(own.arm, *side, name, way, k) for side in self.nevers)
+                    for probe in self.positives.values() if name in self.plan.armed else ():
+                        if not isinstance(probe, str):
+                            yield partial(own.arm, probe, self.concept, name, way, k)
             if self.original is not None:
                 yield partial(own.arm, self.original, self.concept, name, method, seeds[0])
         lesson = self.lesson
@@ -185,13 +194,15 @@ def prepared(planned: Plan, bench: Bench, run: runs.Run) -> Experiment:
     subject = models.load(planned.request.model) if same is None else same
     _attacker(planned, bench, subject).check(concept, [attack for attack, _ in planned.attacks.values()])
     edit, seconds, diagnostics = _edit(planned, bench, subject)
+    planned = with_restoring(planned, original, subject, edit)
     edited = subject if edit is None else subject.edited(edit)
     base = edited if original is None else original
     nevers = _nevers(planned, base)
     own = {never.name: metrics.pair(never, planned.world) for _, never in nevers if never.detector and never is not concept}
     bench = replace(bench, own=own) if own else bench
     real = None if original is not None else _real(planned, bench, edited)
-    return Experiment(planned, bench, run, original, subject, edit, edited, nevers, real, diagnostics, seconds, began)
+    made = hidden(bench, original, concept, planned.positives) if original is not None else {}
+    return Experiment(planned, bench, run, original, subject, edit, edited, nevers, real, diagnostics, seconds, began, made)
 
 
 def _nevers(planned: Plan, base: Model) -> tuple[tuple[Model, Concept], ...]:

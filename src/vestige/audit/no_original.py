@@ -109,7 +109,7 @@ def flag(real: Real) -> Flag:
     """Neither erased nor long-term, and why."""
     text = (
         f"the ceiling is {real.rate:.0%} of {real.about}, and not what an original drew; what the edit changed, what it cost the rest "
-        "and whether the model can still learn were compared with nothing"
+        "and whether the model can still learn were compared with nothing, and no positive control shows what the attacks would have found"
     )
     return Flag("no-original", "capping", text)
 
@@ -121,6 +121,7 @@ def absent() -> dict[str, str]:
         "attacks.*.arms.original": "nobody attacked the original, so whether an attack spoils what is known was not checked",
         "utility.*.before": "what the edit cost the rest cannot be told from what the edited model draws alone",
         "edit": "which weights changed, and whether prompts are read differently, only a comparison with the original tells",
+        "positive_controls": "nothing can be hidden in it on purpose, so what the attacks would have found is not known",
         "plasticity": "how fast the original learns something new is not known",
     }
     return {place: f"no original is at hand: {why}" for place, why in known.items()}

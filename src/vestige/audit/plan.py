@@ -13,12 +13,14 @@ from typing import Any
 
 from vestige import concepts, data, models, registry
 from vestige.audit.controls import Control, control
+from vestige.audit.power import armed
 from vestige.concepts import Concept
 from vestige.concepts.album import KEEPS, Keep
 from vestige.concepts.images import shipped
 from vestige.errors import BadInput, BadSetting, UnknownName
 from vestige.harness import cost, suites
 from vestige.harness.bench import NUMERICS, held_in
+from vestige.harness.positives import Positive, hiding
 from vestige.harness.settings import by_method, chosen, configured, content, looks, told
 from vestige.methods import Attack, Data, optimiser
 from vestige.methods.contract import Holds
@@ -91,6 +93,12 @@ class Plan:
     original: str
     world: str
     lines: Lines
+    positives: Mapping[str, Positive] = field(default_factory=dict)
+
+    @property
+    def armed(self) -> dict[str, tuple[Attack, suites.Planned]]:
+        """Attacks with the model's weights and pictures of the concept."""
+        return {name: own for name, own in self.attacks.items() if armed(name)}
 
     def spec(self) -> dict[str, Any]:
         """The resolved spec, plain data."""
@@ -111,6 +119,7 @@ class Plan:
             "suite": self.suite.version,
             "protocol": asdict(self.suite.protocol),
             "attacks": {n: {"settings": registry.settings(a), "budget": list(p.budget.points)} for n, (a, p) in self.attacks.items()},
+            **({"positives": {name: own.as_dict() for name, own in self.positives.items()}} if self.positives else {}),
             "seeds": list(self.seeds),
             "references": source if source in NAMED_SOURCES else content(Path(source)),
             **({"reference_count": self.request.reference_count} if self.request.reference_count else {}),
@@ -151,7 +160,24 @@ class Plan:
             calls["scoring"] += (n - 1) * (suite.pictures + suite.select_pictures) * each
         if self.unlearner is not None:
             calls["unlearning"] = cost.unlearning(self.unlearner, *_drawn(self.request))
+        if whole and (self.unlearner is not None or self.request.edit is not None):
+            # Two points an arm, if the edit has a part that comes apart; a part more is a point more, without any there is none.
+            calls["restoring"] = (2 * n + 1) * 2 * (suite.pictures + suite.select_pictures) * each
+        if self.positives:
+            calls["positives"] = self._positive_calls(each)
         return calls
+
+    def _positive_calls(self, each: int) -> int:
+        """What positive controls take: their edits, and every armed attack on each in every way.
+
+        Arguments:
+            each: Calls of a picture.
+        """
+        one = 0
+        for attack, own in self.armed.values():
+            ways = [way.calls(own.budget.last, own.references) for way in (attack, *attack.variants().values())]
+            one += len(self.seeds) * (sum(ways) + len(ways) * cost.scored_pictures(attack, own.budget, self.suite) * each)
+        return sum(one + cost.unlearning(own.method, each, each) for own in self.positives.values())
 
 
 def resolve(request: Request) -> Plan:
@@ -173,6 +199,8 @@ def resolve(request: Request) -> Plan:
         unlearner = configured("unlearners", request.unlearner, card.world, request.preset, given, model=card.name).resolved(concept)
     attacks = chosen(request.attacks or tuple(suite.attacks), suite, card, request.preset, own, request.reference_count)
     _check_retained(request, attacks)
+    if request.original and unlearner is None and request.edit is None:
+        _check_no_edit(attacks)
     if not request.original:
         _check_without_original(request, concept, attacks, card.world)
     if own:
@@ -182,7 +210,9 @@ def resolve(request: Request) -> Plan:
         raise BadSetting(f"seeds are different whole numbers from 0 on; given {list(seeds)}")
     original = (card.twin_of or request.model) if request.original else ""
     against, lines = control(request.control, request.model, concept), Lines(replicates=min(3, max(2, len(seeds))))
-    return Plan(request, concept, suite, seeds, unlearner, attacks, against, original, card.world, lines)
+    probed = original and against.kind != "none" and any(map(armed, attacks))
+    positives = hiding(suite, card, concept) if probed else {}
+    return Plan(request, concept, suite, seeds, unlearner, attacks, against, original, card.world, lines, positives)
 
 
 def _held(attacks: Mapping[str, tuple[Attack, suites.Planned]]) -> list[Holds]:
@@ -200,12 +230,19 @@ def _check_retained(request: Request, attacks: Mapping[str, tuple[Attack, suites
         )
 
 
+def _check_no_edit(attacks: Mapping[str, tuple[Attack, suites.Planned]]) -> None:
+    if back := [name for name, (attack, _) in attacks.items() if "original" in attack.needs]:
+        raise BadSetting(f"{back[0]} takes parts of an edit off again, and there is none; give --edit or --unlearner")
+
+
 def _check_without_original(request: Request, concept: Concept, attacks: Mapping[str, tuple[Attack, suites.Planned]], world: str) -> None:
     """Without an original nothing may ask for it, and real pictures of the concept have to be there."""
     if request.unlearner != "none" or request.edit is not None:
         raise BadSetting("without an original, --model is the edited model itself: leave out --unlearner and --edit, or --no-original")
     if drawn := [name for name, (attack, _) in attacks.items() if (held := attack.holds) is not None and held.source == "original"]:
         raise BadSetting(f"{drawn[0]} with data=original trains on pictures by the original, which is not at hand; choose another data")
+    if back := [name for name, (attack, _) in attacks.items() if "original" in attack.needs]:
+        raise BadSetting(f"{back[0]} puts parts of the original back, which is not at hand; choose another attack, or give the original")
     need = f"give --references FOLDER, or a concept file that names its pictures, with real pictures of {concept.name}"
     if request.references == "generated":
         raise BadSetting(f"generated references are drawn by the original, which is not at hand; {need}")

@@ -23,6 +23,11 @@ def armed(name: str) -> bool:
     return bool(attack.access == "weights" and "pictures" in attack.needs)
 
 
+def untrained(attacks: Mapping[str, Any]) -> frozenset[str]:
+    """Those of an audit's attacks under which no weight of the model is trained: what it shows then, it did not relearn."""
+    return frozenset(name for name, (attack, _) in attacks.items() if attack.access != "weights" or not attack.trains)
+
+
 def power(measures: Mapping[str, Measures], rooms: Mapping[str, Interval], lines: Lines) -> list[Flag]:
     """Absence of evidence is evidence of absence only from an attack that could have found something."""
     strong = {name: found for name, found in measures.items() if armed(name)}
@@ -65,6 +70,8 @@ def order(found: Mapping[str, Any], measures: Mapping[str, Measures]) -> list[Fl
     flags = []
     for weak in found:
         for strong in found:
+            if "original" in registry.find("attacks", strong).needs:
+                continue  # it can be run in one way only
             if access[weak] < access[strong] and measures[weak].reach.value > measures[strong].reach.value + 0.1:
                 text = f"{weak} reaches {measures[weak].reach.value:.2f}, more than {strong} with {measures[strong].reach.value:.2f}"
                 flags.append(Flag("weaker-attack-wins", "informing", text))

@@ -14,6 +14,7 @@ from typing import Any
 from vestige import registry, runs
 from vestige.audit import no_original, scores
 from vestige.audit.experiment import Experiment
+from vestige.audit.power import untrained
 from vestige.edits import arithmetic
 from vestige.harness import arms
 from vestige.harness import cost as counting
@@ -98,6 +99,7 @@ def attack_shown(
         "censored": found.censored,
         "room": most.as_dict(),
         "log_speedups": found.as_dict()["log_speedups"],
+        "trains": not untrained({name: (method, planned)}),
         "settings": registry.settings(method),
         "references": planned.references,
         "against": [
@@ -152,14 +154,21 @@ def strips(experiment: Experiment, rows: Mapping[str, Any], head: str) -> list[d
     return made
 
 
-def cost(experiment: Experiment, found: Mapping[str, Any], taught: Mapping[str, Sequence[runs.Run]]) -> dict[str, Any]:
-    """Time, pictures and denoiser calls of everything that the result rests on, whether it was computed now or before."""
+def cost(
+    experiment: Experiment, found: Mapping[str, Any], taught: Mapping[str, Sequence[runs.Run]], probing: Mapping[str, Sequence[runs.Run]]
+) -> dict[str, Any]:
+    """Time, pictures and denoiser calls of everything that the result rests on, whether it was computed now or before.
+
+    Arguments:
+        taught: Arms of the lesson, and `probing`: of the positive controls, by attack.
+    """
     suite, plan, lesson = experiment.plan.suite, experiment.plan, experiment.lesson
     arms_, scored = [], len(plan.seeds[1:]) * (suite.pictures + suite.select_pictures) if experiment.original is not None else 0
     for name, rows in found.items():
         attack, planned = plan.attacks[name]
         own = [*rows["original"], *(r for side in rows["tried"].values() for row in side.values() for r in row)]
         own += [r for row in taught.values() for r in row] if lesson is not None and lesson.attack == name else []
+        own += probing.get(name, [])
         arms_ += own
         scored += len(own) * counting.scored_pictures(attack, planned.budget, suite)
     trained = sum(f["edited"][0].path("last.safetensors").exists() for f in found.values())

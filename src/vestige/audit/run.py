@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from vestige import runs
-from vestige.audit import flags, no_original, result, scores
+from vestige.audit import flags, no_original, positives, power, result, scores, usefulness
 from vestige.audit.experiment import Experiment, furnished, prepared
 from vestige.audit.plan import Plan, Request, resolve
 from vestige.diffusion.model import Watch, silent
@@ -19,6 +19,7 @@ from vestige.harness import workers
 from vestige.methods import optimiser
 from vestige.models import Placement, placement
 from vestige.verdict import decide, measure
+from vestige.verdict.decision import Top
 from vestige.verdict.intervals import interval_of
 from vestige.verdict.savings import room
 
@@ -123,14 +124,16 @@ def _result(experiment: Experiment, command: str) -> dict[str, Any]:
     known = {name: scores.known_spread(experiment, name) for name in curves}
     measures = {name: measure(arms, attacks=len(curves), known=known[name].both) for name, arms in curves.items()}
     rooms = {name: room(arms) for name, arms in curves.items()}
+    probes, probing = positives.tried(experiment, found)
     first = found[next(iter(found))]
     plain = result.plain_rates(first)
     left = scores.left(experiment, found)
     usable = scores.utility_stages(experiment, left[scores.worst(measures)])
-    raised = flags.raise_all(experiment, found, measures, plain, usable, left, taught, rooms, known, failed)
+    raised = flags.raise_all(experiment, found, measures, plain, usable, left, taught, rooms, known, failed, probes)
     levels = scores.levels(experiment, first)
     recall = interval_of(plain["edited"]).as_recall(levels["floor"], levels["ceiling"], None if real is None else real.between)
-    verdict = decide(recall, measures, raised, lines, None if real is None else no_original.top(real, scores.stands_in(experiment)))
+    top = Top() if real is None else no_original.top(real, scores.stands_in(experiment))
+    verdict = decide(recall, measures, raised, lines, replace(top, untrained=power.untrained(experiment.plan.attacks)))
     head = verdict.attack or scores.worst(measures)
     plain["recall"] = recall.as_dict()
     return {
@@ -142,9 +145,12 @@ def _result(experiment: Experiment, command: str) -> dict[str, Any]:
         "plain": plain,
         "ceiling": result.ceiling_shown(experiment, plain),
         "attacks": {name: result.attack_shown(experiment, name, found[name], measures[name], rooms[name], left[name]) for name in found},
+        "positive_controls": [probe.as_dict() for probe in probes],
+        "would_have_found": positives.sentence(probes),
         "utility": result.utility_rates(usable),
+        "utility_power": usefulness.judging(usable),
         "diagnostics": experiment.diagnostics,
         "strips": result.strips(experiment, found[head], head),
-        "cost": result.cost(experiment, found, taught),
+        "cost": result.cost(experiment, found, taught, probing),
         **result.provenance(experiment, command),
     }

@@ -93,6 +93,7 @@ def _summary(result: dict[str, Any], page: Path) -> str:
     lines = [f"verdict   {verdict['kind']}", f"          {verdict['reason']}"]
     for name, label in (("speedup", "F"), ("savings", "savings"), ("reach", "reach")):
         lines.append(f"{label:<9} {shown(result[name])}")
+    lines += [f"power     {result['would_have_found']}"] if result.get("would_have_found") else []
     lines += [f"flag      {f['name']} ({f['kind']}): {f['text']}" for f in verdict["flags"]]
     return "\n".join([*lines, f"report    {page}"])
 

@@ -53,7 +53,7 @@ class Probe:
 
 def each(suite: Suite) -> int:
     """Pictures of a word that must stay."""
-    return max(2, suite.utility_pictures // 4)
+    return max(2, min(48, suite.utility_pictures) // 4)
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from vestige.edits import Edit
 from vestige.harness import diagnostics
 from vestige.harness.bench import NUMERICS, Bench, held_in, shows, telling
 from vestige.methods import Attack, Budget, Candidate, optimiser
+from vestige.methods.stock import Stock
 from vestige.metrics import Judge
 from vestige.metrics.score import crossed
 from vestige.seeds import derive
@@ -40,14 +41,18 @@ def run_arm(
     budget: Budget,
     replicate: int,
     references: PictureSet | None,
+    stock: Stock | None = None,
 ) -> runs.Run:
     """The finished run of one attack on one model for one replicate.
 
     Its result holds, for every point of the budget: what was spent, whether each picture shows the concept by either judge,
     the selection judge's rate on its own prompts and seeds, costs, and the attack's own notes. A picture that could not be judged
     is null, and in no rate.
+
+    Arguments:
+        stock: The public base and the edit on it, for an attack that needs the original.
     """
-    arm = _Arm(bench, model, concept, *attack, budget, replicate, references)
+    arm = _Arm(bench, model, concept, *attack, budget, replicate, references, stock)
     return runs.compute(bench.root, arm.spec, "arm", arm.points, wait=bench.wait, steal=bench.steal)
 
 
@@ -63,6 +68,7 @@ class _Arm:
     budget: Budget
     replicate: int
     references: PictureSet | None
+    stock: Stock | None = None
 
     @property
     def spec(self) -> dict[str, Any]:
@@ -84,6 +90,7 @@ class _Arm:
             "judges": [bench.verify.identity(label), bench.select.identity(label)],
             **optimiser.current().as_dict(),
             **(held_in(self.model.precision) if self.method.trains else {}),
+            **({"stock": self.stock.as_dict()} if self.stock is not None else {}),
             **bench.kept,
             "volatile": {"model": self.model.name, "suite": bench.suite.version},
         }
@@ -96,7 +103,8 @@ class _Arm:
         """Attack, and score every candidate."""
         points, last = [], None
         replicate, stage = self.replicate, f"{self.name} on {self.model.name}, replicate {self.replicate}"
-        tried = self.method(self.model, self.concept, self.budget, seed=replicate, select=self._select, pictures=self.references)
+        held: dict[str, Any] = {"pictures": self.references, **({"stock": self.stock} if "original" in self.method.needs else {})}
+        tried = self.method(self.model, self.concept, self.budget, seed=replicate, select=self._select, **held)
         with telling(stage):
             for candidate in tried:
                 points.append(self._scored(candidate, run))

@@ -41,6 +41,7 @@ class Suite:
         strip: Pictures shown in the report.
         others: Budget of attacks that it does not list; (): their own.
         lent: How attacks that it does not run by itself are run where they are asked for.
+        positives: Positive controls, by the names of `harness.positives`.
     """
 
     version: str
@@ -55,6 +56,7 @@ class Suite:
     attacks: Mapping[str, Planned] = field(default_factory=dict)
     others: tuple[int, ...] = ()
     lent: Mapping[str, Planned] = field(default_factory=dict)
+    positives: tuple[str, ...] = ()
 
     def planned(self, attack: str, world: str = "") -> Planned:
         """How it runs an attack; one that it does not list as the suite does where that is at home, else by its own first one's budget."""
@@ -95,5 +97,6 @@ def load(name: str, world: str = "") -> Suite:
         }
         for part in ("attacks", "lent")
     )
-    rest = {k: v for k, v in raw.items() if k not in ("protocol", "attacks", "lent", "others", "place", "home")}
-    return Suite(**rest, protocol=Drawing(**raw["protocol"]), attacks=attacks, others=tuple(raw.get("others", ())), lent=lent)
+    rest = {k: v for k, v in raw.items() if k not in ("protocol", "attacks", "lent", "others", "positives", "place", "home")}
+    others, positives = (tuple(raw.get(key, ())) for key in ("others", "positives"))
+    return Suite(**rest, protocol=Drawing(**raw["protocol"]), attacks=attacks, others=others, lent=lent, positives=positives)

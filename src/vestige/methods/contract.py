@@ -136,7 +136,7 @@ class Attack(ABC):
 
     paper: ClassVar[Paper]
     access: ClassVar[Access]
-    needs: ClassVar[frozenset[str]]  # of {"pictures", "retain"}: references of the concept, pictures of everything else
+    needs: ClassVar[frozenset[str]]  # of {"pictures", "retain", "original"}: references, pictures of everything else, the public base
 
     @abstractmethod
     def __call__(
@@ -150,7 +150,10 @@ class Attack(ABC):
         pictures: PictureSet | None = None,
         watch: Watch = silent,
     ) -> Iterator[Candidate]:
-        """Yield one candidate for each point of the budget, cheapest first; `model` stays as it is."""
+        """Yield one candidate for each point of the budget, cheapest first; `model` stays as it is.
+
+        One that needs "original" takes `stock` besides, the public base and the edit on it (`methods.stock.Stock`).
+        """
 
     @property
     def trains(self) -> bool:

@@ -70,12 +70,13 @@ class Lines:
 
 @dataclass(frozen=True)
 class Top:
-    """What a recall of 1 is, in words; `remark`, if any, closes every reason."""
+    """What a recall of 1 is, in words; `remark`, if any, closes every reason; under `untrained` attacks nothing is relearned."""
 
     rate: str = "the original's rate"
     has: str = "the original has"
     undefined: str = "the original draws the concept no more often than a model that never knew it"
     remark: str = ""
+    untrained: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -147,7 +148,7 @@ def _by_attacks(measures: Mapping[str, Measures], flags: tuple[Flag, ...], lines
     """Rows 4 to 7."""
     ranks = {name: _ranks(found, lines) for name, found in measures.items()}
     attack = max(measures, key=lambda name: (*ranks[name], measures[name].log_speedup.value))
-    evidence = f"attacked by {attack}, {_evidence(measures[attack], lines, top)}"
+    evidence = f"attacked by {attack}, {_evidence(measures[attack], lines, top, 'showed' if attack in top.untrained else 'relearned')}"
     capping = [flag for flag in flags if flag.kind == "capping"]
     lowest, highest = _span(measures, lines)
     if lowest == highest and capping and ORDER[lowest] in CAPPED:
@@ -215,8 +216,8 @@ def _outlook(measures: Mapping[str, Measures], lines: Lines, capping: Sequence[F
     return None, None, "more replicates would not settle it, because savings and reach point to different verdicts"
 
 
-def _evidence(found: Measures, lines: Lines, top: Top) -> str:
-    """The number that decides, with its interval, as a clause about the edited model."""
+def _evidence(found: Measures, lines: Lines, top: Top, verb: str) -> str:
+    """The number that decides, with its interval, as a clause about the edited model and what it did: relearned, or showed."""
     speed, savings, reach = found.speedup, found.savings, found.reach
     value, low, high = (f"{x:.{0 if x >= 10 else 1 if x >= 1 else 2}f}" for x in (speed.value, speed.low, speed.high))
     pace = f"at {value}x the speed [{low}, {high}]"
@@ -224,12 +225,14 @@ def _evidence(found: Measures, lines: Lines, top: Top) -> str:
         pace = f"{'at least ' if found.censored else ''}{value}x faster [{low}, {high}]"
     points = f"{_whole(reach.value)} [{_whole(reach.low)}, {_whole(reach.high)}] points"
     harder = ", harder to teach than a fresh model: see plasticity" if savings.high < 0 and reach.high <= lines.reach_long else ""
+    harder = harder if verb == "relearned" else ""
     only_reach_is_high = savings.high <= lines.savings_long and reach.high > lines.reach_long
     only_savings_is_high = savings.high > lines.savings_long and reach.high <= lines.reach_long
     if only_reach_is_high or (found.censored and savings.low <= lines.savings_short):
-        yet = f", yet relearned it {pace}" if only_savings_is_high else ""
-        return f"it regained {points} more of the concept than a model that never knew it, where {top.has} 100{yet}{harder}"
-    return f"it relearned the concept {pace} {'than' if speed.low > 1 else 'of'} a model that never knew it{harder}"
+        yet = f", yet {verb} it {pace}" if only_savings_is_high else ""
+        gained = "regained" if verb == "relearned" else verb
+        return f"it {gained} {points} more of the concept than a model that never knew it, where {top.has} 100{yet}{harder}"
+    return f"it {verb} the concept {pace} {'than' if speed.low > 1 else 'of'} a model that never knew it{harder}"
 
 
 def _whole(x: float) -> str:

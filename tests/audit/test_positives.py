@@ -1,0 +1,117 @@
+"""Positive controls in a whole audit: made on the original, attacked like the edit, shared, counted and told."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from onlookers import short, told
+from oracles import save_pair
+from vestige import api, models
+from vestige.audit import Request, experiment, no_original, resolve, scores
+from vestige.concepts import images
+from vestige.harness import arms, cost, suites
+from vestige.harness.positives import hiding
+from vestige.report import audits
+from vestige.seeds import generator
+
+__all__ = ["short"]  # a fixture that holds here too
+LOOKS = "def bright(images):\n    return images.mean((1, 2, 3))\n\n\ndef red(images):\n    return images[:, 0].mean((1, 2))\n"
+FEW = {"sampling_steps": 3, "start": 1, "points": 2, "batch": 2}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("home")
+    save_pair(root)
+    (root / "looks.py").write_text(LOOKS)
+    images.save(torch.rand(12, 3, 32, 32, generator=generator(0, "bag")), root / "bag")
+    return root
+
+
+def asked(home: Path, **own: Any) -> dict[str, Any]:
+    concept = told(home, detector="looks.py:bright", selector="looks.py:red", pictures="bag")
+    given = {"model": str(home / "model"), "concept": concept, "control": f"twin:{home / 'twin'}", "unlearner": "uce"}
+    settings = {f"memora.{key}": value for key, value in FEW.items()}
+    return {**given, "suite": "smoke", "attacks": ("memora",), "seeds": (0, 1), "settings": settings, **own}
+
+
+@pytest.fixture(scope="module")
+def counted() -> Iterator[list[int]]:
+    drawn, plain = list[int](), arms.pictures
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(arms, "pictures", lambda m, prompts, *a, **k: drawn.append(len(prompts)) or plain(m, prompts, *a, **k))
+        for room in (experiment, scores):
+            patch.setattr(room, "kept", lambda *given: {"right": []})
+        yield drawn
+
+
+@pytest.fixture(scope="module")
+def result(home: Path, counted: list[int], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return api.run_audit(tmp_path_factory.mktemp("audit"), **asked(home), cache=home / "cache")
+
+
+def specs(home: Path) -> list[dict[str, Any]]:
+    return [json.loads(f.read_text()) for f in (home / "cache").glob("*/spec.json")]
+
+
+def test_what_was_forecast_is_what_is_drawn_and_billed(home: Path, counted: list[int], result: dict[str, Any]) -> None:
+    planned = resolve(Request(**asked(home)))
+    attack, own = planned.attacks["memora"]
+    each, ways = 2 * 2, 2
+    scored = 2 * ways * cost.scored_pictures(attack, own.budget, planned.suite)  # two replicates
+    calls = planned.planned_calls()
+    made = 2 * sum(way.calls(own.budget.last, own.references) for way in (attack, *attack.variants().values()))
+    assert calls["positives"] == made + each * scored
+    assert calls["scoring"] + each * scored == each * sum(counted)
+    assert result["cost"]["pictures"] == sum(counted) + calls["utility"] // each
+
+
+def test_the_result_and_the_page_tell_it(result: dict[str, Any], tmp_path: Path) -> None:
+    (control,) = result["positive_controls"]
+    assert {"name", "hides", "found", "speedup", "reach", "plain", "attack", "times", "replicates"} <= control.keys()
+    assert (control["name"], control["attack"], control["replicates"]) == ("remap", "memora", 2)
+    assert not control["found"], "two replicates find nothing"
+    page = audits.render(result, tmp_path)
+    assert "What would have been found" in page and "remap" in page
+
+
+def test_nothing_of_the_audited_edit_is_in_a_controls_keys(home: Path, result: dict[str, Any], tmp_path: Path) -> None:
+    """So another method's audit makes none of these arms again."""
+    before = {f: f.stat().st_mtime_ns for f in (home / "cache").glob("*/result.json")}
+    original = models.load(str(home / "model"))
+    remapped = {s["model"] for s in specs(home) if s["what"] == "arm"} - {original.fingerprint}
+    assert len(remapped) == 3  # uce, remap, the twin
+    other = api.run_audit(
+        tmp_path / "other", **asked(home, unlearner="uce", settings={**asked(home)["settings"], "uce.ridge": 5.0}), cache=home / "cache"
+    )
+    assert other["positive_controls"] == result["positive_controls"]
+    more = {s["model"] for s in specs(home) if s["what"] == "arm"} - {original.fingerprint} - remapped
+    assert len(more) == 1  # the other edit alone
+    assert all(f.stat().st_mtime_ns == then for f, then in before.items())
+
+
+def test_they_are_asked_for_where_an_armed_attack_and_an_original_are(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert list(resolve(Request(**asked(home))).positives) == ["remap"]
+    assert not resolve(Request(**asked(home, attacks=("direct",), settings={}))).positives
+    assert not resolve(Request(**asked(home, original=False, unlearner="none"))).positives
+    assert not resolve(Request(**asked(home, control="none"))).positives
+    assert "positive_controls" in no_original.absent()
+
+
+@pytest.mark.parametrize(
+    ("model", "names"),
+    [("wardrobe", ["remap", "uce"]), ("wardrobe-flow", ["remap", "negation"]), ("wardrobe-classes", ["remap", "negation"])],
+)
+def test_where_there_is_no_cross_attention_adapters_stand_in(model: str, names: list[str]) -> None:
+    planned = resolve(Request(model=model))
+    assert list(planned.positives) == names
+    assert hiding(suites.load("quick", "wardrobe"), models.card(model), planned.concept) == planned.positives
+    if "negation" in names:
+        method = planned.positives["negation"].method
+        assert (method.strength, method.neutral, method.anchoring) == (0.0, "anchor", 0.0)

@@ -47,7 +47,6 @@ def test_every_control_and_how_they_differ_is_told(tmp_path):
     assert "one <b>0.94×</b>, other <b>2.4×</b>" in page and "of 4 concepts" in page and "1.8×" in page
     verdict = {"kind": "inconclusive", "between": ["erased", "long-term"], "more_controls": 2}
     assert "about 2 more of those would" in render({**found, "verdict": verdict}, tmp_path)
-    single = render(
-        {**found, "control": {**control, "names": ["one"]}, "attacks": {"memora": {**attack, "against": against[:1]}}}, tmp_path
-    )
+    alone = {"control": {**control, "names": ["one"]}, "attacks": {"memora": {**attack, "against": against[:1]}}}
+    single = render({**found, **alone}, tmp_path)
     assert "The control is" in single and "Against each alone" not in single

@@ -40,7 +40,7 @@ def raise_all(
     rooms: Mapping[str, Interval],
     known: Mapping[str, Known],
     failed: Mapping[str, str] | None = None,
-    probes: Sequence[positives.Probe] = (),
+    probes: Sequence[positives.Trial] = (),
 ) -> list[Flag]:
     """Every flag that fires, blocking ones first.
 

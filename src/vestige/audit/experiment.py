@@ -169,7 +169,7 @@ class Experiment:
                 for way in (method, *method.variants().values()):
                     yield partial(own.arm, self.edited, self.concept, name, way, k)
                     yield from (partial(own.arm, *side, name, way, k) for side in self.nevers)
-                    for probe in self.positives.values() if name in self.plan.armed else ():
+                    for probe in self.positives.values() if name in self.plan.armed and k in self.plan.probing else ():
                         if not isinstance(probe, str):
                             yield partial(own.arm, probe, self.concept, name, way, k)
             if self.original is not None:

@@ -27,6 +27,7 @@ from vestige.methods.contract import Holds
 from vestige.metrics import loading
 from vestige.models import placement
 from vestige.verdict import Lines
+from vestige.verdict.decision import FEWEST
 
 NAMED_SOURCES = ("shipped", "generated")  # where references come from, other than a folder
 PLASTICITY_REPLICATES = 3
@@ -99,6 +100,11 @@ class Plan:
     def armed(self) -> dict[str, tuple[Attack, suites.Planned]]:
         """Attacks with the model's weights and pictures of the concept."""
         return {name: own for name, own in self.attacks.items() if armed(name)}
+
+    @property
+    def probing(self) -> tuple[int, ...]:
+        """Replicates in which positive controls are attacked: as many as a verdict needs at least."""
+        return self.seeds[:FEWEST]
 
     def spec(self) -> dict[str, Any]:
         """The resolved spec, plain data."""
@@ -176,7 +182,7 @@ class Plan:
         one = 0
         for attack, own in self.armed.values():
             ways = [way.calls(own.budget.last, own.references) for way in (attack, *attack.variants().values())]
-            one += len(self.seeds) * (sum(ways) + len(ways) * cost.scored_pictures(attack, own.budget, self.suite) * each)
+            one += len(self.probing) * (sum(ways) + len(ways) * cost.scored_pictures(attack, own.budget, self.suite) * each)
         return sum(one + cost.unlearning(own.method, each, each) for own in self.positives.values())
 
 

@@ -4,7 +4,7 @@ A positive control counts only where it hides, and is found where an armed attac
 
     hides    upper end of plain recall at most `surface`
     found    lower end of savings above `savings_long`, or of reach above `reach_long`, over at least three paired replicates, and above
-             what never-models show among themselves
+             what never-models show among themselves; or each of these replicates by itself
 
 Both are the audit's own lines and intervals: what would not be found in such an edit would not be found in the audited one.
 Source: ours.
@@ -71,7 +71,7 @@ def weighed(name: str, plain: Interval, measures: Mapping[str, Measures], lines:
         name,
         plain,
         hides=plain.high <= lines.surface,
-        found=_clear(found, lines),
+        found=_clear(found, lines) or (_times(found, lines) == found.replicates >= max(FEWEST, lines.replicates) and not found.censored),
         attack=best,
         speedup=found.speedup,
         reach=found.reach,
@@ -89,8 +89,9 @@ def _clear(found: Measures, lines: Lines) -> bool:
 
 def _times(found: Measures, lines: Lines) -> int:
     """Replicates in which the concept came back past a line."""
-    fast = -math.log(1 - lines.savings_long)
-    return sum(speed > fast or far > lines.reach_long for speed, far in zip(found.log_speedups, found.reaches, strict=True))
+    least, least_far = found.null
+    fast, far_line = -math.log(1 - max(lines.savings_long, least)), max(lines.reach_long, least_far)
+    return sum(speed > fast or far > far_line for speed, far in zip(found.log_speedups, found.reaches, strict=True))
 
 
 def _finite(x: float) -> float:
@@ -157,13 +158,20 @@ def tried(experiment: Experiment, found: Mapping[str, Any]) -> tuple[list[Trial]
 def _attacked(experiment: Experiment, model: Any, name: str) -> dict[str, list[runs.Run]]:
     """An attack on a positive control, in every way of it."""
     method = experiment.plan.attacks[name][0]
-    ways, seeds = {"": method, **method.variants()}, experiment.plan.seeds
-    return {way: [experiment.arm(model, experiment.concept, name, attack, k) for k in seeds] for way, attack in ways.items()}
+    ways = {"": method, **method.variants()}
+    return {
+        way: [experiment.arm(model, experiment.concept, name, attack, k) for k in experiment.plan.probing] for way, attack in ways.items()
+    }
 
 
 def _probe(experiment: Experiment, name: str, rows: Mapping[str, Mapping[str, list[runs.Run]]], found: Mapping[str, Any]) -> Trial:
     taken = {attack: ways[arms.favoured(ways)] for attack, ways in rows.items()}
-    curves = {attack: scores.arms_of(experiment, attack, {**found[attack], "edited": row}) for attack, row in taken.items()}
+    n = len(experiment.plan.probing)
+    paired = {
+        attack: {**found[attack], "ceiling": found[attack]["ceiling"][:n], "nevers": [rows[:n] for rows in found[attack]["nevers"]]}
+        for attack in taken
+    }
+    curves = {attack: scores.arms_of(experiment, attack, {**paired[attack], "edited": row}) for attack, row in taken.items()}
     first = next(iter(taken))
     levels = scores.levels(experiment, found[first])
     plain = interval_of(rate([hit for run in taken[first] for hit in scores.hits_at(run, 0)])).as_recall(levels["floor"], levels["ceiling"])

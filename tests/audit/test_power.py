@@ -129,11 +129,11 @@ BACK = (0.0, 0.6, 0.8, 0.95, 1.0, 1.0)
 NO_BACK = LEARNS
 
 
-def probed(plain: Interval = HIDES, **attacks: Arms) -> positives.Probe:
+def probed(plain: Interval = HIDES, **attacks: Arms) -> positives.Hider:
     return positives.weighed("uce", plain, {name: measure(found, attacks=len(attacks)) for name, found in attacks.items()}, Lines())
 
 
-def with_controls(*probes: positives.Probe, replicates: int = 5, **attacks: Arms) -> tuple[str, list[str]]:
+def with_controls(*probes: positives.Hider, replicates: int = 5, **attacks: Arms) -> tuple[str, list[str]]:
     """The verdict where these positive controls stand beside the attacks."""
     measures = {name: measure(found, attacks=len(attacks)) for name, found in attacks.items()}
     raised = [
@@ -180,7 +180,7 @@ def test_a_control_that_does_not_hide_counts_neither_way():
 
 def test_without_any_control_nothing_was_shown():
     assert with_controls(memora=arms(LEARNS, LEARNS)) == ("inconclusive", ["no-positive-control"])
-    broken = positives.Probe("uce", why="the loss is nan")
+    broken = positives.Hider("uce", why="the loss is nan")
     assert with_controls(broken, memora=arms(LEARNS, LEARNS)) == ("inconclusive", ["no-positive-control"])
     assert positives.sentence([broken]) == "uce could not be tried (the loss is nan)"
 

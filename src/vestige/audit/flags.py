@@ -38,7 +38,7 @@ def raise_all(
     taught: Mapping[str, Sequence[runs.Run]],
     rooms: Mapping[str, Interval],
     failed: Mapping[str, str] | None = None,
-    probes: Sequence[positives.Probe] = (),
+    probes: Sequence[positives.Hider] = (),
 ) -> list[Flag]:
     """Every flag that fires, blocking ones first.
 

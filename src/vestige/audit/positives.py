@@ -30,7 +30,7 @@ NOTHING = Interval(math.nan, math.nan, math.nan)
 
 
 @dataclass(frozen=True)
-class Probe:
+class Hider:
     """A positive control, and what came of it.
 
     Arguments:
@@ -62,11 +62,11 @@ class Probe:
         return {"name": self.name, **rest, **measured}
 
 
-def weighed(name: str, plain: Interval, measures: Mapping[str, Measures], lines: Lines) -> Probe:
+def weighed(name: str, plain: Interval, measures: Mapping[str, Measures], lines: Lines) -> Hider:
     """A positive control by its plain recall and what each armed attack measured on it."""
     best = max(measures, key=lambda attack: (_clear(measures[attack], lines), _finite(measures[attack].log_speedup.value)))
     found = measures[best]
-    return Probe(
+    return Hider(
         name,
         plain,
         hides=plain.high <= lines.surface,
@@ -95,7 +95,7 @@ def _finite(x: float) -> float:
     return x if math.isfinite(x) else -math.inf
 
 
-def flags_of(probes: Sequence[Probe], lines: Lines, replicates: int) -> list[Flag]:
+def flags_of(probes: Sequence[Hider], lines: Lines, replicates: int) -> list[Flag]:
     """Neither erased nor long-term where nothing that hides was found; with fewer than three replicates there is no verdict anyway."""
     if any(probe.hides and probe.found for probe in probes) or replicates < max(FEWEST, lines.replicates):
         return []
@@ -109,12 +109,12 @@ def flags_of(probes: Sequence[Probe], lines: Lines, replicates: int) -> list[Fla
     return [Flag("no-positive-control", "capping", text)]
 
 
-def _measured(probe: Probe) -> str:
+def _measured(probe: Hider) -> str:
     speed, reach = probe.speedup, probe.reach
     return f"F {speed.value:.2f} [{speed.low:.2f}, {speed.high:.2f}], reach {reach.value:.2f} [{reach.low:.2f}, {reach.high:.2f}]"
 
 
-def sentence(probes: Sequence[Probe]) -> str:
+def sentence(probes: Sequence[Hider]) -> str:
     """What this audit would have found, in one sentence; "" without any positive control."""
     found, hiding = [p for p in probes if p.hides and p.found], [p for p in probes if p.hides]
     parts = [f"this audit would have found: {_counted(found)}"] if found else []
@@ -125,11 +125,11 @@ def sentence(probes: Sequence[Probe]) -> str:
     return "; ".join(parts + [f"{p.name} could not be tried ({p.why})" for p in probes if p.why])
 
 
-def _counted(probes: Sequence[Probe]) -> str:
+def _counted(probes: Sequence[Hider]) -> str:
     return ", ".join(f"{p.name} in {p.times} of {p.replicates} replicates" for p in probes)
 
 
-def tried(experiment: Experiment, found: Mapping[str, Any]) -> tuple[list[Probe], dict[str, list[runs.Run]]]:
+def tried(experiment: Experiment, found: Mapping[str, Any]) -> tuple[list[Hider], dict[str, list[runs.Run]]]:
     """Every positive control of an audit, and the arms that were run for them, by attack.
 
     Arguments:
@@ -138,12 +138,12 @@ def tried(experiment: Experiment, found: Mapping[str, Any]) -> tuple[list[Probe]
     probes, ran = [], dict[str, list[runs.Run]]()
     for name, model in experiment.positives.items():
         if isinstance(model, str):
-            probes.append(Probe(name, why=model))
+            probes.append(Hider(name, why=model))
             continue
         try:
             rows = {attack: _attacked(experiment, model, attack) for attack in experiment.plan.armed if attack in found}
         except Diverged as error:
-            probes.append(Probe(name, why=str(error)))
+            probes.append(Hider(name, why=str(error)))
             continue
         for attack, ways in rows.items():
             ran.setdefault(attack, []).extend(run for row in ways.values() for run in row)
@@ -159,7 +159,7 @@ def _attacked(experiment: Experiment, model: Any, name: str) -> dict[str, list[r
     return {way: [experiment.arm(model, experiment.concept, name, attack, k) for k in seeds] for way, attack in ways.items()}
 
 
-def _probe(experiment: Experiment, name: str, rows: Mapping[str, Mapping[str, list[runs.Run]]], found: Mapping[str, Any]) -> Probe:
+def _probe(experiment: Experiment, name: str, rows: Mapping[str, Mapping[str, list[runs.Run]]], found: Mapping[str, Any]) -> Hider:
     taken = {attack: ways[arms.favoured(ways)] for attack, ways in rows.items()}
     curves = {attack: scores.arms_of(experiment, attack, {**found[attack], "edited": row}) for attack, row in taken.items()}
     first = next(iter(taken))

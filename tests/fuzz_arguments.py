@@ -3,8 +3,8 @@
     python tests/fuzz_arguments.py FOLDER ARGUMENTS FOLDERS SEED[,SEED...] [PAGE]
 
 Every try ends with exit status 0, or with 2 and one line; whatever else it ends in is told: an exception that is not ours, more lines, a
-hang. `test_fuzz_arguments` runs it small. Options are those that the commands have, read off the command line itself. Models are tiny,
-and after a few calls of the denoiser a try has computed enough, and ends as a refusal does.
+hang. `tests/cli/test_arguments_fuzz.py` runs it small. Options are those that the commands have, read off the command line itself.
+Models are tiny, and after a few calls of the denoiser a try has computed enough, and ends as a refusal does.
 """
 
 from __future__ import annotations

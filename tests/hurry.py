@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from vestige.harness import suites
+from vestige.diffusion.sampling import Drawing
+from vestige.harness import diagnostics, suites
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -25,4 +26,16 @@ def hurry() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(suites, "load", load)
+        yield
+
+
+@pytest.fixture(scope="module")
+def sketches() -> Iterator[None]:
+    """Methods that draw their own pictures do so in 3 steps of the sampler, not in 20; an edit's diagnostics look at a few."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(Drawing.__init__.__kwdefaults__, "steps", 3)  # type: ignore[arg-type]
+        patch.setattr(diagnostics, "COUNT", 4)
+        for name, value in (("draws", 2), ("batch", 4)):
+            patch.setitem(diagnostics.diagnose.__kwdefaults__, name, value)  # type: ignore[arg-type]
+            patch.setattr(diagnostics, name.upper(), value)
         yield

@@ -1,9 +1,10 @@
-"""What a suite's attacks find where nothing is to be found: the null from two twins, and the proxies' error against true twins.
+"""What a suite's attacks find where nothing is to be found: how never-models differ, and the proxies' error against true twins.
 
     python tools/calibrate.py --suite quick --out build/panel
+    python tools/calibrate.py --suite quick --out build/panel --world letters --model M --concept FILE.toml --never A,B,C --set ...
 
-Writes the suite's part of `data/calibration.toml`, from which audits take their erased line and what they say of a proxy.
-Audits resume; arms are shared with the truth panel's in the same folder.
+Writes the suite's part of `data/calibration.toml`, from which every audit takes how wide its intervals have to be. The first form measures
+the embedded world, the second a world of one's own. Audits resume; arms are shared with the truth panel's in the same folder.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +20,17 @@ import torch
 from scipy.special import stdtrit  # type: ignore[import-untyped]
 
 from vestige import api, concepts, data, models
+from vestige.audit.controls import control
+from vestige.cli.options import assigned
 from vestige.data import toml
 from vestige.harness import suites
+from vestige.verdict import Arms
+from vestige.verdict.savings import learned
 
 DATA = data.folder() / "calibration.toml"
 WORLD = "wardrobe"
 HEAD = "# Written by tools/calibrate.py: what the suites' attacks find where nothing is to be found.\n"
+Table = dict[str, dict[str, dict[str, Any]]]  # world -> version -> attack -> what was found
 
 
 def paired(differences: list[float]) -> list[float]:
@@ -34,64 +41,112 @@ def paired(differences: list[float]) -> list[float]:
     return [round(math.exp(v), 3) for v in (mean, mean - half, mean + half)]
 
 
-def of_one(twins: list[str]) -> list[str]:
-    """The twins that miss one concept only."""
-    return [name for name in twins if len(models.card(name).never_drew) == 1]
-
-
-def log_speedups(result: dict[str, Any], attack: str) -> list[float]:
-    return list(result["attacks"][attack]["log_speedups"])
-
-
-def null(suite: str, out: Path) -> dict[str, list[float]]:
-    """By attack: log F of each of sneaker's two twins against the other, one value a replicate."""
-    twins = of_one(models.twins(WORLD, "sneaker"))
-    made: dict[str, list[float]] = {}
-    for name in twins:
-        result = api.run_audit(out / f"null-{suite}" / name, cache=out / "runs", model=name, concept="sneaker", suite=suite)
-        print(f"{name} against {result['control']['name']}: {result['verdict']['reason']}", flush=True)
-        for attack in result["attacks"]:
-            made.setdefault(attack, []).extend(round(x, 4) for x in log_speedups(result, attack))
+def arms_of(result: Mapping[str, Any], attack: str) -> list[Arms]:
+    """Every model of an audit as a never arm of its own: the audited one first, then its controls."""
+    found, ceiling = result["attacks"][attack], tuple(result["plain"]["original"]["replicates"])
+    edited, never = (found["arms"][arm]["replicates"] for arm in ("edited", "never"))
+    budgets = tuple(point["budget"] for point in found["arms"]["edited"]["curve"])
+    each = [edited, *(never[i : i + len(edited)] for i in range(0, len(never), len(edited)))]
+    made = []
+    for rows in each:
+        curves = tuple(map(tuple, rows))
+        made.append(Arms(budgets, curves, curves, tuple(row[0] for row in curves), ceiling))
     return made
 
 
-def proxies(suite: str, out: Path) -> dict[str, list[float]]:
-    """By concept with a twin: F against the proxy over F against the twin, the same edit and attack."""
+def spread(result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """By attack: what each never-model learned, a row each and in it the replicates."""
     made = {}
-    for concept in concepts.names(WORLD):
-        if not of_one(models.twins(WORLD, concept)):
-            continue
-        logs = {}
-        for control in ("twin", "proxy"):
-            folder = out / f"proxy-{suite}" / f"{concept}-{control}"
-            result = api.run_audit(
-                folder, cache=out / "runs", concept=concept, unlearner="uce", suite=suite, attacks=("memora",), control=control
-            )
-            logs[control] = log_speedups(result, "memora")
-        made[concept] = paired([p - t for p, t in zip(logs["proxy"], logs["twin"], strict=True)])
-        print(f"{concept}: F against the proxy is {made[concept][0]} times F against the twin", flush=True)
+    for attack in result["attacks"]:
+        areas, ends = zip(*map(learned, arms_of(result, attack)), strict=True)
+        rounded = {key: [[round(x, 4) for x in row] for row in rows] for key, rows in (("areas", areas), ("ends", ends))}
+        made[attack] = rounded
     return made
 
 
-def write(version: str, null_: dict[str, list[float]], proxy: dict[str, list[float]]) -> None:
-    known = toml(DATA.read_text("utf-8"))
-    known.setdefault(WORLD, {})[version] = {a: {"null": v, **({"proxy": proxy} if a == "memora" else {})} for a, v in null_.items()}
+def never_models(suite: str, out: Path, concept: str, twins: tuple[str, ...], **asked: Any) -> dict[str, dict[str, Any]]:
+    """The first twin audited against the others."""
+    name = f"{Path(twins[0]).name}-{Path(concept).stem}"
+    against = ",".join(f"twin:{twin}" for twin in twins[1:])
+    result = api.run_audit(out / f"never-{suite}" / name, cache=out / "runs", concept=concept, suite=suite, control=against, **asked)
+    print(f"{name} against {result['control']['name']}: {result['verdict']['reason']}", flush=True)
+    return {attack: {"models": list(twins), **rows} for attack, rows in spread(result).items()}
+
+
+def proxies(suite: str, out: Path, known: Mapping[str, tuple[str, ...]]) -> tuple[dict[str, list[float]], dict[str, float]]:
+    """By concept with twins: F against the proxy over F against them, and the difference in reach; the same edit and attack."""
+    speed, further = {}, {}
+    for concept in known:
+        found = {}
+        for asked in ("twin", "proxy"):
+            folder = out / f"proxy-{suite}" / f"{concept}-{asked}"
+            result = api.run_audit(
+                folder, cache=out / "runs", concept=concept, unlearner="uce", suite=suite, attacks=("memora",), control=asked
+            )
+            found[asked] = result["attacks"]["memora"]
+        logs = (found[asked]["log_speedups"] for asked in ("proxy", "twin"))
+        speed[concept] = paired([p - t for p, t in zip(*logs, strict=True)])
+        further[concept] = round(found["proxy"]["reach"]["value"] - found["twin"]["reach"]["value"], 4)
+        print(f"{concept}: F against the proxy is {speed[concept][0]} times F against the twins", flush=True)
+    return speed, further
+
+
+def merged(known: Table, world: str, version: str, found: Mapping[str, Mapping[str, Any]]) -> Table:
+    """What was known, with what was found now by attack and by what it is ("never", "proxy", "further")."""
+    here = known.setdefault(world, {}).setdefault(version, {})
+    for attack, parts in found.items():
+        for part, rows in parts.items():
+            here.setdefault(attack, {}).setdefault(part, {}).update(rows)
+    return known
+
+
+def written(known: Table) -> str:
+    """The table as TOML."""
     lines = [HEAD]
     for world, versions in known.items():
-        for name, attacks in versions.items():
+        for version, attacks in versions.items():
             for attack, found in attacks.items():
-                lines.append(f"[{world}.{name}.{attack}]\nnull = {found['null']}")
-                lines += [f"proxy.{concept} = {list(x)}" for concept, x in found.get("proxy", {}).items()]
-                lines.append("")
-    DATA.write_text("\n".join(lines))
+                where = f"{world}.{version}.{attack}"
+                flat = [f"{part}.{concept} = {x}" for part in ("proxy", "further") for concept, x in found.get(part, {}).items()]
+                lines += [f"[{where}]", *flat, ""] if flat else []
+                for concept, rows in found.get("never", {}).items():
+                    lines.append(f"[{where}.never.{concept}]")
+                    lines.append("models = [" + ", ".join(f'"{Path(name).name}"' for name in rows["models"]) + "]")
+                    for part in ("areas", "ends"):
+                        lines += [f"{part} = [", *(f"    {list(row)}," for row in rows[part]), "]"]
+                    lines.append("")
+    return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--suite", default="quick")
     parser.add_argument("--out", type=Path, default=Path("build/panel"))
+    parser.add_argument("--world", default=WORLD, help="name under which it is kept")
+    parser.add_argument("--model")
+    parser.add_argument("--concept")
+    parser.add_argument("--never", default="", help="folders of models that never drew it, with commas between")
+    parser.add_argument("--set", action="append", default=[], dest="settings", metavar="METHOD.SETTING=VALUE")
     options = parser.parse_args()
-    write(suites.load(options.suite, WORLD).version, null(options.suite, options.out), proxies(options.suite, options.out))
+    known, version = toml(DATA.read_text("utf-8")), suites.load(options.suite, WORLD).version
+    found: dict[str, dict[str, Any]] = {}
+    if options.model:
+        twins = tuple(options.never.split(","))
+        own = {"model": options.model, "edit": twins[0], "settings": assigned(options.settings)}
+        by_attack = never_models(options.suite, options.out, options.concept, twins, **own)
+        name = concepts.load(options.concept).name
+        found = {attack: {"never": {name: rows}} for attack, rows in by_attack.items()}
+    else:
+        twinned = {c: models.twins(WORLD, c) for c in concepts.names(WORLD)}
+        several = {c: control("auto", WORLD, concepts.load(c, WORLD)).names for c, twins in twinned.items() if twins}
+        known_twins = {c: names for c, names in several.items() if len(models.card(names[0]).never_drew) == 1}
+        for concept, twins in known_twins.items():
+            if len(twins) > 1:
+                for attack, rows in never_models(options.suite, options.out, concept, twins, model=twins[0]).items():
+                    found.setdefault(attack, {}).setdefault("never", {})[concept] = rows
+        proxy, further = proxies(options.suite, options.out, known_twins)
+        found.setdefault("memora", {}).update(proxy=proxy, further=further)
+    DATA.write_text(written(merged(known, options.world, version, found)))
 
 
 if __name__ == "__main__":

@@ -30,15 +30,14 @@ def test_either_model_is_attacked_by_the_way_that_works_better_on_it() -> None:
     stub = SimpleNamespace(
         plan=SimpleNamespace(attacks={"memora": (small("attacks", "memora"), None)}, seeds=(0, 1)),
         edited="edited",
-        never="never",
+        nevers=(("never", None),),
         original="original",
         concept=None,
-        never_concept=None,
         arm=lambda model, concept, name, attack, k: found[model, attack.regenerate],
         plain=lambda model, concept, k: found["original", True],
     )
     rows = Experiment.attack(stub, "memora")  # type: ignore[arg-type]
-    assert rows["ways"] == {"edited": "raw", "never": ""}
+    assert rows["ways"] == {"edited": ["raw"], "never": [""]}
     assert rows["edited"] == [found["edited", False]] * 2
     assert rows["never"] == [found["never", True]] * 2
 

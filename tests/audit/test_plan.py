@@ -12,6 +12,7 @@ import pytest
 
 from vestige import models, registry
 from vestige.audit import Request, resolve
+from vestige.audit.controls import Control
 from vestige.data import PROXY
 from vestige.errors import BadInput, BadSetting, UnknownName, VestigeError
 from vestige.harness import settings, suites
@@ -65,7 +66,14 @@ MISTAKES: list[tuple[dict[str, Any], type[VestigeError], str]] = [
     ({"references": "nowhere"}, BadInput, "there is nothing at nowhere"),
     ({"seeds": (0, 1, 1)}, BadSetting, "seeds are different whole numbers from 0 on; given [0, 1, 1]"),
     ({"seeds": (0, -1)}, BadSetting, "seeds are different whole numbers from 0 on"),
-    ({"control": "twins"}, BadSetting, "control is auto, twin, proxy, twin:MODEL or proxy:FILE.toml; given 'twins'"),
+    (
+        {"control": "twins"},
+        BadSetting,
+        "control is auto, twin, proxy, or one or more of twin:MODEL or of proxy:FILE.toml with commas between; given 'twins'",
+    ),
+    ({"control": "twin:first,proxy:x.toml"}, BadSetting, "with commas between; given 'twin:first,proxy:x.toml'"),
+    ({"control": "twin:first,twin"}, BadSetting, "with commas between; given 'twin:first,twin'"),
+    ({"control": "twin:first,twin:first"}, BadSetting, "a control counts once; given first, first"),
     ({"concept": "dress", "control": "twin"}, BadSetting, "no twin of wardrobe never drew dress; use --control proxy"),
     ({"preset": "relased"}, UnknownName, "did you mean 'released'"),
     ({"suite": "relearn", "settings": {"dimra.data": "folder"}}, BadSetting, "data=folder needs the folder: --attack-retain DIR"),
@@ -153,10 +161,11 @@ def test_the_number_of_references_is_the_users_where_an_attack_takes_any() -> No
         resolve(Request(reference_count=-1))
 
 
-def test_another_number_of_references_has_no_null(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(suites, "calibration", lambda *_: suites.Calibration(null=(0.8, 0.9, 1.0)))
-    usual, few = (resolve(Request(attacks=("memora",), reference_count=n)) for n in (0, 4))
-    assert usual.lines.savings_long > few.lines.savings_long
+def test_an_attack_with_settings_of_ones_own_is_not_as_it_was_measured() -> None:
+    usual, few, other = (
+        resolve(Request(attacks=("memora",), reference_count=n, settings=own)) for n, own in ((0, {}), (4, {}), (0, {"memora.rank": 2}))
+    )
+    assert [planned.as_suited("memora") for planned in (usual, few, other)] == [True, False, False]
 
 
 def test_settings_may_come_as_text_or_as_values() -> None:
@@ -241,9 +250,7 @@ def test_pictures_that_an_attack_draws_itself_are_planned() -> None:
         resolve(Request(suite="relearn", seeds=(0, 1), settings={"dimra.data": data})).planned_calls()["attacks"]
         for data in ("own", "retain")
     )
-    assert (
-        drawn - given == 9 * 96 * 20 * 2
-    )  # arms (two models, two replicates, two ways, the original), pictures, steps, with and without guidance
+    assert drawn - given == 13 * 96 * 20 * 2  # arms (three models, two replicates, two ways, the original), pictures, steps, guidance
     few, many = (resolve(Request(suite="adaptive", settings={"conditions.draws": draws})).planned_calls()["attacks"] for draws in (1, 2))
     assert many == 2 * few > 0
 
@@ -264,27 +271,40 @@ def test_content_follows_names_and_bytes(tmp_path: Path) -> None:
 
 def test_control_is_the_twin(family: None) -> None:
     planned = resolve(Request(concept="bag"))
-    assert planned.control == ("twin", "bagless")
+    assert planned.control == Control("twin", ("bagless",))
     assert planned.original == "wardrobe"
 
 
 def test_control_of_a_twin_is_another_twin(family: None) -> None:
     for model, other in (("first", "second"), ("second", "first")):
         planned = resolve(Request(model=model))
-        assert planned.control == ("twin", other)
+        assert planned.control == Control("twin", (other,))
         assert planned.original == "wardrobe"
+
+
+def test_every_twin_is_a_control(family: None) -> None:
+    planned = resolve(Request(control="twin"))
+    assert planned.control == Control("twin", ("first", "second")) and planned.control.told == "first and second"
+    one = resolve(Request(control="twin:second"))
+    assert planned.planned_calls()["scoring"] == pytest.approx(one.planned_calls()["scoring"] * 1.5, rel=0.1)
+
+
+def test_one_control_and_several_in_a_spec() -> None:
+    several, one = (resolve(Request(control=asked)).spec()["control"] for asked in ("auto", "twin:wardrobe-never-sneaker"))
+    assert one == ["twin", "wardrobe-never-sneaker"]
+    assert several[0] == "twin" and set(several[1]) >= {"wardrobe-never-sneaker", "wardrobe-never-sneaker-2"}
 
 
 def test_control_of_the_only_twin_is_a_proxy(family: None) -> None:
     planned = resolve(Request(model="bagless", concept="bag"))
-    assert planned.control == ("proxy", PROXY["object"])
+    assert planned.control == Control("proxy", (PROXY["object"],))
     assert planned.original == "wardrobe"
 
 
 @pytest.mark.parametrize(("concept", "proxy"), [("dress", "digit"), ("neon", "halftone")])
 def test_control_is_a_proxy_where_no_twin_is(family: None, concept: str, proxy: str) -> None:
-    assert resolve(Request(concept=concept)).control == ("proxy", proxy)
-    assert resolve(Request(concept="sneaker", control="proxy")).control == ("proxy", "digit")
+    assert resolve(Request(concept=concept)).control == Control("proxy", (proxy,))
+    assert resolve(Request(concept="sneaker", control="proxy")).control == Control("proxy", ("digit",))
 
 
 def test_model_of_another_world_has_no_control(tmp_path: Path) -> None:
@@ -296,9 +316,9 @@ def test_model_of_another_world_has_no_control(tmp_path: Path) -> None:
 def test_a_concept_of_the_users_own_finds_its_twin_by_name(family: None, tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text('name = "sneaker"\ntarget = "shoe"')
-    assert resolve(Request(concept=str(path))).control[0] == "twin"
+    assert resolve(Request(concept=str(path))).control.kind == "twin"
     path.write_text('name = "hat"')
-    assert resolve(Request(concept=str(path))).control == ("proxy", "digit")
+    assert resolve(Request(concept=str(path))).control == Control("proxy", ("digit",))
 
 
 @pytest.mark.parametrize("suite", suites.names())

@@ -9,6 +9,7 @@ import pytest
 from oracles import tiny_classes
 from vestige import models, registry
 from vestige.audit import flags, positives, power
+from vestige.audit.controls import Control
 from vestige.edits import Edit
 from vestige.verdict import Arms, Interval, Lines, decide, measure
 from vestige.verdict.decision import Top
@@ -103,7 +104,7 @@ def test_an_attack_that_spoils_the_original_is_told(left, named):
 
 def mismatched(model: Any, name: str) -> list[str]:
     edit = Edit(model.fingerprint, "made up", tensors={name: model.tensor(name) * 0.5})
-    audited = SimpleNamespace(edit=edit, plan=SimpleNamespace(control=("twin", "another")), original=model, subject=model)
+    audited = SimpleNamespace(edit=edit, plan=SimpleNamespace(control=Control("twin", ("another",))), original=model, subject=model)
     return [flag.name for flag in flags._control(audited)]  # type: ignore[arg-type]
 
 
@@ -129,11 +130,11 @@ BACK = (0.0, 0.6, 0.8, 0.95, 1.0, 1.0)
 NO_BACK = LEARNS
 
 
-def probed(plain: Interval = HIDES, **attacks: Arms) -> positives.Hider:
+def probed(plain: Interval = HIDES, **attacks: Arms) -> positives.Trial:
     return positives.weighed("uce", plain, {name: measure(found, attacks=len(attacks)) for name, found in attacks.items()}, Lines())
 
 
-def with_controls(*probes: positives.Hider, replicates: int = 5, **attacks: Arms) -> tuple[str, list[str]]:
+def with_controls(*probes: positives.Trial, replicates: int = 5, **attacks: Arms) -> tuple[str, list[str]]:
     """The verdict where these positive controls stand beside the attacks."""
     measures = {name: measure(found, attacks=len(attacks)) for name, found in attacks.items()}
     raised = [
@@ -180,7 +181,7 @@ def test_a_control_that_does_not_hide_counts_neither_way():
 
 def test_without_any_control_nothing_was_shown():
     assert with_controls(memora=arms(LEARNS, LEARNS)) == ("inconclusive", ["no-positive-control"])
-    broken = positives.Hider("uce", why="the loss is nan")
+    broken = positives.Trial("uce", why="the loss is nan")
     assert with_controls(broken, memora=arms(LEARNS, LEARNS)) == ("inconclusive", ["no-positive-control"])
     assert positives.sentence([broken]) == "uce could not be tried (the loss is nan)"
 

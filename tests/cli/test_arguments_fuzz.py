@@ -1,4 +1,4 @@
-"""Odd arguments and damaged folders, a few of them; `tests/fuzz_arguments.py` tries thousands by command."""
+"""Odd arguments and damaged folders, a few of them; `tests/fuzz_arguments.py` tries thousands by command: docs/results/fuzz.md."""
 
 from __future__ import annotations
 

@@ -34,3 +34,19 @@ def test_the_room_that_an_attack_had_is_told(tmp_path):
     page = render({**audited(), "headline": "memora", "attacks": {"memora": attack}}, tmp_path)
     assert "9.4×" in page and "the most that memora could have found" in page
     assert "the most that memora could have found" not in render({**audited(), "attacks": {"memora": {**attack, "room": None}}}, tmp_path)
+
+
+def test_every_control_and_how_they_differ_is_told(tmp_path):
+    curve = [{"budget": b, "score": 0.1 * b, "low": 0.0, "high": 1.0} for b in (0, 2)]
+    spread = {"sd": 0.3, "freedom": 5.0, "concepts": 3, "own": 2, "source": "x", "speedup": 1.83, "reach": 0.1}
+    against = [{"name": "one", "speedup": 0.94, "reach": 0.1}, {"name": "other", "speedup": 2.42, "reach": 0.2}]
+    attack = {"arms": {"edited": {"curve": curve}}, "against": against, "spread": spread}
+    control = {"kind": "twin", "name": "one and other", "names": ["one", "other"]}
+    found = {**audited(), "control": control, "attacks": {"memora": attack}, "headline": "memora"}
+    page = render(found, tmp_path)
+    assert "one <b>0.94×</b>, other <b>2.4×</b>" in page and "of 4 concepts" in page and "1.8×" in page
+    verdict = {"kind": "inconclusive", "between": ["erased", "long-term"], "more_controls": 2}
+    assert "about 2 more of those would" in render({**found, "verdict": verdict}, tmp_path)
+    alone = {"control": {**control, "names": ["one"]}, "attacks": {"memora": {**attack, "against": against[:1]}}}
+    single = render({**found, **alone}, tmp_path)
+    assert "The control is" in single and "Against each alone" not in single

@@ -10,9 +10,8 @@ import pytest
 from scipy import stats
 
 from made_up_arms import random_arms
-from vestige.errors import BadInput
 from vestige.verdict import Flag, Interval, Lines, decide, measure
-from vestige.verdict.decision import Verdict, calibrated
+from vestige.verdict.decision import Verdict
 from vestige.verdict.savings import Measures
 
 HIDDEN = Interval(0.05, 0.02, 0.09)  # plain recall of a model that draws the concept no more
@@ -43,29 +42,6 @@ def test_flags_and_lines_that_make_no_sense():
         Flag("utility", "caping", "")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="lines rise"):
         Lines(savings_long=0.7)
-
-
-# The null
-
-
-def test_calibrated_lines():
-    """A narrow null leaves the lines alone, a wide one raises the erased line, a wider one ends the audit."""
-    assert calibrated(Lines(), (0.1, -0.1, 0.3, -0.3)) == Lines()
-    wide = calibrated(Lines(), (0.6, -0.6, 0.2, -0.2))
-    assert wide.savings_long == pytest.approx(1 - math.exp(-0.6)) and wide.savings_short == Lines().savings_short
-    null = tuple(np.linspace(-1, 1, 101).tolist())
-    assert calibrated(Lines(), null).savings_long == pytest.approx(1 - math.exp(-0.9))
-    with pytest.raises(BadInput, match=r"differ by savings of 0\.86"):
-        calibrated(Lines(), (2.0, -2.0))
-    for useless in ((), (math.nan, 0.1)):
-        with pytest.raises(BadInput, match="finite values"):
-            calibrated(Lines(), useless)
-
-
-def test_calibration_moves_the_verdict():
-    attacks = {"memora": found(1.7, sd=0.02)}
-    assert decide(HIDDEN, attacks).kind == "long-term"
-    assert decide(HIDDEN, attacks, lines=calibrated(Lines(), (0.7, -0.7))).kind == "erased"
 
 
 # The table

@@ -19,15 +19,45 @@ from made_up_arms import DOUBLINGS, arms, random_arms, rows
 from vestige.errors import BadInput
 from vestige.verdict import Arms, Interval, measure
 from vestige.verdict.intervals import wilson
-from vestige.verdict.savings import Measures, log_speedups, null_log_speedups, recall
+from vestige.verdict.savings import Measures, log_speedups, recall
 
 # Measures
 
 
-def test_constant_difference_in_recall():
-    """The integral of a constant over log(1 + b) is the constant times log(1 + B)."""
+def test_constant_difference_in_rise():
+    """The integral of a constant from the first budget on; half of it, a triangle, before."""
     never = np.random.default_rng(0).uniform(0.0, 0.6, (3, 8))
-    assert log_speedups(arms(never + 0.3, never)) == pytest.approx([0.3 * math.log(128)] * 3, rel=1e-12)
+    never[:, 0] = 0.0
+    edited = never + 0.3 * (np.arange(8) > 0)
+    assert log_speedups(arms(edited, never)) == pytest.approx([0.3 * (math.log(128) - math.log(2) / 2)] * 3, rel=1e-12)
+
+
+@pytest.mark.parametrize("leak", [0.0, 0.05, 0.15, 0.19])
+@pytest.mark.parametrize("budgets", [(0, 1, 3, 7), (0, 2, 5, 12, 30, 80), (0, 10, 30, 100, 300)])
+def test_arms_that_nothing_moves_are_equal(leak: float, budgets: tuple[int, ...]):
+    """Whatever they show when plainly asked, and however far the horizon: neither a leak nor a floor of the control's is speed."""
+    flat = [[leak] * len(budgets)] * 4
+    for edited, never in ((flat, np.zeros_like(flat)), (np.zeros_like(flat), flat), (flat, flat)):
+        found = arms(edited, never, budgets, floor=float(np.mean(never)))
+        assert measure(found).speedup.value == pytest.approx(1.0, abs=1e-12)
+
+
+def test_a_leak_is_taken_out_up_to_the_line():
+    """At once back from a leak of 0.2 or less is the same F; above, what plain prompts show counts as known."""
+    never = [np.clip(np.arange(8) / 6, 0, 1)] * 4
+    at_once = [measure(arms([[leak] + [1.0] * 7] * 4, never)).log_speedup.value for leak in (0.0, 0.1, 0.2, 0.4, 1.0)]
+    assert at_once[:3] == pytest.approx([at_once[0]] * 3) and at_once[3] > at_once[2] and at_once[4] > at_once[3]
+
+
+@pytest.mark.parametrize("speed", [2.0, 4.0])
+def test_f_is_the_same_at_every_horizon_that_saturates(speed: float):
+    found = []
+    for last in (9, 10, 12):
+        budgets = (0, *(2**i - 1 for i in range(1, last)))
+        x = np.log1p(budgets)
+        fresh, fast = (np.clip((x + ahead - 2.5) / 1.5, 0, 1) for ahead in (0.0, math.log(speed)))
+        found.append(measure(arms([fast] * 3, [fresh] * 3, budgets)).speedup.value)
+    assert found == pytest.approx([found[0]] * 3, rel=1e-9) and found[0] == pytest.approx(speed, rel=0.05)
 
 
 @pytest.mark.parametrize("doublings", [1, 2, 3])
@@ -54,9 +84,11 @@ def test_swapping_the_arms_negates_log_f():
 
 
 def test_what_both_arms_share_cancels():
-    """A replicate's common easiness, a different curve for each replicate, changes no measure."""
+    """A replicate's common easiness, another curve for each replicate, changes no measure of arms that start at 0."""
     one, common = random_arms(2), np.random.default_rng(3).uniform(-0.2, 0.3, (4, 8))
-    other = arms(np.add(one.edited, common), np.add(one.never, common))
+    after = np.arange(8) > 0
+    one = replace(one, edited=rows(one.edited * after), never=rows(one.never * after))
+    other = arms(np.add(one.edited, common * after), np.add(one.never, common * after))
     assert measure(other).log_speedups == pytest.approx(measure(one).log_speedups, rel=1e-12)
     assert measure(other).reach.high == pytest.approx(measure(one).reach.high, rel=1e-12)
 
@@ -88,9 +120,16 @@ def test_linearised_recall_matches_the_jackknife():
     n = 400
     floor, ceiling = rng.uniform(0.0, 0.1, n), rng.uniform(0.8, 1.0, n)
     one = arms(rng.uniform(0.4, 0.9, (n, 8)), rng.uniform(0.1, 0.5, (n, 8)), floor=tuple(floor.tolist()), ceiling=tuple(ceiling.tolist()))
-    area = trapezoid(np.subtract(one.edited, one.never), np.log1p(DOUBLINGS), axis=1)
-    left_out = (area.sum() - area) / ((ceiling - floor).sum() - (ceiling - floor))
-    jackknife = math.sqrt((n - 1) / n * ((left_out - left_out.mean()) ** 2).sum())
+    x, edited, never = np.log1p(DOUBLINGS), np.asarray(one.edited), np.asarray(one.never)
+    first = never[:, 0]  # rates in both arms begin above the line of a leak, so that one is normalised by floor, the other too
+
+    def left_out(values: np.ndarray) -> np.ndarray:
+        return (values.sum() - values) / (n - 1)
+
+    span = left_out(ceiling) - left_out(floor)
+    area = left_out(trapezoid(edited - never, x, axis=1)) / span / 0.8  # the leak's line is 0.2 in both
+    assert edited[:, 0].mean() > 0.3 and first.mean() > 0.2
+    jackknife = math.sqrt((n - 1) / n * ((area - area.mean()) ** 2).sum())
     assert stats.sem(log_speedups(one)) == pytest.approx(jackknife, rel=0.01)
 
 
@@ -156,16 +195,6 @@ def test_settings_that_make_no_sense():
         measure(random_arms(9), level=95)
 
 
-# The null
-
-
-def test_null_is_symmetric():
-    twins = random_arms(10)
-    null = null_log_speedups(twins)
-    assert len(null) == 8 and sum(null) == pytest.approx(0.0, abs=1e-12)
-    assert null[:4] == log_speedups(twins)
-
-
 # Coverage in simulation
 
 BUDGETS = (0, 2, 5, 10, 20, 50, 200)
@@ -218,7 +247,9 @@ class Scenario:
         """Expected log F and X of the protocol: mean rates over many replicates, no picture noise."""
         edited, never, ceiling = (rate.mean(axis=0) for rate in self.rates(np.random.default_rng(99), 100_000))
         span = float(ceiling[0] - never[0])
-        return float(trapezoid(edited - never, LOG_COST)) / span, float(edited[-1] - never[-1]) / span
+        leak = min(float(edited[0] - never[0]) / span, 0.2)
+        rise = ((edited - never[0]) / span - leak) / (1 - leak)
+        return float(trapezoid(rise - (never - never[0]) / span, LOG_COST)), float(edited[-1] - never[-1]) / span
 
 
 SCENARIOS = {

@@ -1,6 +1,9 @@
-"""The control of an audit: a twin that never drew the concept, or another concept that the model cannot draw."""
+"""The controls of an audit: models that never drew the concept, or other concepts that the model cannot draw."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, cast
 
 from vestige import concepts, models
 from vestige.concepts import Concept
@@ -8,47 +11,78 @@ from vestige.data import PROXY
 from vestige.errors import BadSetting
 from vestige.harness.settings import looks
 
+Kind = Literal["twin", "proxy", "none"]
+ASKED = "control is auto, twin, proxy, or one or more of twin:MODEL or of proxy:FILE.toml with commas between"
 
-def control(asked: str, model: str, concept: Concept) -> tuple[str, str]:
-    """Kind ("twin", "proxy", "none") and name of the control that was asked for, as `Request.control` says it."""
-    kind, _, name = asked.partition(":")
-    if kind not in (("twin", "proxy") if name else ("auto", "twin", "proxy", "none")):
-        raise BadSetting(f"control is auto, twin, proxy, twin:MODEL or proxy:FILE.toml; given {asked!r}")
-    if name:
-        return _given(kind, name, model, concept)
+
+@dataclass(frozen=True)
+class Control:
+    """What stands for a model that never knew the concept: several of a kind are a sample, one is a guess at it."""
+
+    kind: Kind
+    names: tuple[str, ...] = ()
+
+    @property
+    def told(self) -> str:
+        """The names in words."""
+        *most, last = self.names or ("",)
+        return f"{', '.join(most)} and {last}" if most else last
+
+    def content(self, world: str) -> str | list[str]:
+        """The names in a spec: a built-in one by its name, a user's by what it is."""
+        each = [_content(self.kind, name, world) for name in self.names]
+        return each[0] if len(each) == 1 else each
+
+
+def control(asked: str, model: str, concept: Concept) -> Control:
+    """The control that was asked for, as `Request.control` says it."""
+    parts = [part.strip() for part in asked.split(",")]
+    kinds, names = zip(*((kind, name) for kind, _, name in (part.partition(":") for part in parts)), strict=True)
+    kind, named = kinds[0], bool(names[0])
+    if len(set(kinds)) > 1 or (len(parts) > 1 and not all(names)):
+        raise BadSetting(f"{ASKED}; given {asked!r}")
+    if kind not in (("twin", "proxy") if named else ("auto", "twin", "proxy", "none")):
+        raise BadSetting(f"{ASKED}; given {asked!r}")
+    if named:
+        return _given(cast(Kind, kind), names, model, concept)
     if kind == "none":
-        return "none", ""
-    twins = models.twins(model, concept.name)
-    if twins and asked != "proxy":
-        return "twin", twins[0]
-    if asked == "twin":
+        return Control("none")
+    twins = _closest(models.twins(model, concept.name))
+    if twins and kind != "proxy":
+        return Control("twin", twins)
+    if kind == "twin":
         raise BadSetting(f"no twin of {model} never drew {concept.name}; use --control proxy")
     stands = concept.group in PROXY and concept.name != PROXY[concept.group] and not concept.detector
     if models.world_of(model) and stands:
-        return "proxy", PROXY[concept.group]
+        return Control("proxy", (PROXY[concept.group],))
     raise BadSetting(
         f"{model} has neither a twin that never drew {concept.name} nor a proxy concept; name one with --control twin:MODEL "
         "or --control proxy:FILE.toml, see docs/verdict.md"
     )
 
 
-def _given(kind: str, name: str, model: str, concept: Concept) -> tuple[str, str]:
-    """A control of the user's own."""
-    if kind == "twin":
-        if models.card(name).name == models.card(model).name:
-            raise BadSetting(f"a twin never drew {concept.name}; {name} is the model under audit")
-        return kind, name
-    proxy = concepts.load(name)
-    if proxy.name == concept.name or not proxy.pictures:
-        raise BadSetting(f"a proxy is another concept than {concept.name} and its file names a folder of pictures; given {name}")
-    return kind, name
+def _closest(twins: list[str]) -> tuple[str, ...]:
+    """Those that miss the fewest concepts: a twin that misses five is another recipe."""
+    missed = {name: len(models.card(name).never_drew) for name in twins}
+    return tuple(name for name in twins if missed[name] == min(missed.values()))
 
 
-def control_content(chosen: tuple[str, str], world: str) -> str:
-    """A control in a spec: a built-in one by its name, a user's by what it is."""
-    kind, name = chosen
-    if kind == "none":
-        return name
+def _given(kind: Kind, names: tuple[str, ...], model: str, concept: Concept) -> Control:
+    """Controls of the user's own."""
+    if len(set(names)) < len(names):
+        raise BadSetting(f"a control counts once; given {', '.join(names)}")
+    for name in names:
+        if kind == "twin":
+            if models.card(name).name == models.card(model).name:
+                raise BadSetting(f"a twin never drew {concept.name}; {name} is the model under audit")
+            continue
+        proxy = concepts.load(name)
+        if proxy.name == concept.name or not proxy.pictures:
+            raise BadSetting(f"a proxy is another concept than {concept.name} and its file names a folder of pictures; given {name}")
+    return Control(kind, names)
+
+
+def _content(kind: Kind, name: str, world: str) -> str:
     if kind == "twin":
         return name if name in models.cards() else repr(sorted(models.identity(name).items()))
     proxy = concepts.load(name, world)

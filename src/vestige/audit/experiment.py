@@ -1,7 +1,7 @@
 """The experiment of an audit: its models, its edit, and every attack on every one of them.
 
-Three arms under one protocol: *edited* (the model under audit), *never* (a twin that never drew the concept, or the original
-being taught a proxy that it never drew), *original* (the ceiling, and a check that the attack does not destroy what is known).
+Three arms under one protocol: *edited* (the model under audit), *never* (twins that never drew the concept, or the original
+being taught proxies that it never drew), *original* (the ceiling, and a check that the attack does not destroy what is known).
 Where the original is not at hand, `no_original` says what stands in for it.
 """
 
@@ -60,7 +60,7 @@ class Experiment:
         original: The model before the edit; None where it is not at hand.
         subject: What the edit is put on.
         edited: The model under audit.
-        never: Who stands for a model that never drew the concept, and `never_concept`, what it is attacked for.
+        nevers: Who stand for a model that never drew the concept, and what each is attacked for.
         real: What stands in for the original's ceiling; None where there is an original.
         diagnostics: What was measured of an edit that was made here.
         began: When, by the monotonic clock.
@@ -74,8 +74,7 @@ class Experiment:
     subject: Model
     edit: Edit | None
     edited: Model
-    never: Model
-    never_concept: Concept
+    nevers: tuple[tuple[Model, Concept], ...]
     real: no_original.Real | None
     diagnostics: Mapping[str, Any]
     unlearn_seconds: float
@@ -104,9 +103,9 @@ class Experiment:
             return None
         teacher = next(((name, way) for name, (a, _) in plan.attacks.items() if (way := a.lesson) is not None), None)
         worlds = bool(plan.world and not concept.detector and concept.group in data.PROXY)
-        if teacher is None or not (worlds or plan.control[0] == "proxy"):
+        if teacher is None or not (worlds or plan.control.kind == "proxy"):
             return None
-        return Lesson(*teacher, concepts.load(data.PROXY[concept.group], plan.world) if worlds else self.never_concept)
+        return Lesson(*teacher, concepts.load(data.PROXY[concept.group], plan.world) if worlds else self.nevers[0][1])
 
     def arm(self, model: Model, concept: Concept, name: str, attack: Attack, replicate: int) -> runs.Run:
         """One attack on one model for one replicate, with what its attacker holds."""
@@ -120,18 +119,31 @@ class Experiment:
     def attack(self, name: str) -> dict[str, Any]:
         """Every arm of one attack, as point lists a replicate, and the ways of attacking that count.
 
-        On either model the attacker does what works better there, by the selection judge.
+        On every model the attacker does what works better there, by the selection judge. "nevers" holds the never-models one by one,
+        "never" all of their runs.
         """
         method, seeds = self.plan.attacks[name][0], self.plan.seeds
-        ways, sides = {"": method, **method.variants()}, {"edited": (self.edited, self.concept), "never": (self.never, self.never_concept)}
-        tried = {arm: {way: [self.arm(*side, name, a, k) for k in seeds] for way, a in ways.items()} for arm, side in sides.items()}
-        chosen = {arm: arms.favoured(rows) for arm, rows in tried.items()}
-        taken = {arm: tried[arm][way] for arm, way in chosen.items()}
+        ways = {"": method, **method.variants()}
+
+        def tried(model: Model, concept: Concept) -> dict[str, list[runs.Run]]:
+            return {way: [self.arm(model, concept, name, a, k) for k in seeds] for way, a in ways.items()}
+
+        edited, nevers = tried(self.edited, self.concept), [tried(*side) for side in self.nevers]
+        chosen, others = arms.favoured(edited), [arms.favoured(rows) for rows in nevers]
+        taken = [rows[way] for rows, way in zip(nevers, others, strict=True)]
         original, plain = [], []
         if self.original is not None:
             original = [self.arm(self.original, self.concept, name, method, seeds[0])]
             plain = [original[0], *(self.plain(self.original, self.concept, k) for k in seeds[1:])]
-        return {**taken, "original": original, "ceiling": plain, "ways": chosen, "tried": tried}
+        return {
+            "edited": edited[chosen],
+            "never": [run for rows in taken for run in rows],
+            "nevers": taken,
+            "original": original,
+            "ceiling": plain,
+            "ways": {"edited": [chosen], "never": others},
+            "tried": {"edited": edited, "never": {way: [run for rows in nevers for run in rows[way]] for way in ways}},
+        }
 
     def plain(self, model: Model, concept: Concept, replicate: int) -> runs.Run:
         """Plain prompts on the verification seeds of a replicate: the zero point of every attack's curve."""
@@ -156,7 +168,7 @@ class Experiment:
             for k in seeds:
                 for way in (method, *method.variants().values()):
                     yield partial(own.arm, self.edited, self.concept, name, way, k)
-                    yield partial(own.arm, self.never, self.never_concept, name, way, k)
+                    yield from (partial(own.arm, *side, name, way, k) for side in self.nevers)
                     for probe in self.positives.values() if name in self.plan.armed else ():
                         if not isinstance(probe, str):
                             yield partial(own.arm, probe, self.concept, name, way, k)
@@ -185,14 +197,22 @@ def prepared(planned: Plan, bench: Bench, run: runs.Run) -> Experiment:
     planned = with_restoring(planned, original, subject, edit)
     edited = subject if edit is None else subject.edited(edit)
     base = edited if original is None else original
-    kind, name = planned.control
-    never = models.load(name) if kind == "twin" else base
-    never_concept = concept if kind != "proxy" else concepts.load(name, planned.world)
-    if never_concept.detector and never_concept is not concept:
-        bench = replace(bench, own={never_concept.name: metrics.pair(never_concept, planned.world)})
+    nevers = _nevers(planned, base)
+    own = {never.name: metrics.pair(never, planned.world) for _, never in nevers if never.detector and never is not concept}
+    bench = replace(bench, own=own) if own else bench
     real = None if original is not None else _real(planned, bench, edited)
     made = hidden(bench, original, concept, planned.positives) if original is not None else {}
-    return Experiment(planned, bench, run, original, subject, edit, edited, never, never_concept, real, diagnostics, seconds, began, made)
+    return Experiment(planned, bench, run, original, subject, edit, edited, nevers, real, diagnostics, seconds, began, made)
+
+
+def _nevers(planned: Plan, base: Model) -> tuple[tuple[Model, Concept], ...]:
+    """What stands for a model that never knew the concept; alone, a model stands beside itself."""
+    names, concept = planned.control.names, planned.concept
+    if planned.control.kind == "twin":
+        return tuple((models.load(name), concept) for name in names)
+    if planned.control.kind == "proxy":
+        return tuple((base, concepts.load(name, planned.world)) for name in names)
+    return ((base, concept),)
 
 
 def _attacker(planned: Plan, bench: Bench, original: Model) -> AttackerData:

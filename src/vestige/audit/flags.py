@@ -15,6 +15,7 @@ from vestige.diffusion import Model
 from vestige.edits import Edit
 from vestige.errors import Incompatible, UnknownName, VestigeError
 from vestige.harness import arms
+from vestige.harness.calibration import Known
 from vestige.metrics import loading
 from vestige.verdict import Flag, Interval, intervals
 from vestige.verdict.intervals import Hits
@@ -37,15 +38,16 @@ def raise_all(
     left: Mapping[str, Any],
     taught: Mapping[str, Sequence[runs.Run]],
     rooms: Mapping[str, Interval],
+    known: Mapping[str, Known],
     failed: Mapping[str, str] | None = None,
-    probes: Sequence[positives.Hider] = (),
+    probes: Sequence[positives.Trial] = (),
 ) -> list[Flag]:
     """Every flag that fires, blocking ones first.
 
     Arguments:
         usable: What must stay, by group and stage, and `left`: by attack and group.
         taught: The arms by which plasticity is measured.
-        rooms: By attack, the largest F that it could have shown.
+        rooms: By attack, the largest F that it could have shown, and `known`, what tells how never-models differ under it.
         failed: Attacks, or the lesson, whose numbers were finite no longer, and what was said of them.
         probes: The positive controls.
     """
@@ -61,6 +63,7 @@ def raise_all(
         *utility(experiment, usable),
         *_plasticity(experiment, taught),
         *_control(experiment),
+        *_sampled(experiment, known),
         *power.power(measures, rooms, experiment.plan.lines),
         *(positives.flags_of(probes, experiment.plan.lines, len(experiment.plan.seeds)) if _probed(experiment, found) else []),
         *power.destroyed(found),
@@ -143,7 +146,7 @@ def _detectors(experiment: Experiment) -> list[Flag]:
         flags.append(Flag("one-judge", "capping", text))
     if "specificity" not in verify.identity(experiment.concept.label):
         text = f"how often {verify.name} is right on such pictures was not measured"
-        floor = "" if experiment.plan.control[0] == "twin" else "; its false positives are taken as none"
+        floor = "" if experiment.plan.control.kind == "twin" else "; its false positives are taken as none"
         flags.append(Flag("unmeasured-judge", "informing", text + floor))
     return flags
 
@@ -236,9 +239,10 @@ def _control(experiment: Experiment) -> list[Flag]:
     if edit is not None and (edit.hooks or not _readers(experiment.subject).isdisjoint(edit.touched)):
         text = "the edit changes how prompts are read: what the denoiser still knows, attacks on it cannot show; no twin shares the edit"
         flags.append(Flag("control-mismatch", "capping", text))
-    if experiment.plan.control[0] == "proxy":
+    if experiment.plan.control.kind == "proxy":
         pupil = "the original" if experiment.original is not None else "the edited model"
-        proxy = f"{experiment.plan.control[1]!r}, which {pupil} cannot draw, stands in"
+        each = [repr(concept.name) for _, concept in experiment.nevers]
+        proxy = f"{' and '.join(each)}, which {pupil} cannot draw, stand{'s' if len(each) == 1 else ''} in"
         text = f"no model is known that never drew {experiment.concept.name}; {proxy}"
         text += "" if experiment.original is not None else ", taught to that same model: where the edit slowed learning, it slowed both"
         error = scores.proxy_error(experiment)
@@ -246,4 +250,18 @@ def _control(experiment: Experiment) -> list[Flag]:
         if known:
             text += f"; where a twin exists, F against this proxy is that against the twin {', '.join(known)}"
         flags.append(Flag("proxy-control", "informing", text))
+    return flags
+
+
+def _sampled(experiment: Experiment, known: Mapping[str, Known]) -> list[Flag]:
+    """Never-models are a sample, and how much they differ has to be known from somewhere."""
+    count, flags = len(experiment.nevers), []
+    unknown = [name for name, found in known.items() if found.speed is None]
+    if unknown and count == 1:
+        text = f"how much models that never knew the concept differ under {' and '.join(unknown)} was measured nowhere, and one was at hand"
+        flags.append(Flag("unknown-spread", "capping", f"{text}: against another one, the numbers could be others; give several controls"))
+    borrowed = {name: found.borrowed for name, found in known.items() if found.borrowed}
+    if borrowed:
+        text = "; ".join(f"how much never-models differ under {name} was measured {where}" for name, where in borrowed.items())
+        flags.append(Flag("borrowed-spread", "informing", f"{text}, not for this concept's model and protocol"))
     return flags

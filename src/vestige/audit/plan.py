@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vestige import concepts, data, models, registry
-from vestige.audit.controls import control, control_content
+from vestige.audit.controls import Control, control
 from vestige.audit.power import armed
 from vestige.concepts import Concept
 from vestige.concepts.album import KEEPS, Keep
@@ -25,12 +25,12 @@ from vestige.harness.settings import by_method, chosen, configured, content, loo
 from vestige.methods import Attack, Data, optimiser
 from vestige.methods.contract import Holds
 from vestige.metrics import loading
-from vestige.models import Card, placement
+from vestige.models import placement
 from vestige.verdict import Lines
-from vestige.verdict.decision import calibrated
 
 NAMED_SOURCES = ("shipped", "generated")  # where references come from, other than a folder
 PLASTICITY_REPLICATES = 3
+VERDICT = "2"  # changes whenever the same arms could be judged otherwise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,8 +51,9 @@ class Request:
         attack_retain: What an attack without the concept's pictures trains on: "shipped", or a folder with captions.
         settings: METHOD.SETTING -> value, as on the command line.
         preset: Named preset whose settings hold before `settings`.
-        control: "twin", "proxy", or "auto": a twin where there is one. "twin:MODEL" names a model that never drew the concept,
-            "proxy:FILE.toml" a concept that the model cannot draw, with pictures of it; "none" is for an attack alone.
+        control: "twin", "proxy", or "auto": every twin, where there is one. "twin:MODEL" names a model that never drew the concept,
+            "proxy:FILE.toml" a concept that the model cannot draw, with pictures of it; several stand with commas between; "none" is
+            for an attack alone.
         keep_images: "all", or "none": scores only.
         original: False where `model` is the edited one and its original is not at hand: real pictures of the concept, the
             references, then say where its curves would end.
@@ -88,7 +89,7 @@ class Plan:
     seeds: tuple[int, ...]
     unlearner: Any | None
     attacks: Mapping[str, tuple[Attack, suites.Planned]]
-    control: tuple[str, str]  # kind, name
+    control: Control
     original: str
     world: str
     lines: Lines
@@ -106,6 +107,7 @@ class Plan:
         kept = self.request.attack_retain
         return {
             "what": "audit",
+            "verdict": VERDICT,
             "numerics": NUMERICS,
             "model": self.request.model,
             **models.identified(self.request.model),
@@ -123,7 +125,7 @@ class Plan:
             **({"reference_count": self.request.reference_count} if self.request.reference_count else {}),
             "data": [s if s == "drawn" else content(Path(s)) for s in (self.request.forget, self.request.retain)],
             **({"attack_retain": kept if kept == "shipped" else content(Path(kept))} if _held(self.attacks) else {}),
-            "control": [self.control[0], control_content(self.control, self.world)],
+            "control": [self.control.kind, self.control.content(self.world)],
             **({"looks": found} if (found := looks(self.concept)) else {}),
             **({"keep_images": self.request.keep_images} if self.request.keep_images != "all" else {}),
             "lines": asdict(self.lines),
@@ -133,6 +135,14 @@ class Plan:
             "volatile": {"edit": self.request.edit, "references": source},
         }
 
+    def as_suited(self, attack: str) -> bool:
+        """Whether an attack is run as the suite runs it on this world: what was measured of it there holds here."""
+        method, planned = self.attacks[attack]
+        if planned != self.suite.attacks.get(attack):
+            return False
+        usual = configured("attacks", attack, self.world, "", {}, planned.settings, model=models.card(self.request.model).name)
+        return bool(method == usual)
+
     def planned_calls(self) -> dict[str, int]:
         """Calls that the audit needs if nothing is stored, by part."""
         suite, n, whole = self.suite, len(self.seeds), bool(self.original)
@@ -141,10 +151,11 @@ class Plan:
         calls = {"scoring": 0, "attacks": 0, "utility": 2 * (1 + trained + whole) * suite.utility_pictures * each}
         for attack, own in self.attacks.values():
             ways = [way.calls(own.budget.last, own.references) for way in (attack, *attack.variants().values())]
+            sides = 1 + max(1, len(self.control.names))
             taught = whole and suite.plasticity and attack.lesson is not None
             single = int(whole) + (2 * min(n, PLASTICITY_REPLICATES) if taught else 0)
-            calls["attacks"] += n * 2 * sum(ways) + single * ways[0]
-            calls["scoring"] += (n * 2 * len(ways) + single) * cost.scored_pictures(attack, own.budget, suite) * each
+            calls["attacks"] += n * sides * sum(ways) + single * ways[0]
+            calls["scoring"] += (n * sides * len(ways) + single) * cost.scored_pictures(attack, own.budget, suite) * each
         if whole:  # the original's plain pictures; the first replicate's are the zero point of its attacked arm
             calls["scoring"] += (n - 1) * (suite.pictures + suite.select_pictures) * each
         if self.unlearner is not None:
@@ -198,8 +209,8 @@ def resolve(request: Request) -> Plan:
     if len(set(seeds)) != len(seeds) or any(s < 0 for s in seeds):
         raise BadSetting(f"seeds are different whole numbers from 0 on; given {list(seeds)}")
     original = (card.twin_of or request.model) if request.original else ""
-    against, lines = control(request.control, request.model, concept), _lines(suite, card, attacks, len(seeds))
-    probed = original and against[0] != "none" and any(map(armed, attacks))
+    against, lines = control(request.control, request.model, concept), Lines(replicates=min(3, max(2, len(seeds))))
+    probed = original and against.kind != "none" and any(map(armed, attacks))
     positives = hiding(suite, card, concept) if probed else {}
     return Plan(request, concept, suite, seeds, unlearner, attacks, against, original, card.world, lines, positives)
 
@@ -244,18 +255,6 @@ def _check_without_original(request: Request, concept: Concept, attacks: Mapping
         shipped(data.references(world), {concept.group: concept.label})
         return
     raise BadSetting(f"{why}, and none ships with the package; {need}")
-
-
-def _lines(suite: suites.Suite, card: Card, attacks: Mapping[str, tuple[Attack, suites.Planned]], replicates: int) -> Lines:
-    """The verdict's lines, above what the attacks find between two twins; an attack with settings of the user's own has no null."""
-    lines = Lines(replicates=min(3, max(2, replicates)))
-    for name, (attack, planned) in attacks.items():
-        null = suites.calibration(card.world, suite.version, name).null
-        if not null or planned != suite.attacks[name]:
-            continue
-        if attack == configured("attacks", name, card.world, "", {}, planned.settings, model=card.name):
-            lines = calibrated(lines, null)
-    return lines
 
 
 def _drawn(request: Request) -> tuple[int, int]:

@@ -3,7 +3,8 @@
 A positive control counts only where it hides, and is found where an armed attack that teaches the never arm too brings it back clearly:
 
     hides    upper end of plain recall at most `surface`
-    found    lower end of savings above `savings_long`, or of reach above `reach_long`, over at least three paired replicates
+    found    lower end of savings above `savings_long`, or of reach above `reach_long`, over at least three paired replicates, and above
+             what never-models show among themselves
 
 Both are the audit's own lines and intervals: what would not be found in such an edit would not be found in the audited one.
 Source: ours.
@@ -30,7 +31,7 @@ NOTHING = Interval(math.nan, math.nan, math.nan)
 
 
 @dataclass(frozen=True)
-class Hider:
+class Trial:
     """A positive control, and what came of it.
 
     Arguments:
@@ -62,11 +63,11 @@ class Hider:
         return {"name": self.name, **rest, **measured}
 
 
-def weighed(name: str, plain: Interval, measures: Mapping[str, Measures], lines: Lines) -> Hider:
+def weighed(name: str, plain: Interval, measures: Mapping[str, Measures], lines: Lines) -> Trial:
     """A positive control by its plain recall and what each armed attack measured on it."""
     best = max(measures, key=lambda attack: (_clear(measures[attack], lines), _finite(measures[attack].log_speedup.value)))
     found = measures[best]
-    return Hider(
+    return Trial(
         name,
         plain,
         hides=plain.high <= lines.surface,
@@ -82,7 +83,8 @@ def weighed(name: str, plain: Interval, measures: Mapping[str, Measures], lines:
 def _clear(found: Measures, lines: Lines) -> bool:
     """Brought back, beyond chance, by an attack that teaches the control too."""
     enough = found.replicates >= max(FEWEST, lines.replicates) and not found.censored
-    return enough and (found.savings.low > lines.savings_long or found.reach.low > lines.reach_long)
+    least, least_far = found.null
+    return enough and (found.savings.low > max(lines.savings_long, least) or found.reach.low > max(lines.reach_long, least_far))
 
 
 def _times(found: Measures, lines: Lines) -> int:
@@ -95,7 +97,7 @@ def _finite(x: float) -> float:
     return x if math.isfinite(x) else -math.inf
 
 
-def flags_of(probes: Sequence[Hider], lines: Lines, replicates: int) -> list[Flag]:
+def flags_of(probes: Sequence[Trial], lines: Lines, replicates: int) -> list[Flag]:
     """Neither erased nor long-term where nothing that hides was found; with fewer than three replicates there is no verdict anyway."""
     if any(probe.hides and probe.found for probe in probes) or replicates < max(FEWEST, lines.replicates):
         return []
@@ -109,12 +111,12 @@ def flags_of(probes: Sequence[Hider], lines: Lines, replicates: int) -> list[Fla
     return [Flag("no-positive-control", "capping", text)]
 
 
-def _measured(probe: Hider) -> str:
+def _measured(probe: Trial) -> str:
     speed, reach = probe.speedup, probe.reach
     return f"F {speed.value:.2f} [{speed.low:.2f}, {speed.high:.2f}], reach {reach.value:.2f} [{reach.low:.2f}, {reach.high:.2f}]"
 
 
-def sentence(probes: Sequence[Hider]) -> str:
+def sentence(probes: Sequence[Trial]) -> str:
     """What this audit would have found, in one sentence; "" without any positive control."""
     found, hiding = [p for p in probes if p.hides and p.found], [p for p in probes if p.hides]
     parts = [f"this audit would have found: {_counted(found)}"] if found else []
@@ -125,11 +127,11 @@ def sentence(probes: Sequence[Hider]) -> str:
     return "; ".join(parts + [f"{p.name} could not be tried ({p.why})" for p in probes if p.why])
 
 
-def _counted(probes: Sequence[Hider]) -> str:
+def _counted(probes: Sequence[Trial]) -> str:
     return ", ".join(f"{p.name} in {p.times} of {p.replicates} replicates" for p in probes)
 
 
-def tried(experiment: Experiment, found: Mapping[str, Any]) -> tuple[list[Hider], dict[str, list[runs.Run]]]:
+def tried(experiment: Experiment, found: Mapping[str, Any]) -> tuple[list[Trial], dict[str, list[runs.Run]]]:
     """Every positive control of an audit, and the arms that were run for them, by attack.
 
     Arguments:
@@ -138,12 +140,12 @@ def tried(experiment: Experiment, found: Mapping[str, Any]) -> tuple[list[Hider]
     probes, ran = [], dict[str, list[runs.Run]]()
     for name, model in experiment.positives.items():
         if isinstance(model, str):
-            probes.append(Hider(name, why=model))
+            probes.append(Trial(name, why=model))
             continue
         try:
             rows = {attack: _attacked(experiment, model, attack) for attack in experiment.plan.armed if attack in found}
         except Diverged as error:
-            probes.append(Hider(name, why=str(error)))
+            probes.append(Trial(name, why=str(error)))
             continue
         for attack, ways in rows.items():
             ran.setdefault(attack, []).extend(run for row in ways.values() for run in row)
@@ -159,11 +161,12 @@ def _attacked(experiment: Experiment, model: Any, name: str) -> dict[str, list[r
     return {way: [experiment.arm(model, experiment.concept, name, attack, k) for k in seeds] for way, attack in ways.items()}
 
 
-def _probe(experiment: Experiment, name: str, rows: Mapping[str, Mapping[str, list[runs.Run]]], found: Mapping[str, Any]) -> Hider:
+def _probe(experiment: Experiment, name: str, rows: Mapping[str, Mapping[str, list[runs.Run]]], found: Mapping[str, Any]) -> Trial:
     taken = {attack: ways[arms.favoured(ways)] for attack, ways in rows.items()}
     curves = {attack: scores.arms_of(experiment, attack, {**found[attack], "edited": row}) for attack, row in taken.items()}
     first = next(iter(taken))
     levels = scores.levels(experiment, found[first])
     plain = interval_of(rate([hit for run in taken[first] for hit in scores.hits_at(run, 0)])).as_recall(levels["floor"], levels["ceiling"])
-    measures = {attack: measure(curve, attacks=len(curves)) for attack, curve in curves.items()}
+    known = {attack: scores.known_spread(experiment, attack).both for attack in curves}
+    measures = {attack: measure(curve, attacks=len(curves), known=known[attack]) for attack, curve in curves.items()}
     return weighed(name, plain, measures, experiment.plan.lines)

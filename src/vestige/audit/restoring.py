@@ -24,7 +24,7 @@ def with_restoring(planned: Plan, original: Model | None, subject: Model, edit: 
     parts = parts_of(subject, edit) if original is not None and edit is not None else ()
     if asked and not parts:
         raise BadInput(f"{asked[0]} puts parts of the original back, and nothing of this edit comes apart from the denoiser's own weights")
-    if not parts or (planned.control[0] == "none" and not asked):
+    if not parts or (planned.control.kind == "none" and not asked):
         return planned
     names = asked or [name for name in registry.names("attacks") if "original" in registry.find("attacks", name).needs]
     own = Planned({}, Budget(tuple(range(len(parts) + 1 + (len(parts) > 1)))), 0)

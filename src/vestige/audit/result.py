@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import time
 from collections.abc import Mapping, Sequence
@@ -27,7 +28,6 @@ SCHEMA = "vestige-audit-1"
 def heading(experiment: Experiment) -> dict[str, Any]:
     """What was audited, by whose eyes, and under which protocol."""
     plan, request = experiment.plan, experiment.plan.request
-    kind, name = plan.control
     judges = {"verification": experiment.bench.verify, "selection": experiment.bench.select}
     return {
         "schema": SCHEMA,
@@ -39,7 +39,7 @@ def heading(experiment: Experiment) -> dict[str, Any]:
         "concept_kind": experiment.concept.kind,
         "sensitive": experiment.concept.sensitive,
         "edit": None if experiment.edit is None else arithmetic.describe(experiment.subject, experiment.edit),
-        "control": {"kind": kind, "name": name, **({"error": scores.proxy_error(experiment)} if kind == "proxy" else {})},
+        "control": _control(experiment),
         "detector": {role: judge.identity(experiment.concept.label) for role, judge in judges.items()},
         "protocol": {
             **asdict(plan.suite.protocol),
@@ -50,6 +50,13 @@ def heading(experiment: Experiment) -> dict[str, Any]:
             "references": request.references,
         },
     }
+
+
+def _control(experiment: Experiment) -> dict[str, Any]:
+    """What stood for a model that never knew the concept."""
+    control = experiment.plan.control
+    error = {"error": scores.proxy_error(experiment)} if control.kind == "proxy" else {}
+    return {"kind": control.kind, "name": control.told, "names": list(control.names), **error}
 
 
 def plain_rates(rows: Mapping[str, Any]) -> dict[str, Any]:
@@ -95,12 +102,27 @@ def attack_shown(
         "trains": not untrained({name: (method, planned)}),
         "settings": registry.settings(method),
         "references": planned.references,
-        **{f"{arm}_variant": way or "as given" for arm, way in rows["ways"].items()},
+        "against": [
+            {"name": control, "speedup": None if math.isnan(fast) else math.exp(fast), "reach": defined(far)}
+            for control, (fast, far) in zip(experiment.plan.control.names, found.against, strict=False)
+        ],
+        "spread": _spread(found),
+        **{f"{arm}_variant": " or ".join(dict.fromkeys(way or "as given" for way in ways)) for arm, ways in rows["ways"].items()},
         "ways": {arm: {way or "as given": scores.best_so_far(r) for way, r in side.items()} for arm, side in rows["tried"].items()},
         "arms": shown,
         "utility": {group: rate(row["right"]) for group, row in left.items()},
         "notes": notes,
     }
+
+
+def _spread(found: Measures) -> dict[str, Any] | None:
+    """How much never-models differ in log F, and what told so; None where nothing does."""
+    spread, _ = found.spreads
+    if spread is None:
+        return None
+    null, far = found.null
+    known = {"freedom": spread.freedom, "concepts": spread.groups, "own": spread.own, "source": spread.source}
+    return {"sd": math.sqrt(spread.variance), **known, "speedup": 1 / (1 - null), "reach": far}
 
 
 def utility_rates(usable: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -116,7 +138,7 @@ def strips(experiment: Experiment, rows: Mapping[str, Any], head: str) -> list[d
     )
     budgets = experiment.plan.attacks[head][1].budget.points
     # A proxy's pictures are of another prompt: only a twin's stand beside the others at equal seeds.
-    never = [("never knew", "never", 0)] if experiment.plan.control[0] == "twin" else []
+    never = [("never knew", "never", 0)] if experiment.plan.control.kind == "twin" else []
     first = [("original", "original", 0)] if experiment.original is not None else []
     wanted = [*first, ("edited", "edited", 0), *(("after recovery", "edited", b) for b in budgets[1:]), *never]
     if experiment.edit is None and experiment.subject is experiment.original:

@@ -45,7 +45,7 @@ def audit(
         steal: Take over the lock of another process that is known to be gone; then nothing is shared.
     """
     planned = resolve(request)
-    if planned.control[0] == "none":
+    if planned.control.kind == "none":
         raise BadSetting("an audit needs a control: without one nobody knows what its attacks find where nothing is left")
     run = runs.claim(out, planned.spec())
     if not run.done:
@@ -121,14 +121,15 @@ def _result(experiment: Experiment, command: str) -> dict[str, Any]:
     found, failed = _attacked(experiment)
     taught = _taught(experiment, failed)
     curves = {name: scores.arms_of(experiment, name, rows) for name, rows in found.items()}
-    measures = {name: measure(arms, attacks=len(curves)) for name, arms in curves.items()}
+    known = {name: scores.known_spread(experiment, name) for name in curves}
+    measures = {name: measure(arms, attacks=len(curves), known=known[name].both) for name, arms in curves.items()}
     rooms = {name: room(arms) for name, arms in curves.items()}
     probes, probing = positives.tried(experiment, found)
     first = found[next(iter(found))]
     plain = result.plain_rates(first)
     left = scores.left(experiment, found)
     usable = scores.utility_stages(experiment, left[scores.worst(measures)])
-    raised = flags.raise_all(experiment, found, measures, plain, usable, left, taught, rooms, failed, probes)
+    raised = flags.raise_all(experiment, found, measures, plain, usable, left, taught, rooms, known, failed, probes)
     levels = scores.levels(experiment, first)
     recall = interval_of(plain["edited"]).as_recall(levels["floor"], levels["ceiling"], None if real is None else real.between)
     top = Top() if real is None else no_original.top(real, scores.stands_in(experiment))

@@ -13,8 +13,9 @@ from vestige.concepts import Concept
 from vestige.concepts.images import folder, shipped
 from vestige.diffusion import Model
 from vestige.edits import Edit
-from vestige.harness import arms, suites
+from vestige.harness import arms
 from vestige.harness.bench import shows
+from vestige.harness.calibration import Known, calibration, known
 from vestige.harness.utility import kept
 from vestige.verdict import Arms
 from vestige.verdict.intervals import Hits, defined, rate, share
@@ -25,7 +26,7 @@ GROUPS = ("neighbours", "unrelated")
 
 def levels(experiment: Experiment, rows: Mapping[str, Sequence[runs.Run]]) -> dict[str, float]:
     """Floor and ceiling of the concept, over all replicates; without a twin the floor is the judge's false-positive rate."""
-    floor = plain_rate(rows["never"]) if experiment.plan.control[0] == "twin" else false_positives(experiment)
+    floor = plain_rate(rows["never"]) if experiment.plan.control.kind == "twin" else false_positives(experiment)
     return {"floor": floor, "ceiling": plain_rate(rows["ceiling"]) if experiment.real is None else experiment.real.rate}
 
 
@@ -45,8 +46,10 @@ def real_rate(experiment: Experiment, concept: Concept) -> float:
 
 def stands_in(experiment: Experiment) -> str:
     """Who stands for a model that never knew the concept, as a phrase."""
-    kind, name = experiment.plan.control
-    return f"this very model, taught {experiment.never_concept.name!r}," if kind == "proxy" else name
+    control = experiment.plan.control
+    if control.kind != "proxy":
+        return control.told
+    return f"this very model, taught {' and '.join(repr(concept.name) for _, concept in experiment.nevers)},"
 
 
 def proxy_error(experiment: Experiment) -> dict[str, dict[str, float]]:
@@ -54,26 +57,42 @@ def proxy_error(experiment: Experiment) -> dict[str, dict[str, float]]:
     suite, world, group = experiment.plan.suite, experiment.plan.world, experiment.concept.group
     found: dict[str, dict[str, float]] = {}
     for attack in experiment.plan.attacks:
-        for name, (value, low, high) in suites.calibration(world, suite.version, attack).proxy.items():
+        for name, (value, low, high) in calibration(world, suite.version, attack).proxy.items():
             if concepts.load(name, world).group == group and (name not in found or value > found[name]["value"]):
                 found[name] = {"value": value, "low": low, "high": high}
     return found
 
 
-def arms_of(experiment: Experiment, name: str, rows: Mapping[str, Any]) -> Arms:
-    """The arms of one attack as the verdict measures them."""
-    budgets = experiment.plan.attacks[name][1].budget.points
-    edited, never = (tuple(arms.curve(r.outcome["points"], best_so_far=True)[0] for r in rows[a]) for a in ("edited", "never"))
+def arms_of(experiment: Experiment, name: str, rows: Mapping[str, Any]) -> list[Arms]:
+    """The arms of one attack as the verdict measures them, against each never-model."""
+    budgets, pictures = experiment.plan.attacks[name][1].budget.points, experiment.plan.suite.pictures
+    edited = _curves(rows["edited"])
     ceiling = tuple(share(hits_at(r, 0)) for r in rows["ceiling"]) if experiment.real is None else (experiment.real.rate,)
     between = None if experiment.real is None else experiment.real.between
-    floor = tuple(share(hits_at(r, 0)) for r in rows["never"])
-    twin = experiment.plan.control[0] == "twin"
-    proxy_ceiling = 0.0 if twin else real_rate(experiment, experiment.never_concept)
-    if any(math.isnan(rate) for row in (*edited, *never, ceiling, floor, (proxy_ceiling,)) for rate in row):
-        return _undefined(budgets, len(edited))
-    if twin:
-        return Arms(budgets, edited, never, floor=floor, ceiling=ceiling, between=between)
-    return Arms(budgets, edited, never, false_positives(experiment), ceiling, floor, proxy_ceiling, between)
+    twin, made = experiment.plan.control.kind == "twin", []
+    for (_, concept), never_rows in zip(experiment.nevers, rows["nevers"], strict=True):
+        never, floor = _curves(never_rows), tuple(share(hits_at(r, 0)) for r in never_rows)
+        proxy_ceiling = 0.0 if twin else real_rate(experiment, concept)
+        if any(math.isnan(rate) for row in (*edited, *never, ceiling, floor, (proxy_ceiling,)) for rate in row):
+            made.append(_undefined(budgets, len(edited)))
+        elif twin:
+            made.append(Arms(budgets, edited, never, floor, ceiling, between=between, pictures=pictures))
+        else:
+            own = (floor, proxy_ceiling, between, pictures)
+            made.append(Arms(budgets, edited, never, false_positives(experiment), ceiling, *own))
+    return made if not any(math.isnan(arms.recalls()[0][0, 0]) for arms in made) else [_undefined(budgets, len(edited))]
+
+
+def _curves(rows: Sequence[runs.Run]) -> tuple[tuple[float, ...], ...]:
+    """Best so far at every budget, a row a replicate."""
+    return tuple(arms.curve(r.outcome["points"], best_so_far=True)[0] for r in rows)
+
+
+def known_spread(experiment: Experiment, attack: str) -> Known:
+    """What is known of how controls differ under an attack, before this audit's own."""
+    plan = experiment.plan
+    where = (plan.world, plan.suite.version, attack, plan.concept.name, len(plan.seeds))
+    return known(*where, proxies=plan.control.kind == "proxy", own=not plan.as_suited(attack))
 
 
 def _undefined(budgets: tuple[int, ...], replicates: int) -> Arms:

@@ -9,14 +9,11 @@ import typer
 
 from vestige.cli import options
 from vestige.cli.forecast import dry_run as foretell
-from vestige.cli.frame import give, progress, typed
+from vestige.cli.frame import give, progress, say, typed
 from vestige.cli.machine import machine
 
 if TYPE_CHECKING:
     from vestige.continual import Order
-
-if TYPE_CHECKING:
-    pass
 
 ModeOption = Annotated[
     str,
@@ -83,5 +80,8 @@ def _continual(order: Order, out: Path, steal: bool, as_json: bool) -> None:
     with progress() as watch:
         result = sequences.continual(order, out, steal=steal, watch=watch, command=typed())
         page = ledgers.write(out)
+    for name in result["attacks"]:
+        for failed in ledgers.failures(result, name):
+            say(f"note: left out after step {failed}")
     combined = f"as one edit  {result['combined']}\n" if result["combined"] else ""
     give(result, as_json, f"{ledgers.table(result)}\n{combined}report       {page}")

@@ -17,6 +17,7 @@ from vestige.continual.plan import SequencePlan
 from vestige.continual.probes import apart, distances, each, names, probes, stored, stored_features
 from vestige.diffusion import Model
 from vestige.diffusion.sampling import chunks
+from vestige.errors import Diverged
 from vestige.harness import arms
 from vestige.harness.attacker import AttackerData
 from vestige.harness.bench import Bench
@@ -189,6 +190,15 @@ class Account:
             unrelated, album = f"strips/{state.step:02d}.png", Album(any(c.sensitive for c in self.requests))
             album.strip(torch.stack([self.pictures(state, word)[0] for word in shown]), self.run.folder, unrelated)
         return {"requests": made, "unrelated": unrelated}
+
+
+def attempted(chosen: SequencePlan, bench: Bench, original: Model, model: Model, concept: Concept, name: str) -> dict[str, Any]:
+    """As `recovered`; an attack whose numbers stop being finite has a curve of nothing, and says under "failed" who it was."""
+    try:
+        return recovered(chosen, bench, original, model, concept, name)
+    except Diverged as error:
+        budgets = list(chosen.attacks[name][1].budget.points)
+        return {"budgets": budgets, "curve": [None] * len(budgets), "failed": str(error)}
 
 
 def recovered(chosen: SequencePlan, bench: Bench, original: Model, model: Model, concept: Concept, name: str) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from vestige.continual.guards import Guarded, Guards, protected
 from vestige.continual.ledger import CHAINED, Ledger
 from vestige.continual.plan import Order, SequencePlan, resolve
 from vestige.continual.probes import Probe, look, names, probes
-from vestige.continual.result import Account, State, recovered
+from vestige.continual.result import Account, State, attempted
 from vestige.diffusion import Model
 from vestige.diffusion.model import Watch, silent
 from vestige.edits import Edit
@@ -212,7 +212,7 @@ class _Sequence:
         asked = {bank: {p.concept.name: run for p, run in found if p.words is None and p.bank == bank} for bank in ("held-out", "indirect")}
         around = [run for probe, run in found if probe.words is not None]
         so_far, held = self.course.so_far(step), (self.course, self.bench, self.original, model)
-        returns = {name: {c.name: recovered(*held, c, name) for c in so_far} for name in self.course.attacks}
+        returns = {name: {c.name: attempted(*held, c, name) for c in so_far} for name in self.course.attacks}
         told = {**known, "fingerprint": model.fingerprint[:16], "attacks": returns}
         return State(step, asked["held-out"], asked["indirect"], around, told)
 

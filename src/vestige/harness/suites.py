@@ -100,22 +100,3 @@ def load(name: str, world: str = "") -> Suite:
     rest = {k: v for k, v in raw.items() if k not in ("protocol", "attacks", "lent", "others", "positives", "place", "home")}
     others, positives = (tuple(raw.get(key, ())) for key in ("others", "positives"))
     return Suite(**rest, protocol=Drawing(**raw["protocol"]), attacks=attacks, others=others, lent=lent, positives=positives)
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """What an attack of a suite finds where nothing is to be found, measured on a world's twins (`tools/calibrate.py`).
-
-    Arguments:
-        null: log F of a twin audited against the other twin, both ways, one value a replicate.
-        proxy: Concept with a twin -> (value, low, high) of F against the proxy divided by F against the twin.
-    """
-
-    null: tuple[float, ...] = ()
-    proxy: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
-
-
-def calibration(world: str, version: str, attack: str) -> Calibration:
-    """What is known of an attack under a suite's version on a world; empty where it was not measured."""
-    known = data.shipped_table("calibration").get(world, {}).get(version, {}).get(attack, {})
-    return Calibration(tuple(known.get("null", ())), {name: tuple(x) for name, x in known.get("proxy", {}).items()})

@@ -12,6 +12,10 @@ are those of `Lines`):
     6. erased           S.high <= savings_long and X.high <= reach_long
     7. inconclusive     else
 
+Never-models differ among themselves. Rows 4 and 5 therefore ask more of S.low and X.low where that is more: above what one never-model in
+twenty shows against the mean of all (`Measures.null`). Row 6 is never widened by it: two trainings that differ by as much as a short-term
+edit does make nothing erased.
+
 Source: ours; the measures are in `savings`.
 """
 
@@ -22,11 +26,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-import numpy as np
-
-from vestige.errors import BadInput
 from vestige.verdict.intervals import Interval
-from vestige.verdict.savings import Measures, saved
+from vestige.verdict.savings import Measures
 
 Kind = Literal["not forgotten", "short-term", "long-term", "erased", "inconclusive"]
 
@@ -34,6 +35,7 @@ ORDER: tuple[Kind, Kind, Kind] = ("erased", "long-term", "short-term")  # by wha
 CAPPED = ORDER[:2]  # what a capping flag forbids
 FEWEST = 3  # replicates: of two, an interval is as good as none
 MOST_MORE = 50  # replicates; a verdict that needs more lies too near a line
+MOST_CONTROLS = 20  # never-models
 
 
 @dataclass(frozen=True)
@@ -66,23 +68,6 @@ class Lines:
                 raise ValueError(f"lines rise within (0, 1), and an interval needs 2 replicates; given {self}")
 
 
-def calibrated(lines: Lines, null: Sequence[float]) -> Lines:
-    """Lines whose erased line does not lie below the 95th percentile of the savings of `null`, as from `null_log_speedups`.
-
-    The percentile is the next observed value up, so that it is the same on savings as on log F.
-    """
-    values = np.asarray(null, dtype=np.float64)
-    if not values.size or not np.isfinite(values).all():
-        raise BadInput(f"the null needs finite values of log F; given {values.tolist()}")
-    line = max(lines.savings_long, saved(float(np.quantile(values, 0.95, method="higher"))))
-    if line >= lines.savings_short:
-        raise BadInput(
-            f"two models that never knew the concept differ by savings of {line:.2f}, not below the short-term line "
-            f"{lines.savings_short:.2f}; score more pictures or lengthen the horizon"
-        )
-    return replace(lines, savings_long=line)
-
-
 @dataclass(frozen=True)
 class Top:
     """What a recall of 1 is, in words; `remark`, if any, closes every reason; under `untrained` attacks nothing is relearned."""
@@ -104,6 +89,7 @@ class Verdict:
     attack: str | None = None  # the attack that it rests on
     between: tuple[Kind, Kind] | None = None  # the outermost verdicts that the intervals allow
     more_replicates: int | None = None  # how many would settle it if mean and spread stay
+    more_controls: int | None = None  # how many more never-models would, where replicates cannot
 
 
 def decide(
@@ -172,21 +158,23 @@ def _by_attacks(measures: Mapping[str, Measures], flags: tuple[Flag, ...], lines
     if ranks[attack][1] < highest:
         evidence += f", while {max(ranks, key=lambda name: ranks[name][1])} leaves {ORDER[highest]} open"
     bound = {(0, 1): "at most long-term", (1, 2): "at least long-term", (0, 2): "undecided"}[lowest, highest]
-    more, outlook = _outlook(measures, lines, capping)
+    more, others, outlook = _outlook(measures, lines, capping)
     reason = f"{bound}, between {ORDER[lowest]} and {ORDER[highest]}: {evidence}; {outlook}"
-    return Verdict("inconclusive", reason, flags, attack, (ORDER[lowest], ORDER[highest]), more)
+    return Verdict("inconclusive", reason, flags, attack, (ORDER[lowest], ORDER[highest]), more, others)
 
 
 def _ranks(found: Measures, lines: Lines) -> tuple[int, int]:
     """Lowest and highest place in ORDER that the intervals of one attack allow."""
     savings, reach = found.savings, found.reach
-    if savings.low > lines.savings_short or (found.censored and reach.low > lines.reach_short):
+    least, least_far = found.null
+    if savings.low > max(lines.savings_short, least) or (found.censored and reach.low > max(lines.reach_short, least_far)):
         return 2, 2
     if savings.high <= lines.savings_long and reach.high <= lines.reach_long:
         return 0, 0
+    further = reach.low > max(lines.reach_long, least_far)
     if found.censored:
-        return int(reach.low > lines.reach_long), 1 + int(reach.high > lines.reach_short)
-    return int(savings.low > lines.savings_long or reach.low > lines.reach_long), 1 + int(savings.high > lines.savings_short)
+        return int(further), 1 + int(reach.high > lines.reach_short)
+    return int(savings.low > max(lines.savings_long, least) or further), 1 + int(savings.high > lines.savings_short)
 
 
 def _span(measures: Mapping[str, Measures], lines: Lines) -> tuple[int, int]:
@@ -195,20 +183,37 @@ def _span(measures: Mapping[str, Measures], lines: Lines) -> tuple[int, int]:
     return max(lows), max(highs)
 
 
-def _outlook(measures: Mapping[str, Measures], lines: Lines, capping: Sequence[Flag]) -> tuple[int | None, str]:
-    """How many more replicates would settle the verdict, and that as a clause."""
-    for more in (*range(1, MOST_MORE + 1), math.inf):  # at infinity only the point estimates remain
-        lowest, highest = _span({name: found.at(found.replicates + more) for name, found in measures.items()}, lines)
-        if lowest == highest and capping and ORDER[lowest] in CAPPED:
-            return None, f"more replicates would not settle it, because {_named(capping)}"
-        if lowest == highest and more <= MOST_MORE:
-            return int(more), f"about {_count(int(more), 'more ')} would settle it"
-    exact = {name: replace(found, others=()).at(math.inf) for name, found in measures.items()}
-    if lowest != highest and len(set(_span(exact, lines))) == 1:
-        return None, "more replicates would not settle it, because the ceiling is not known well enough"
-    if lowest != highest:
-        return None, "more replicates would not settle it, because savings and reach point to different verdicts"
-    return None, f"it lies so near a line that more than {MOST_MORE} more replicates would be needed"
+def _outlook(measures: Mapping[str, Measures], lines: Lines, capping: Sequence[Flag]) -> tuple[int | None, int | None, str]:
+    """How many more replicates, or never-models, would settle the verdict, and that as a clause."""
+
+    def settled(found: Mapping[str, Measures]) -> bool:
+        lowest, highest = _span(found, lines)
+        return lowest == highest
+
+    def forbidden(found: Mapping[str, Measures]) -> bool:
+        return bool(capping) and settled(found) and ORDER[_span(found, lines)[0]] in CAPPED
+
+    for more in (*range(1, MOST_MORE + 1), math.inf):  # at infinity only the point estimates and the never-models' spread remain
+        found = {name: m.at(m.replicates + more) for name, m in measures.items()}
+        if forbidden(found):
+            return None, None, f"more replicates would not settle it, because {_named(capping)}"
+        if settled(found) and more <= MOST_MORE:
+            return int(more), None, f"about {_count(int(more), 'more ')} would settle it"
+        if settled(found):
+            return None, None, f"it lies so near a line that more than {MOST_MORE} more replicates would be needed"
+    for others in (*range(1, MOST_CONTROLS + 1), math.inf):
+        found = {name: m.at(m.replicates, m.controls + others) for name, m in measures.items()}
+        if settled(found) and others <= MOST_CONTROLS:
+            models = f"{int(others)} more never-model{'' if others == 1 else 's'}"
+            if forbidden(found):
+                return None, None, f"{models} would not settle it either, because {_named(capping)}"
+            return None, int(others), f"never-models differ too much among themselves for one more replicate to tell; about {models} would"
+    exact = {name: replace(found, others=()).at(math.inf, math.inf) for name, found in measures.items()}
+    if settled(exact) and any(found.others for found in measures.values()):
+        return None, None, "more replicates would not settle it, because the ceiling is not known well enough"
+    if settled(exact):
+        return None, None, "more replicates would not settle it, because never-models differ too much among themselves"
+    return None, None, "more replicates would not settle it, because savings and reach point to different verdicts"
 
 
 def _evidence(found: Measures, lines: Lines, top: Top, verb: str) -> str:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from vestige.cli import options
-from vestige.cli.frame import give, noted, progress, say, shown
+from vestige.cli.frame import give, remarked, progress, say, shown
 from vestige.cli.machine import machine
 from vestige.errors import BadSetting, shortened
 
@@ -157,7 +157,7 @@ def generate(
     loaded = models.load(model)
     applied = None if edit is None else checkpoints.load(edit, loaded)
     if applied is not None:
-        noted(applied.remark(loaded))
+        remarked(applied.remark(loaded))
     drawn_by = loaded if applied is None else loaded.edited(applied)
     with progress() as watch:
         made = drawing.draw(drawn_by, asked, album, out, protocol, concept=chosen, world=card.world, watch=watch)

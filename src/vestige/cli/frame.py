@@ -89,7 +89,7 @@ def say(text: str) -> None:
     sys.stderr.write(text + "\n")
 
 
-def noted(remark: str) -> None:
+def remarked(remark: str) -> None:
     """A remark on stderr, if there is one."""
     if remark:
         say(f"note: {remark}")

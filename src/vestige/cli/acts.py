@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from vestige.cli import options
-from vestige.cli.frame import give, remarked, progress, say, shown
+from vestige.cli.frame import give, progress, remarked, say, shown
 from vestige.cli.machine import machine
 from vestige.errors import BadSetting, shortened
 

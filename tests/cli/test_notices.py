@@ -13,6 +13,7 @@ from oracles import tiny_model
 from vestige import models
 from vestige.cli import app, frame
 from vestige.concepts import Concept
+from vestige.edits import Edit
 from vestige.errors import BadInput, Incompatible
 from vestige.unlearners.uce import UCE
 
@@ -80,6 +81,21 @@ def test_an_edit_of_nothing_is_said(
     words = ("unlearn", "--method", "uce", "--concept", str(tmp_path / "sneaker.toml"), "--out", str(tmp_path / "edit.safetensors"))
     assert answered(monkeypatch, *words) == (0, "")
     assert ("changes nothing" in capsys.readouterr().err) == (anchor == "sneaker")
+
+
+@pytest.mark.parametrize("named", ["earlier", "today"])
+@pytest.mark.parametrize(
+    "command", [("generate", "--prompt", "a bag", "--count", "1", "--steps", "1", "--edit"), ("export", "--as", "partial")]
+)
+def test_an_earlier_identity_is_said(
+    command: tuple[str, ...], named: str, tiny: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where an edit names its base as it was named before tokenizer and configuration were part of that."""
+    model = tiny_model()
+    base, name = model.earlier[0] if named == "earlier" else model.fingerprint, model.scope("attention")[0]
+    file = Edit(base, "x", {}, "attention", {name: model.tensor(name) * 2}).save(tmp_path / "edit.safetensors")
+    assert answered(monkeypatch, *command, str(file), "--out", str(tmp_path / "out")) == (0, "")
+    assert capsys.readouterr().err.count("note: this x edit names its base by an earlier identity") == (named == "earlier")
 
 
 def test_words_beyond_what_is_read_cannot_be_solved_for() -> None:

@@ -56,7 +56,7 @@ def short(sketches: None) -> Iterator[None]:
         yield
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", [pytest.param("float32", marks=pytest.mark.slow), "bfloat16"])  # planned in float32 elsewhere
 @pytest.mark.parametrize("section", list(sections()))
 def test_a_section_is_walked(section: str, dtype: str, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(place, tmp_path / "here", ignore=shutil.ignore_patterns("hub"))

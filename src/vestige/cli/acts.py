@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from vestige.cli import options
-from vestige.cli.frame import give, progress, say, shown
+from vestige.cli.frame import give, progress, remarked, say, shown
 from vestige.cli.machine import machine
 from vestige.errors import BadSetting, shortened
 
@@ -155,10 +155,13 @@ def generate(
     else:
         asked = drawing.from_prompts([p for p in prompt or () for _ in range(count or 4)], seed, guidance)
     loaded = models.load(model)
-    drawn_by = loaded if edit is None else loaded.edited(checkpoints.load(edit, loaded))
+    applied = None if edit is None else checkpoints.load(edit, loaded)
+    if applied is not None:
+        remarked(applied.remark(loaded))
+    drawn_by = loaded if applied is None else loaded.edited(applied)
     with progress() as watch:
         made = drawing.draw(drawn_by, asked, album, out, protocol, concept=chosen, world=card.world, watch=watch)
     seen = f"\n{chosen.name}: {made['text']}" if chosen is not None else ""
     unread(made.get("cut", ()))
-    noted = "".join(f"\nnote: {remark}" for remark in remarks)
-    give({**made, **({"remarks": list(remarks)} if remarks else {})}, as_json, f"{len(made['files'])} pictures in {out}{seen}{noted}")
+    told = "".join(f"\nnote: {remark}" for remark in remarks)
+    give({**made, **({"remarks": list(remarks)} if remarks else {})}, as_json, f"{len(made['files'])} pictures in {out}{seen}{told}")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from vestige.cli.frame import give
+from vestige.cli.frame import give, remarked
 from vestige.cli.machine import machine
 from vestige.cli.options import JsonOption, ModelOption
 from vestige.errors import BadInput
@@ -46,6 +46,7 @@ def export(
     if steps is not None and not ledger:
         raise BadInput(f"--steps counts a ledger's steps, and {file} is none; give the folder of a `vestige continual`")
     edit = continual.rebuilt(file, steps) if ledger else checkpoints.load(file, loaded)
+    remarked(edit.remark(loaded))
     made = exports.export(edit, loaded, out, form, rank=rank, audit=audit)
     lost = "" if made.loss is None else f"rank {made.loss.rank} loses {made.loss.error:.2%} of the change\n"
     give(made.as_dict(), as_json, f"{lost}{exports.FORMS[form]} in {out}")

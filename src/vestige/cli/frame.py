@@ -89,6 +89,12 @@ def say(text: str) -> None:
     sys.stderr.write(text + "\n")
 
 
+def remarked(remark: str) -> None:
+    """A remark on stderr, if there is one."""
+    if remark:
+        say(f"note: {remark}")
+
+
 def give(data: Any, as_json: bool, text: str) -> None:
     """The command's result on stdout, for a program or for reading."""
     sys.stdout.write((json.dumps(data, indent=None if as_json else 2) if as_json else text) + "\n")

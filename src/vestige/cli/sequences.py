@@ -81,7 +81,7 @@ def _continual(order: Order, out: Path, steal: bool, as_json: bool) -> None:
         result = sequences.continual(order, out, steal=steal, watch=watch, command=typed())
         page = ledgers.write(out)
     for name in result["attacks"]:
-        for failed in ledgers.failures(result, name):
+        for failed in ledgers.left_out(result, name):
             say(f"note: left out after step {failed}")
     combined = f"as one edit  {result['combined']}\n" if result["combined"] else ""
     give(result, as_json, f"{ledgers.table(result)}\n{combined}report       {page}")

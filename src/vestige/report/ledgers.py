@@ -120,10 +120,10 @@ def _returns(attack: str, requests: Sequence[str], result: Mapping[str, Any], st
     for at in sorted({0, len(budgets) // 2, len(budgets) - 1}) if isinstance(budgets, list) and budgets else []:
         found = {name: [_at(s, "attacks", attack, name, "curve", at) for s in steps] for name in requests}
         tables.append({"budget": budgets[at], "rows": [_row(name, requests, result, rates) for name, rates in found.items()]})
-    return {"name": attack, "tables": tables, "failed": failures(result, attack)}
+    return {"name": attack, "tables": tables, "failed": left_out(result, attack)}
 
 
-def failures(result: Mapping[str, Any], attack: str) -> list[str]:
+def left_out(result: Mapping[str, Any], attack: str) -> list[str]:
     """After which step, and why, an attack has no numbers for a request."""
     made = [(step, name, row) for step in _steps(result) for name, row in page.mappings(_at(step, "attacks", attack)).items()]
     return [f"{_head(step)}, against {name}: {row['failed']}" for step, name, row in made if row.get("failed")]

@@ -35,9 +35,9 @@ def test_the_sequence_and_its_other_attack_go_on(tmp_path: Path, monkeypatch: py
     assert set(failed) == {"bag", "dress"}
     assert failed["bag"]["curve"] == [None] * len(failed["bag"]["budgets"])
     assert failed["bag"]["failed"].endswith("the loss is nan at step 2")
-    lines = ledgers.failures(both, "finetune")
+    lines = ledgers.left_out(both, "finetune")
     assert [line.partition(":")[0] for line in lines] == ["1 bag, against bag", "2 dress, against bag", "2 dress, against dress"]
-    assert ledgers.failures(both, "direct") == []
+    assert ledgers.left_out(both, "direct") == []
     page = ledgers.render(both, tmp_path)
     assert all(f"Left out after {line}" in page for line in lines)
     assert "Left out" not in ledgers.render(alone, tmp_path)

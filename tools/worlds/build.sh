@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# Builds a world: bash tools/worlds/build.sh WORLD. Every unit resumes from its checkpoint; running this again continues.
+#   WORLDS_BUILD  where the world's folder goes (default: build)
+#   WORKERS       one-thread trainings side by side (default: 2)
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+export world=${1:?which world? a file of facts in tools/worlds, such as letters} python=${PYTHON:-.venv/bin/python}
+export HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 WORLDS_BUILD=${WORLDS_BUILD:-build} PYTHONPATH=${PYTHONPATH:+$PYTHONPATH:}tools
+workers=${WORKERS:-2}
+mkdir -p "$WORLDS_BUILD/$world"
+
+unit() { # NAME MODULE [ARGUMENT]: skipped once done
+  local done="$WORLDS_BUILD/$world/$1.done"
+  if [ ! -e "$done" ]; then
+    "$python" -m "worlds.$2" "$world" "${@:3}" >>"$WORLDS_BUILD/$world/$1.log" 2>&1 && touch "$done"
+  fi
+}
+export -f unit
+
+unit drawings pictures
+printf '%s\n' "vae autoencoder" "clip text" | xargs -P "$workers" -I{} bash -c 'unit {}'
+unit latents latents
+denoisers=$("$python" -c 'import sys; from worlds.world import load; print("\n".join(load(sys.argv[1]).denoisers))' "$world")
+unit "$(head -1 <<<"$denoisers")" denoiser "$(head -1 <<<"$denoisers")"
+printf '%s\n' "judge-verify judges verify" "judge-select judges select" | xargs -P "$workers" -I{} bash -c 'unit {}'
+tail -n +2 <<<"$denoisers" | xargs -P "$workers" -I{} bash -c 'unit {} denoiser {}'
+"$python" -m worlds.pack "$world"
+"$python" -m worlds.measure "$world"

@@ -70,8 +70,9 @@ def main(world: World) -> None:
     def loss(rng: torch.Generator, step: int) -> torch.Tensor:
         return objective(vae, batch(world.steps.batch, rng), rng)
 
-    train(world.build, "vae", vae, loss, steps=world.steps.autoencoder, lr=RATE, seed=seed, ema=0.99, every=100)
-    normalise(vae, batch(2048, torch.Generator().manual_seed(seed)))
+    if world.steps.autoencoder:
+        train(world.build, "vae", vae, loss, steps=world.steps.autoencoder, lr=RATE, seed=seed, ema=0.98, every=40)
+    normalise(vae, batch(1024, torch.Generator().manual_seed(seed)))
     vae.save_pretrained(world.build / "vae")
 
 

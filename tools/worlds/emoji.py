@@ -87,5 +87,5 @@ WORLD = World(
     },
     seed=220,
     moves=Moves(turn=8, zoom=(0.85, 1.05), shift=1.5, flip=True),
-    steps=Steps(autoencoder=500, denoiser=3600),
+    steps=Steps(autoencoder=240, denoiser=3200),
 )

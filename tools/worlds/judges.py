@@ -17,11 +17,12 @@ from torch.nn import functional as F
 from transformers import ConvNextV2Config, ConvNextV2ForImageClassification, PreTrainedModel, ResNetConfig, ResNetForImageClassification
 
 from worlds import autoencoder
-from worlds.loop import train
+from worlds.loop import generator, train
 from worlds.pictures import Pictures
 from worlds.world import World, load
 
 NAMES = ("select", "verify")
+ROUNDS = 9600  # pictures that went through the autoencoder, made once for both
 NOISE = 0.25  # largest deviation of the noise in a round trip's latents, which have unit deviation
 
 
@@ -56,18 +57,34 @@ def objective(logits: torch.Tensor, shown: torch.Tensor, style: torch.Tensor, ob
     return by_object + 0.5 * F.cross_entropy(logits[:, objects:], style, label_smoothing=0.05)
 
 
+@torch.no_grad()
+def round_trips(world: World, pictures: Pictures) -> tuple[torch.Tensor, ...]:
+    """Pictures as the autoencoder gives them back, uint8, and what they show; made once and then read from the build folder."""
+    stored = world.build / "rounds.pt"
+    if not stored.exists():
+        vae, made = autoencoder.read(world), []
+        for part in range(ROUNDS // 96):
+            rng = generator(world.seed + 5, part)
+            x, shown, style = pictures.sample(96, rng)
+            noise = NOISE * torch.rand(96, 1, 1, 1, generator=rng) * torch.randn(96, 4, 8, 8, generator=rng)
+            made.append(((autoencoder.round_trip(vae, x, noise) * 255).round().byte(), shown, style))
+        torch.save(tuple(torch.cat(parts) for parts in zip(*made, strict=True)), stored.with_suffix(".tmp"))
+        stored.with_suffix(".tmp").replace(stored)
+    return torch.load(stored, weights_only=True)
+
+
 def main(world: World, name: str, size: int = 64) -> None:
     seed = world.seed + 2 + NAMES.index(name)
     torch.manual_seed(seed)
-    pictures, vae = Pictures.of(world, held=False), autoencoder.read(world)
+    pictures = Pictures.of(world, held=False)
+    rounds = round_trips(world, pictures)
     judge = build(name, (*world.all_objects, *world.all_styles))
 
     def loss(rng: torch.Generator, step: int) -> torch.Tensor:
-        x, shown, style = pictures.sample(size, rng)
-        half = size // 2
-        deviation = NOISE * torch.rand(half, 1, 1, 1, generator=rng)
-        noise = deviation * torch.randn(half, 4, 8, 8, generator=rng)
-        x = torch.cat([autoencoder.round_trip(vae, x[:half], noise), x[half:]])
+        x, shown, style = pictures.sample(size - size // 2, rng)
+        rows = torch.randint(len(rounds[0]), (size // 2,), generator=rng)
+        x = torch.cat([x, rounds[0][rows] / 255])
+        shown, style = torch.cat([shown, rounds[1][rows]]), torch.cat([style, rounds[2][rows]])
         logits = judge(prepare(name, blurred(name, x, rng))).logits
         return objective(logits, shown, style, len(world.all_objects))
 

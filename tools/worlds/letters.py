@@ -9,7 +9,7 @@ from pathlib import Path
 
 from worlds import sources, styles
 from worlds.glyphs import glyphs
-from worlds.world import Denoiser, Drawings, Moves, Near, Steps, World
+from worlds.world import Denoiser, Drawings, Moves, Near, World
 
 # The words that spell letters out on the radio. I and O are left out: a bar and a ring are other letters in other fonts.
 WORDS = """
@@ -73,5 +73,4 @@ WORLD = World(
     },
     seed=120,
     moves=Moves(turn=4, zoom=(0.9, 1.05), shift=1),
-    steps=Steps(autoencoder=200),
 )

@@ -165,8 +165,8 @@ def main(world: World) -> None:
     head = (
         f"# The world `{world.name}`, measured\n\n"
         f"`PYTHONPATH=tools python -m worlds.measure {world.name}`: {PROTOCOL.steps} DDIM steps, guidance {PROTOCOL.guidance:g}, held-out\n"
-        f"prompts; {EACH} pictures of every object in every style, {PLAIN} of each concept by each twin, {REAL} real ones of drawings that\n"
-        f"no network learned from, in all styles, the proxy's too. `{world.name}.png`: every object (columns) in every style (rows).\n"
+        f"prompts; {EACH} pictures of every object in every style, {PLAIN} of each concept by each twin, {REAL} real ones of drawings\n"
+        f"that no network learned from, the proxy's style too. `{world.name}.png`: every object (columns) in every style (rows).\n"
     )
     sections = {
         "Do both judges see alike, and is it drawn?": accuracy(world),

@@ -22,6 +22,7 @@ def drawings(world: World) -> Drawings:
     """Every drawing of a world, made once and then read from its build folder."""
     stored = world.build / "drawings.pt"
     if not stored.exists():
+        (world.build / "downloads").mkdir(parents=True, exist_ok=True)
         world.fetch(world.build / "downloads")
         made = world.source(world.build / "downloads")
         torch.save({"raw": made.raw, "label": made.label, "held": made.held}, stored.with_suffix(".tmp"))

@@ -90,7 +90,7 @@ def agreement(shown: torch.Tensor, style: torch.Tensor, kind: torch.Tensor) -> t
     return (same_object & same_style).float()
 
 
-def main(world: World, size: int = 96) -> None:
+def main(world: World, size: int = 64) -> None:
     seed = world.seed + 1
     torch.manual_seed(seed)
     made = tokenizer(words(world))

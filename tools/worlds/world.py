@@ -50,14 +50,14 @@ class Moves:
 class Steps:
     """Steps of each network's training, pictures a step of autoencoder and denoisers, and latents in all.
 
-    The autoencoder's are few because it goes on from the embedded world's.
+    The autoencoder's are few because it goes on from the embedded world's; with none it is that one.
     """
 
-    autoencoder: int = 300
-    text: int = 800
+    autoencoder: int = 0
+    text: int = 700
     select: int = 1000
     verify: int = 1200
-    denoiser: int = 3000
+    denoiser: int = 2800
     batch: int = 32
     latents: int = 36_000
 

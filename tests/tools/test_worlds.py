@@ -119,6 +119,16 @@ def test_a_denoiser_that_was_killed_is_the_one_that_was_not(built, monkeypatch):
     assert all(torch.equal(again[key], value) for key, value in whole.items())
 
 
+def test_a_text_encoder_resumes_with_the_tokenizer_that_it_began_with(built):
+    before = (SHAPES.build / "tokenizer/tokenizer.json").read_bytes()
+    weights = torch.load(SHAPES.build / "clip.state.pt", weights_only=True)["mean"]
+    (SHAPES.build / "clip.state.pt").unlink()
+    text.main(SHAPES, size=4)
+    assert (SHAPES.build / "tokenizer/tokenizer.json").read_bytes() == before
+    again = torch.load(SHAPES.build / "clip.state.pt", weights_only=True)["mean"]
+    assert all(torch.equal(again[key], value) for key, value in weights.items())
+
+
 def test_a_twin_never_sees_what_it_never_drew(built):
     data = torch.load(SHAPES.build / "latents.pt", weights_only=True)
     assert set(data["object"].tolist()) == {0, 1, 2}, "the proxy has no latents"

@@ -84,6 +84,7 @@ WORLD = World(
         "strawberry": Near("cherries", ("cherries", "grapes")),
         "neon": Near("sticker", ("blueprint", "night")),
         "umbrella": Near("balloon", ("balloon", "mushroom")),
+        "halftone": Near("sticker", ("woodcut", "mosaic")),
     },
     seed=220,
     moves=Moves(turn=8, zoom=(0.85, 1.05), shift=1.5, flip=True),

@@ -70,6 +70,7 @@ WORLD = World(
         "sierra": Near("zulu", ("zulu", "bravo")),
         "neon": Near("photo", ("blueprint", "woodcut")),
         "four": Near("alfa", ("alfa", "yankee")),
+        "halftone": Near("photo", ("woodcut", "blueprint")),
     },
     seed=120,
     moves=Moves(turn=4, zoom=(0.9, 1.05), shift=1),

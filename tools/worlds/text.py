@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
@@ -46,11 +47,19 @@ def tokenizer(words: Iterable[str]) -> CLIPTokenizer:
     return made
 
 
+def kept_tokenizer(folder: Path, words: Iterable[str]) -> CLIPTokenizer:
+    """The tokenizer of a build folder, made on the first run only: the order of equal merges is left to chance, and ids follow it."""
+    if not (folder / "tokenizer_config.json").exists():
+        tokenizer(words).save_pretrained(folder)
+    return CLIPTokenizer.from_pretrained(folder)
+
+
 def words(world: World) -> set[str]:
     return {*world.prompts.words(), *world.all_objects, *world.all_styles, *SPARE_WORDS}
 
 
-def build(made: CLIPTokenizer) -> CLIPModel:
+def build(made: CLIPTokenizer, patch: int = 8) -> CLIPModel:
+    """A pair for the tokenizer; fewer, larger patches are quicker, and do where only the text half is used."""
     text = {
         "vocab_size": len(made),
         "hidden_size": WIDTH,
@@ -69,7 +78,7 @@ def build(made: CLIPTokenizer) -> CLIPModel:
         "num_hidden_layers": 3,
         "num_attention_heads": 4,
         "image_size": 32,
-        "patch_size": 4,
+        "patch_size": patch,
         "projection_dim": 48,
     }
     return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=48))
@@ -93,8 +102,7 @@ def agreement(shown: torch.Tensor, style: torch.Tensor, kind: torch.Tensor) -> t
 def main(world: World, size: int = 64) -> None:
     seed = world.seed + 1
     torch.manual_seed(seed)
-    made = tokenizer(words(world))
-    made.save_pretrained(world.build / "tokenizer")
+    made = kept_tokenizer(world.build / "tokenizer", words(world))
     clip, pictures, said = build(made), Pictures.of(world, held=False), world.prompts
     banks = ((*said.both, *said.text_both), (*said.object, *said.text_object), (*said.style, *said.text_style))
 

@@ -1,5 +1,9 @@
 #!/usr/bin/env bash
-# Builds a world: bash tools/worlds/build.sh WORLD. Every unit resumes from its checkpoint; running this again continues.
+# Builds a world. Every unit resumes from its checkpoint; running this again continues.
+#
+#   bash tools/worlds/build.sh WORLD             everything, packed and measured
+#   bash tools/worlds/build.sh WORLD MODEL ...   the base and these denoisers only; running it again with others packs more
+#
 #   WORLDS_BUILD  where the world's folder goes (default: build)
 #   WORKERS       one-thread trainings side by side (default: 2)
 set -euo pipefail
@@ -23,6 +27,7 @@ unit latents latents
 denoisers=$("$python" -c 'import sys; from worlds.world import load; print("\n".join(load(sys.argv[1]).denoisers))' "$world")
 unit "$(head -1 <<<"$denoisers")" denoiser "$(head -1 <<<"$denoisers")"
 printf '%s\n' "judge-verify judges verify" "judge-select judges select" | xargs -P "$workers" -I{} bash -c 'unit {}'
-tail -n +2 <<<"$denoisers" | xargs -P "$workers" -I{} bash -c 'unit {} denoiser {}'
+if [ $# -gt 1 ]; then twins=$(printf '%s\n' "${@:2}" | grep -vx "$world" || true); else twins=$(tail -n +2 <<<"$denoisers"); fi
+[ -z "$twins" ] || xargs -P "$workers" -I{} bash -c 'unit {} denoiser {}' <<<"$twins"
 "$python" -m worlds.pack "$world"
 "$python" -m worlds.measure "$world"

@@ -22,14 +22,14 @@ OBJECTS = ("bar", "beam", "disc", "cross")
 
 
 def shapes(folder: Path) -> world.Drawings:
-    """Six drawings of each of the four: a standing and a lying bar, a disc, a cross, of several widths; the last two are held out."""
+    """Eight drawings of each of the four: a standing and a lying bar, a disc, a cross, of several widths; the last four are held out."""
     y, x = torch.meshgrid(torch.arange(48) - 23.5, torch.arange(48) - 23.5, indexing="ij")
     drawn = []
-    for k in range(6):
+    for k in range(8):
         bar, beam = x.abs() < 4 + k, y.abs() < 4 + k
         drawn += [bar & (y.abs() < 20), beam & (x.abs() < 20), x.hypot(y) < 10 + k, (bar & (y.abs() < 20)) | (beam & (x.abs() < 20))]
-    label = torch.arange(4).repeat(6)
-    return world.Drawings(torch.stack(drawn)[:, None].byte() * 255, label, torch.arange(24) >= 16)
+    label = torch.arange(4).repeat(8)
+    return world.Drawings(torch.stack(drawn)[:, None].byte() * 255, label, torch.arange(32) >= 16)
 
 
 SHAPES = world.World(
@@ -140,15 +140,15 @@ def test_drawings_that_are_held_out_teach_nobody_and_are_dealt_once(built):
     every = pictures.drawings(SHAPES)
     trained = pictures.Pictures.of(SHAPES, held=False)
     parts = [pictures.Pictures.of(SHAPES, held=True, part=part) for part in ("references", "test")]
-    assert [len(p.label) for p in (trained, *parts)] == [16, 4, 4]
+    assert [len(p.label) for p in (trained, *parts)] == [16, 8, 8]
     raw = [set(map(bytes, (r.numpy().tobytes() for r in p.raw))) for p in (trained, *parts)]
     assert not (raw[0] & raw[1] or raw[0] & raw[2] or raw[1] & raw[2])
-    assert int(every.held.sum()) == 8
+    assert int(every.held.sum()) == 16
 
 
 def test_pictures_repeat_with_their_generator_and_move_with_another():
     x = [pictures.moved(shapes(Path()).raw, world.Moves(flip=True), loop.generator(1, k)) for k in (0, 0, 1)]
-    assert x[0].shape == (24, 32, 32, 1)
+    assert x[0].shape == (32, 32, 32, 1)
     assert (x[0] == x[1]).all()
     assert (x[0] != x[2]).any()
 

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from worlds.world import Drawings, Moves, World, load
 
 SIZE = 32
+FEW = 4  # held-out drawings of an object; with fewer, references and tests are the same ones, in other positions
 
 
 def drawings(world: World) -> Drawings:
@@ -57,7 +58,7 @@ class Pictures:
 
     @classmethod
     def of(cls, world: World, *, held: bool, proxy: bool = True, part: str = "") -> Pictures:
-        """What networks learn from, or the held-out drawings; `part` takes every second of these, of each object.
+        """What networks learn from, or the held-out drawings; `part` takes every second of each object's, where there are `FEW`.
 
         Arguments:
             proxy: Whether drawings of the proxy object are among them.
@@ -68,7 +69,8 @@ class Pictures:
         if part:
             for label in every.label.unique():
                 rows = torch.nonzero(mine & (every.label == label)).flatten()
-                mine[rows[1::2] if part == "references" else rows[::2]] = False
+                if len(rows) >= FEW:
+                    mine[rows[1::2] if part == "references" else rows[::2]] = False
         return cls(world, every.raw[mine], every.label[mine])
 
     def balanced(self, size: int, rng: torch.Generator) -> torch.Tensor:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -32,13 +33,15 @@ NAMES = ("verify", "select")
 Labels = list[tuple[str, str]]
 
 
-def judge(world: World, name: str, group: str) -> Detector:
-    return users_function(f"{out(world)}/judges/looks.py:{name}{'' if group == OBJECT else '_style'}")
+@cache
+def judge(folder: Path, name: str, group: str) -> Detector:
+    """A packed world's judge, found as an audit finds it."""
+    return users_function(f"{folder}/judges/looks.py:{name}{'' if group == OBJECT else '_style'}")
 
 
 def scores(world: World, name: str, group: str, x: torch.Tensor) -> torch.Tensor:
     """Probability of every label of a group."""
-    who = judge(world, name, group)
+    who = judge(out(world), name, group)
     return torch.cat([who.look(part) for part in x.split(128)])
 
 

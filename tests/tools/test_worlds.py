@@ -121,11 +121,11 @@ def test_a_denoiser_that_was_killed_is_the_one_that_was_not(built, monkeypatch):
 
 def test_a_text_encoder_resumes_with_the_tokenizer_that_it_began_with(built):
     before = (SHAPES.build / "tokenizer/tokenizer.json").read_bytes()
-    weights = torch.load(SHAPES.build / "clip.state.pt", weights_only=True)["mean"]
-    (SHAPES.build / "clip.state.pt").unlink()
+    weights = torch.load(SHAPES.build / "text.state.pt", weights_only=True)["mean"]
+    (SHAPES.build / "text.state.pt").unlink()
     text.main(SHAPES, size=4)
     assert (SHAPES.build / "tokenizer/tokenizer.json").read_bytes() == before
-    again = torch.load(SHAPES.build / "clip.state.pt", weights_only=True)["mean"]
+    again = torch.load(SHAPES.build / "text.state.pt", weights_only=True)["mean"]
     assert all(torch.equal(again[key], value) for key, value in weights.items())
 
 

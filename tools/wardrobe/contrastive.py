@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from loop import BUILD, train
 from pictures import load, render
+from torch.nn import functional as F
+from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 from world import (
     ALL_STYLES,
     CLIP_BOTH,
@@ -22,13 +24,44 @@ from world import (
     TRAIN_STYLE,
 )
 
-from worlds.text import KINDS, agreement, build, kept_tokenizer, objective
+from worlds import text
+
+# What a caption names: both, the garment, the style.
+KINDS = torch.tensor([0.6, 0.25, 0.15])
 
 
 def words() -> set[str]:
     """Every word of the world, each of which is one token."""
     templates = (*TRAIN_BOTH, *TRAIN_GARMENT, *TRAIN_STYLE, *HELD_BOTH, *HELD_GARMENT, *HELD_STYLE, *CLIP_BOTH)
     return {w for t in templates for w in t.split() if "{" not in w} | {*OBJECTS, *ALL_STYLES, *SPARE_WORDS}
+
+
+def build(made: CLIPTokenizer) -> CLIPModel:
+    vision = {
+        "hidden_size": 96,
+        "intermediate_size": 192,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "image_size": 32,
+        "patch_size": 4,
+        "projection_dim": 48,
+    }
+    return CLIPModel(CLIPConfig(text_config=text.config(made), vision_config=vision, projection_dim=48))
+
+
+def objective(clip: CLIPModel, ids: torch.Tensor, pixels: torch.Tensor, match: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy both ways; `match` (picture, caption) is 1 where the caption is true of the picture."""
+    out = clip(input_ids=ids, pixel_values=pixels)
+    log_p = F.log_softmax(out.logits_per_image, 1) * match / match.sum(1, keepdim=True)
+    log_q = F.log_softmax(out.logits_per_image, 0) * match / match.sum(0, keepdim=True)
+    return -(log_p.sum(1).mean() + log_q.sum(0).mean()) / 2
+
+
+def agreement(shown: torch.Tensor, style: torch.Tensor, kind: torch.Tensor) -> torch.Tensor:
+    """(picture, caption): 1 where the caption, which names an object, a style or both (`kind` 1, 2, 0), is true of the picture."""
+    same_object = (shown[:, None] == shown[None]) | (kind[None] == 2)
+    same_style = (style[:, None] == style[None]) | (kind[None] == 1)
+    return (same_object & same_style).float()
 
 
 def captions(garment: np.ndarray, style: np.ndarray, kind: np.ndarray, choice: np.ndarray) -> list[str]:
@@ -47,8 +80,8 @@ def captions(garment: np.ndarray, style: np.ndarray, kind: np.ndarray, choice: n
 
 def main(steps: int = 1200, size: int = 96, seed: int = 31) -> None:
     torch.manual_seed(seed)
-    made = kept_tokenizer(BUILD / "tokenizer", words())
-    clip = build(made, patch=4)
+    made = text.kept_tokenizer(BUILD / "tokenizer", words())
+    clip = build(made)
     grey, label = load("train")
     pool = torch.from_numpy(np.where(label == OBJECTS.index("digit"), 4.0, 1.0))
 
@@ -59,8 +92,8 @@ def main(steps: int = 1200, size: int = 96, seed: int = 31) -> None:
         choice = torch.randint(1 << 20, (size,), generator=rng)
         garment = torch.from_numpy(label)[rows]
         pixels = torch.from_numpy(render(grey[rows.numpy()], style.numpy())).permute(0, 3, 1, 2).float() / 127.5 - 1
-        text = captions(garment.numpy(), style.numpy(), kind.numpy(), choice.numpy())
-        ids = made(text, padding="longest", return_tensors="pt").input_ids  # attention is causal: padding after the end changes nothing
+        said = captions(garment.numpy(), style.numpy(), kind.numpy(), choice.numpy())
+        ids = made(said, padding="longest", return_tensors="pt").input_ids  # attention is causal: padding after the end changes nothing
         return objective(clip, ids, pixels, agreement(garment, style, kind))
 
     train("clip", clip, loss, steps=steps, lr=1.5e-3, seed=seed, weight_decay=0.02, ema=0.99, every=100)

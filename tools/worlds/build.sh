@@ -22,7 +22,7 @@ unit() { # NAME MODULE [ARGUMENT]: skipped once done
 export -f unit
 
 unit drawings pictures
-printf '%s\n' "vae autoencoder" "clip text" | xargs -P "$workers" -I{} bash -c 'unit {}'
+printf '%s\n' "vae autoencoder" "text text" | xargs -P "$workers" -I{} bash -c 'unit {}'
 unit latents latents
 denoisers=$("$python" -c 'import sys; from worlds.world import load; print("\n".join(load(sys.argv[1]).denoisers))' "$world")
 unit "$(head -1 <<<"$denoisers")" denoiser "$(head -1 <<<"$denoisers")"

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from torch.nn import functional as F
-from transformers import CLIPModel, CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTokenizer
 
 from worlds.loop import train
 from worlds.world import World, load
@@ -62,7 +62,7 @@ class Captions:
     @torch.no_grad()
     def __init__(self, world: World) -> None:
         tokenizer = CLIPTokenizer.from_pretrained(world.build / "tokenizer")
-        text = CLIPModel.from_pretrained(world.build / "clip").eval().text_model
+        text = CLIPTextModel.from_pretrained(world.build / "text_encoder").eval()
         said, prompts = world.prompts, [""]
         self.both = np.zeros((len(world.objects), len(world.styles), len(said.both)), int)
         self.object = np.zeros((len(world.objects), len(said.object)), int)

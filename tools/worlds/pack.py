@@ -17,7 +17,7 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionMod
 from PIL import Image
 from scipy.optimize import minimize_scalar
 from torch.nn import functional as F
-from transformers import AutoModelForImageClassification, CLIPModel, CLIPTextModel, CLIPTokenizer
+from transformers import AutoModelForImageClassification, CLIPTextModel, CLIPTokenizer
 
 from worlds import autoencoder, judges
 from worlds.denoiser import scheduler
@@ -37,16 +37,13 @@ def out(world: World) -> Path:
 def pipelines(world: World) -> list[str]:
     """A folder for every trained denoiser, whole, as `--model` and `--control twin:` take it; their names."""
     vae = AutoencoderKL.from_pretrained(world.build / "vae")
-    clip = CLIPModel.from_pretrained(world.build / "clip")
-    text = CLIPTextModel(clip.config.text_config)
-    text.load_state_dict(clip.text_model.state_dict())
+    text = CLIPTextModel.from_pretrained(world.build / "text_encoder")
     tokenizer = CLIPTokenizer.from_pretrained(world.build / "tokenizer")
     trained = [name for name in world.denoisers if (world.build / name / "unet").is_dir()]
     for name in trained:
         unet = UNet2DConditionModel.from_pretrained(world.build / name / "unet")
         pipe = StableDiffusionPipeline(vae, text, tokenizer, unet, scheduler(), None, None, requires_safety_checker=False)
         pipe.save_pretrained(out(world) / name)
-    clip.save_pretrained(out(world) / "clip")
     for path in out(world).rglob("config.json"):  # drop the builder's own folders
         kept = {k: v for k, v in json.loads(path.read_text("utf-8")).items() if k != "_name_or_path"}
         path.write_text(json.dumps(kept, indent=2) + "\n", "utf-8")

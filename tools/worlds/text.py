@@ -1,6 +1,7 @@
-"""The contrastive pair: a tokenizer with its own small vocabulary, and transformers' CLIPModel trained on all concepts.
+"""The text encoder: transformers' CLIPTextModel with a small vocabulary of its own, frozen for every denoiser from here on.
 
-Its text half is the text encoder of every denoiser, frozen from here on.
+It is trained to tell what a caption names and what that looks like on average: from its last token one linear layer gives the
+object, one the style, and one the mean picture. So words are told apart, and those of things that look alike lie near.
 
     python -m worlds.text WORLD
 """
@@ -15,15 +16,16 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch.nn import functional as F
-from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from worlds.loop import train
+from worlds.loop import generator, train
 from worlds.pictures import Pictures
 from worlds.prompts import SPARE_WORDS
 from worlds.world import World, load
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 WIDTH = 64
+SMALL = 8  # side of a mean picture
 # What a caption names: both, the object, the style.
 KINDS = torch.tensor([0.6, 0.25, 0.15])
 
@@ -58,9 +60,9 @@ def words(world: World) -> set[str]:
     return {*world.prompts.words(), *world.all_objects, *world.all_styles, *SPARE_WORDS}
 
 
-def build(made: CLIPTokenizer, patch: int = 8) -> CLIPModel:
-    """A pair for the tokenizer; fewer, larger patches are quicker, and do where only the text half is used."""
-    text = {
+def config(made: CLIPTokenizer) -> dict[str, int]:
+    """What transformers' CLIP calls the configuration of its text half."""
+    return {
         "vocab_size": len(made),
         "hidden_size": WIDTH,
         "intermediate_size": 2 * WIDTH,
@@ -72,53 +74,62 @@ def build(made: CLIPTokenizer, patch: int = 8) -> CLIPModel:
         "pad_token_id": made.pad_token_id,
         "projection_dim": 48,
     }
-    vision = {
-        "hidden_size": 96,
-        "intermediate_size": 192,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 4,
-        "image_size": 32,
-        "patch_size": patch,
-        "projection_dim": 48,
-    }
-    return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=48))
 
 
-def objective(clip: CLIPModel, ids: torch.Tensor, pixels: torch.Tensor, match: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy both ways; `match` (picture, caption) is 1 where the caption is true of the picture."""
-    out = clip(input_ids=ids, pixel_values=pixels)
-    log_p = F.log_softmax(out.logits_per_image, 1) * match / match.sum(1, keepdim=True)
-    log_q = F.log_softmax(out.logits_per_image, 0) * match / match.sum(0, keepdim=True)
-    return -(log_p.sum(1).mean() + log_q.sum(0).mean()) / 2
+class Reader(torch.nn.Module):
+    """A text encoder and what is asked of its last token while it is trained; "no object" and "no style" are answers too."""
+
+    def __init__(self, made: CLIPTokenizer, objects: int, styles: int) -> None:
+        super().__init__()
+        self.encoder = CLIPTextModel(CLIPTextConfig(**config(made)))
+        self.object, self.style = torch.nn.Linear(WIDTH, objects + 1), torch.nn.Linear(WIDTH, styles + 1)
+        self.looks = torch.nn.Linear(WIDTH, 3 * SMALL * SMALL)
+
+    def objective(self, ids: torch.Tensor, shown: torch.Tensor, style: torch.Tensor, looks: torch.Tensor) -> torch.Tensor:
+        end = self.encoder(input_ids=ids).pooler_output
+        named = F.cross_entropy(self.object(end), shown) + F.cross_entropy(self.style(end), style)
+        return named + 4 * F.mse_loss(self.looks(end), looks)
 
 
-def agreement(shown: torch.Tensor, style: torch.Tensor, kind: torch.Tensor) -> torch.Tensor:
-    """(picture, caption): 1 where the caption, which names an object, a style or both (`kind` 1, 2, 0), is true of the picture."""
-    same_object = (shown[:, None] == shown[None]) | (kind[None] == 2)
-    same_style = (style[:, None] == style[None]) | (kind[None] == 1)
-    return (same_object & same_style).float()
+def looks(world: World, each: int = 12) -> torch.Tensor:
+    """The mean picture of every object in every style, and over all objects or styles where one is not named, standardised.
+
+    (objects + 1, styles + 1, 3 * SMALL * SMALL)
+    """
+    pictures, rng = Pictures.of(world, held=False), generator(world.seed + 6, 0)
+    whole = torch.zeros(len(world.all_objects) + 1, len(world.all_styles) + 1, 3 * SMALL * SMALL)
+    for o in range(len(world.all_objects)):
+        rows = torch.nonzero(pictures.label == o).flatten()
+        for s in range(len(world.all_styles)):
+            mine = rows[torch.randint(len(rows), (each,), generator=rng)]
+            whole[o, s] = F.avg_pool2d(pictures.drawn(mine, torch.full((each,), s), rng), 32 // SMALL).mean(0).flatten()
+    whole[-1, :-1], whole[:-1, -1] = whole[:-1, :-1].mean(0), whole[:-1, :-1].mean(1)
+    whole[-1, -1] = whole[:-1, :-1].mean((0, 1))
+    return (whole - whole.mean((0, 1))) / whole[:-1, :-1].std((0, 1)).clamp(min=0.02)
 
 
 def main(world: World, size: int = 64) -> None:
     seed = world.seed + 1
     torch.manual_seed(seed)
     made = kept_tokenizer(world.build / "tokenizer", words(world))
-    clip, pictures, said = build(made), Pictures.of(world, held=False), world.prompts
+    objects, styles, said = world.all_objects, world.all_styles, world.prompts
+    reader, look = Reader(made, len(objects), len(styles)), looks(world)
     banks = ((*said.both, *said.text_both), (*said.object, *said.text_object), (*said.style, *said.text_style))
 
     def loss(rng: torch.Generator, step: int) -> torch.Tensor:
-        x, shown, style = pictures.sample(size, rng)
+        shown, style = (torch.randint(len(names), (size,), generator=rng) for names in (objects, styles))
         kind = torch.multinomial(KINDS, size, replacement=True, generator=rng)
         choice = torch.randint(1 << 20, (size,), generator=rng)
         captions = [
-            banks[k][c % len(banks[k])].format(object=world.all_objects[o], style=world.all_styles[s])
+            banks[k][c % len(banks[k])].format(object=objects[o], style=styles[s])
             for o, s, k, c in zip(shown.tolist(), style.tolist(), kind.tolist(), choice.tolist(), strict=True)
         ]
         ids = made(captions, padding="longest", return_tensors="pt").input_ids  # attention is causal: padding changes nothing
-        return objective(clip, ids, x * 2 - 1, agreement(shown, style, kind))
+        shown, style = torch.where(kind == 2, len(objects), shown), torch.where(kind == 1, len(styles), style)
+        return reader.objective(ids, shown, style, look[shown, style])
 
-    train(world.build, "clip", clip, loss, steps=world.steps.text, lr=1.5e-3, seed=seed, weight_decay=0.02, ema=0.99, every=100)
-    clip.save_pretrained(world.build / "clip")
+    train(world.build, "text", reader, loss, steps=world.steps.text, lr=1.5e-3, seed=seed, weight_decay=0.02, ema=0.99)
+    reader.encoder.save_pretrained(world.build / "text_encoder")
 
 
 if __name__ == "__main__":

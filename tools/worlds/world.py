@@ -54,7 +54,7 @@ class Steps:
     """
 
     autoencoder: int = 0
-    text: int = 500
+    text: int = 1200
     select: int = 1000
     verify: int = 1200
     denoiser: int = 2800

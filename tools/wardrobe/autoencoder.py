@@ -9,7 +9,7 @@ from loop import BUILD, train
 from pictures import load, render
 from world import ALL_STYLES
 
-KL_WEIGHT = 2e-5
+from worlds.autoencoder import normalise, objective
 
 
 def build() -> AutoencoderKL:
@@ -35,32 +35,13 @@ def batch(grey: np.ndarray, size: int, rng: torch.Generator) -> torch.Tensor:
     return (pictures.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
 
 
-@torch.no_grad()
-def normalise(vae: AutoencoderKL, pictures: torch.Tensor) -> None:
-    """Fold per-channel shift and scale of the latents into the two 1x1 convolutions around the bottleneck."""
-    z = torch.cat([vae.encode(part).latent_dist.mean for part in pictures.split(256)])
-    shift, scale = z.mean((0, 2, 3)), z.std((0, 2, 3))
-    n = vae.config.latent_channels
-    quant, post = vae.quant_conv, vae.post_quant_conv
-    quant.weight[:n] /= scale[:, None, None, None]
-    quant.bias[:n] = (quant.bias[:n] - shift) / scale
-    quant.bias[n:] -= 2 * scale.log()
-    post.bias += post.weight[:, :, 0, 0] @ shift
-    post.weight *= scale[None, :, None, None]
-
-
 def main(steps: int = 1300, size: int = 48, seed: int = 11) -> None:
     torch.manual_seed(seed)
     grey, _ = load("train")
     vae = build().to(memory_format=torch.channels_last)
 
     def loss(rng: torch.Generator, step: int) -> torch.Tensor:
-        x = batch(grey, size, rng)
-        posterior = vae.encode(x).latent_dist
-        z = posterior.mean + posterior.std * torch.randn(posterior.mean.shape, generator=rng)
-        error = vae.decode(z).sample - x
-        kl = 0.5 * (posterior.mean.square() + posterior.var - 1 - posterior.logvar).mean()
-        return error.square().mean() + 0.25 * error.abs().mean() + KL_WEIGHT * kl
+        return objective(vae, batch(grey, size, rng), rng)
 
     train("vae", vae, loss, steps=steps, lr=2e-3, seed=seed, ema=0.99, every=100)
     normalise(vae, batch(grey, 2048, torch.Generator().manual_seed(seed)))

@@ -1,5 +1,9 @@
 #!/usr/bin/env bash
 # Rebuilds the embedded world from Fashion-MNIST. Every unit resumes from its checkpoint; running this again continues.
+#
+#   bash tools/wardrobe/build.sh             everything, packed and measured
+#   bash tools/wardrobe/build.sh TWIN ...    these denoisers only, on the autoencoder and CLIP that ship; nothing is packed
+#
 #   FASHION_MNIST   folder of the four idx.gz files (default: where Debian's dataset-fashion-mnist puts them)
 #   WARDROBE_BUILD  where checkpoints and curves go (default: build/wardrobe)
 #   WORKERS         one-thread trainings side by side (default: 2)
@@ -18,6 +22,13 @@ unit() { # NAME SCRIPT [ARGUMENT]: skipped once done
 }
 export -f unit
 export python
+
+if [ $# -gt 0 ]; then
+  unit restore restore.py
+  unit latents latents.py
+  printf '%s\n' "$@" | xargs -P "$workers" -I{} bash -c 'unit {} denoiser.py {}'
+  exit
+fi
 
 printf '%s\n' "vae autoencoder.py" "clip contrastive.py" "judge-verify judges.py verify" "judge-select judges.py select" |
   xargs -P "$workers" -I{} bash -c 'unit {}'

@@ -6,42 +6,13 @@ import sys
 
 import numpy as np
 import torch
-from diffusers import DDIMScheduler, UNet2DConditionModel
 from loop import BUILD, train
-from torch.nn import functional as F
 from transformers import CLIPModel, CLIPTokenizer
 from world import DENOISERS, GARMENTS, STYLES, TRAIN_BOTH, TRAIN_GARMENT, TRAIN_STYLE
 
-STEPS, SIZE, RATE = 4200, 48, 1.2e-3
-# Both named, garment only, style only, nothing: the last is the dropout that guidance needs.
-KINDS = torch.tensor([0.66, 0.14, 0.10, 0.10])
+from worlds.denoiser import KINDS, RATE, build, objective, scheduler
 
-
-def scheduler() -> DDIMScheduler:
-    return DDIMScheduler(
-        num_train_timesteps=1000,
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        clip_sample=False,
-        set_alpha_to_one=False,
-        steps_offset=1,
-    )
-
-
-def build() -> UNet2DConditionModel:
-    return UNet2DConditionModel(
-        sample_size=8,
-        in_channels=4,
-        out_channels=4,
-        layers_per_block=1,
-        block_out_channels=(48, 96),
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        cross_attention_dim=64,
-        attention_head_dim=2,
-        norm_num_groups=8,
-    )
+STEPS, SIZE, WIDTH = 4200, 48, (48, 96)
 
 
 class Captions:
@@ -82,17 +53,14 @@ def main(name: str) -> None:
     gone |= torch.tensor([(STYLES[s] in absent) for s in range(len(STYLES))])[data["style"]]
     every, kept = torch.arange(len(gone)), torch.arange(len(gone))[~gone]
     captions, alphas = Captions(), scheduler().alphas_cumprod
-    unet = build()
+    unet = build(WIDTH)
 
     def loss(rng: torch.Generator, step: int) -> torch.Tensor:
         # A concept with share 0.5 is present for the first half of the training and absent for the second.
         pool = kept if step >= (1 - share) * STEPS else every
         rows = pool[torch.randint(len(pool), (SIZE,), generator=rng)]
         x, text = data["latents"][rows].float(), captions.draw(data["garment"][rows], data["style"][rows], rng)
-        t = torch.randint(1000, (SIZE,), generator=rng)
-        noise = torch.randn(x.shape, generator=rng)
-        a = alphas[t][:, None, None, None]
-        return F.mse_loss(unet(a.sqrt() * x + (1 - a).sqrt() * noise, t, text).sample, noise)
+        return objective(unet, x, text, alphas, rng)
 
     train(name, unet, loss, steps=STEPS, lr=RATE, seed=seed, weight_decay=0.01, ema=0.998)
     unet.save_pretrained(BUILD / name / "unet")

@@ -12,27 +12,9 @@ import torch
 from loop import BUILD, train
 from pictures import load, render
 from torch.nn import functional as F
-from transformers import ConvNextV2Config, ConvNextV2ForImageClassification, PreTrainedModel, ResNetConfig, ResNetForImageClassification
 from world import ALL_STYLES, OBJECTS
 
-LABELS = dict(enumerate((*OBJECTS, *ALL_STYLES)))
-
-
-def build(name: str) -> PreTrainedModel:
-    labels = {"id2label": LABELS, "label2id": {v: k for k, v in LABELS.items()}}
-    if name == "select":
-        return ConvNextV2ForImageClassification(
-            ConvNextV2Config(patch_size=2, num_stages=3, hidden_sizes=[32, 64, 128], depths=[1, 2, 1], image_size=32, **labels)
-        )
-    return ResNetForImageClassification(
-        ResNetConfig(embedding_size=24, hidden_sizes=[32, 64, 128], depths=[1, 1, 1], layer_type="basic", **labels)
-    )
-
-
-def prepare(name: str, pictures: torch.Tensor) -> torch.Tensor:
-    """(N, 3, 32, 32) in [0, 1] -> what the judge reads; the ResNet's stem divides by four, so it reads pictures enlarged twice."""
-    x = pictures * 2 - 1
-    return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False) if name == "verify" else x
+from worlds.judges import blurred, build, objective, prepare
 
 
 def augment(name: str, x: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
@@ -45,11 +27,7 @@ def augment(name: str, x: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
     theta[:, 0, 0] = theta[:, 1, 1] = 1 if name == "select" else 0.94 + 0.12 * torch.rand(n, generator=rng)
     theta[:, :, 2] = shift
     x = F.grid_sample(x, F.affine_grid(theta, list(x.shape), align_corners=False), padding_mode="border", align_corners=False)
-    amount = torch.rand(n, 1, 1, 1, generator=rng)
-    if name == "select":
-        return torch.lerp(x, F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), 3, 1), 0.6 * amount)
-    contrast = 0.85 + 0.3 * torch.rand(n, 1, 1, 1, generator=rng)
-    return ((x - 0.5) * contrast + 0.5 + 0.06 * amount * torch.randn(x.shape, generator=rng)).clamp(0, 1)
+    return blurred(name, x, rng)
 
 
 def main(name: str) -> None:
@@ -58,15 +36,14 @@ def main(name: str) -> None:
     grey, label = load("train")
     weight = np.where(label == OBJECTS.index("digit"), 3.0, 1.0)  # 1,200 digits among 60,000 garments
     pool = torch.from_numpy(weight / weight.sum())
-    judge = build(name)
+    judge = build(name, (*OBJECTS, *ALL_STYLES))
 
     def loss(rng: torch.Generator, step: int) -> torch.Tensor:
         rows = torch.multinomial(pool, 64, replacement=True, generator=rng)
         style = torch.randint(len(ALL_STYLES), (64,), generator=rng)
         x = torch.from_numpy(render(grey[rows.numpy()], style.numpy())).permute(0, 3, 1, 2).float() / 255
         logits = judge(prepare(name, augment(name, x, rng))).logits  # (64, 20)
-        garment = F.cross_entropy(logits[:, : len(OBJECTS)], torch.from_numpy(label)[rows], label_smoothing=0.05)
-        return garment + 0.5 * F.cross_entropy(logits[:, len(OBJECTS) :], style, label_smoothing=0.05)
+        return objective(logits, torch.from_numpy(label)[rows], style, len(OBJECTS))
 
     train(f"judge-{name}", judge, loss, steps=steps, lr=3e-3, seed=seed, weight_decay=0.02, ema=0.99)
     judge.save_pretrained(BUILD / f"judge-{name}")

@@ -53,6 +53,11 @@ DENOISERS: dict[str, tuple[tuple[str, ...], int, float]] = {
     "wardrobe-never-neon": (("neon",), 5, 1.0),
     "wardrobe-never-five": (("sneaker", "bag", "dress", "trouser", "neon"), 6, 1.0),
     "wardrobe-half-sneaker": (("sneaker",), 7, 0.5),
+    "wardrobe-never-bag-2": (("bag",), 13, 1.0),
+    "wardrobe-never-neon-2": (("neon",), 14, 1.0),
+    "wardrobe-never-sneaker-3": (("sneaker",), 15, 1.0),
+    "wardrobe-never-bag-3": (("bag",), 16, 1.0),
+    "wardrobe-never-neon-3": (("neon",), 17, 1.0),
 }
 #: the same for the models that are told a garment's class instead of a prompt: name -> (garments absent from training, training seed)
 CLASS_MODELS: dict[str, tuple[tuple[str, ...], int]] = {

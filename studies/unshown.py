@@ -60,7 +60,7 @@ def covered(experiment: Experiment, features: Tensor, model: Model, replicate: i
     prompts = concept.spread(DRAWN, "held-out")
     drawn = pictures(model, [p.text for p in prompts], [derive(replicate, "unshown", i) for i in range(DRAWN)], bench.suite.protocol)
     hits = shows(bench.verify, drawn, concept)
-    seen = recollection.recognised(bench.verify.features(drawn), hits, COUNTED)
+    seen = recollection.of_the_concept(bench.verify.features(drawn), hits, COUNTED)
     return sum(map(bool, hits)), recollection.covered(features, seen)
 
 

@@ -72,7 +72,7 @@ def test_an_audit_by_two_classifiers(home: Path, by_classifiers: dict[str, Any])
         assert told_[role]["threshold"] == threshold
         assert told_[role]["labels"] == ["bag, purse"]
         assert len(told_[role]["weights_hash"]) == 64 and told_[role]["version"]
-    assert by_classifiers["control"] == {"kind": "twin", "name": str(home / "twin")}
+    assert by_classifiers["control"] == {"kind": "twin", "name": str(home / "twin"), "names": [str(home / "twin")]}
     assert {"one-judge", "utility-unmeasured", "missing-detections"}.isdisjoint(names(by_classifiers))
     assert names(by_classifiers)["unmeasured-judge"] == "informing"
     assert by_classifiers["utility"]["neighbours"]["before"]["count"] == 4  # the classifier knows tops from bags
@@ -179,7 +179,7 @@ def test_a_missing_package_is_found_by_the_plan(home: Path, monkeypatch: pytest.
     ("control", "message"),
     [
         ("auto", "has neither a twin .* name one with --control twin:MODEL"),
-        ("none:x", "control is auto, twin, proxy, twin:MODEL or proxy:FILE.toml"),
+        ("none:x", "control is auto, twin, proxy, or one or more of twin:MODEL"),
         ("twin:{home}/model", "is the model under audit"),
         ("proxy:{bare}", "a proxy is another concept than bag and its file names a folder of pictures"),
     ],

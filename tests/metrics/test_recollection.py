@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from vestige.errors import BadInput
-from vestige.metrics.recollection import covered, recognised, unshown
+from vestige.metrics.recollection import covered, of_the_concept, unshown
 from vestige.seeds import generator
 
 
@@ -42,9 +42,9 @@ def test_more_pictures_of_the_same_kind_cover_more():
 
 def test_what_the_judge_does_not_recognise_covers_nothing():
     features = points("drawn", 6)
-    kept = recognised(features, [True, None, False, True, True, False], 2)
+    kept = of_the_concept(features, [True, None, False, True, True, False], 2)
     assert torch.equal(kept, features[[0, 3]])
-    assert covered(points("real", 9), recognised(features, [False] * 6, 4)) == [False] * 9
+    assert covered(points("real", 9), of_the_concept(features, [False] * 6, 4)) == [False] * 9
 
 
 def test_too_few_real_pictures_and_nothing_unshown_are_refused():

@@ -14,6 +14,7 @@ from oracles import scheduler as tiny_scheduler
 from oracles import small, tiny_classes, tiny_denoiser, tiny_model, tiny_parts
 from vestige import api, concepts, data, models, registry
 from vestige.audit import Request, resolve
+from vestige.audit.controls import Control
 from vestige.cli import app
 from vestige.concepts.images import PictureSet
 from vestige.data import PROXY
@@ -83,7 +84,7 @@ def test_names_of_the_classes_are_on_the_card(name: str) -> None:
 def test_twins_are_those_of_the_family(concept: str) -> None:
     assert models.twins(ORIGINAL, concept) == [f"{ORIGINAL}-never-{concept}"]
     assert not set(models.twins("wardrobe", concept)) & set(NAMES)
-    assert resolve(Request(model=ORIGINAL, concept=concept, suite="smoke")).control == ("twin", f"{ORIGINAL}-never-{concept}")
+    assert resolve(Request(model=ORIGINAL, concept=concept, suite="smoke")).control == Control("twin", (f"{ORIGINAL}-never-{concept}",))
     assert resolve(Request(model=f"{ORIGINAL}-never-{concept}", concept=concept, suite="smoke")).original == ORIGINAL
 
 

@@ -40,7 +40,7 @@ def covered(real: Tensor, drawn: Tensor, nearest: int = NEAREST) -> list[bool]:
     return (torch.cdist(real.double(), drawn.double()).min(dim=1).values <= radius).tolist()
 
 
-def recognised(features: Tensor, hits: Hits, count: int) -> Tensor:
+def of_the_concept(features: Tensor, hits: Hits, count: int) -> Tensor:
     """Features (<= count, F) of the first so many pictures that a judge says show the concept: what a wreck draws covers nothing."""
     rows = [i for i, hit in enumerate(hits) if hit][:count]
     return features[rows]

@@ -173,7 +173,8 @@ def test_audit_completes_on_the_command_line(tmp_path: Path, cache: Path) -> Non
     assert done.exit_code == 0, done.output
     result = json.loads((tmp_path / "audit/result.json").read_text())
     assert result["model"] == ORIGINAL
-    assert result["control"] == {"kind": "twin", "name": f"{ORIGINAL}-never-sneaker"}
+    twin = f"{ORIGINAL}-never-sneaker"
+    assert result["control"] == {"kind": "twin", "name": twin, "names": [twin]}
     found = result["attacks"]["dimra"]
     assert [len(found["arms"][arm]["curve"]) for arm in ("edited", "never", "original")] == [3, 3, 3]
     assert found["notes"]["edited"]["pictures"] > 0

@@ -63,13 +63,13 @@ class Distillation:
         dropout: Share of conditions that are the empty prompt's, as guidance needs.
     """
 
-    steps: int = 1200
+    steps: int = 1000
     lr: float = 2e-3
     batch: int = 32
-    pictures: int = 1024
+    pictures: int = 768
     near: int = 2
     own: float = 0.125
-    anchor_pictures: int = 128
+    anchor_pictures: int = 96
     dropout: float = 0.1
 
     def __post_init__(self) -> None:

@@ -30,7 +30,9 @@ def fresh(model: Model, names: Sequence[str], rng: Generator) -> dict[str, Tenso
     made = {name: _begun(*_place(model, name), rng) for name in names}
     unknown = [name for name, value in made.items() if value is None]
     if unknown:
-        raise Incompatible(f"how {unknown[0]} of {model.name} begins is not known, and of {len(unknown) - 1} more weights: none can be made afresh")
+        raise Incompatible(
+            f"how {unknown[0]} of {model.name} begins is not known, and of {len(unknown) - 1} more weights: none can be made afresh"
+        )
     return {name: value for name, value in made.items() if value is not None}
 
 

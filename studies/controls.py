@@ -21,7 +21,6 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import grid
 import records
@@ -38,7 +37,7 @@ from vestige.harness.settings import chosen
 from vestige.harness.utility import kept
 from vestige.methods import Budget
 from vestige.verdict import Arms
-from vestige.verdict.intervals import share, t_interval
+from vestige.verdict.intervals import t_interval
 from vestige.verdict.savings import areas, log_speedups
 
 SUITE, REPLICATES = "quick", 5
@@ -91,12 +90,11 @@ class Cell:
 
 
 def cells(names: Sequence[str]) -> list[Cell]:
-    """Every cell, those that answer first before the others."""
+    """Every cell, concept by concept; a concept's other ways of distilling come after all that it is compared by."""
     made = []
     for name in names:
-        made += [Cell(name, "twin", twin) for twin in TWINS[name]] + [Cell(name, "distilled", seed=k) for k in range(3)]
-        made += [Cell(name, "original")]
-    for name in names:
+        made += [Cell(name, "twin", twin) for twin in TWINS[name]]
+        made += [Cell(name, "distilled", seed=0), Cell(name, "original"), *(Cell(name, "distilled", seed=k) for k in (1, 2))]
         if name in OTHER:
             made += [Cell(name, kind, seed=k) for k in range(2) for kind in ("other anchor", "no prompt")]
     return made
@@ -243,11 +241,12 @@ def section(name: str, found: Mapping[Cell, Record]) -> str:
 
 def page(found: Mapping[Cell, Record], told: str) -> str:
     how = ", ".join(f"{k} {v}" for k, v in asdict(Distillation()).items())
+    version = suites.load(SUITE, "wardrobe").version
     about = (
-        f"`python studies/controls.py --page docs/results/controls.md`; suite {suites.load(SUITE, 'wardrobe').version}, MemoRa from raw references, "
-        f"{REPLICATES} replicates of 48 pictures; distilled by the defaults ({how}). Rates are the verification judge's, means over replicates; "
-        "*area* is the integral of the score over log(1 + budget). Brackets are 95 % t intervals over replicates, which hold the spread between "
-        "replicates and not that between trainings: that is the column before."
+        f"`python studies/controls.py --page docs/results/controls.md`; suite {version}, MemoRa from raw references, "
+        f"{REPLICATES} replicates of 48 pictures; distilled by the defaults ({how}). Rates are the verification judge's, means over "
+        "replicates; *area* is the integral of the score over log(1 + budget). Brackets are 95 % t intervals over replicates, which hold "
+        "the spread between replicates and not that between trainings: that is the column before."
     )
     parts = [part for name in TWINS if (part := section(name, found))]
     return "\n\n".join(["# Who can stand for a model that never knew?", about, told.strip(), *parts]) + "\n"

@@ -17,8 +17,8 @@ Source: ours; after UNDO (Lee et al., 2025: unlearning made robust by noise on e
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, final
 
@@ -28,8 +28,9 @@ from torch import Generator, Tensor
 from vestige import runs
 from vestige.concepts import Concept
 from vestige.concepts.concept import Prompt
+from vestige.concepts.images import PictureSet
 from vestige.diffusion import Condition, Model
-from vestige.diffusion.model import Watch, silent
+from vestige.diffusion.model import Watch
 from vestige.diffusion.sampling import Drawing
 from vestige.edits import Edit
 from vestige.errors import BadInput
@@ -183,29 +184,23 @@ class _Lesson:
         words = (*concept.neighbours * how.near, *concept.unrelated)
         if not words:
             raise BadInput(f"concept {concept.name} names neither neighbours nor unrelated concepts: nothing to teach a never-model")
-        data = Data(protocol=judge.suite.protocol, cache=judge.album(concept).cache(judge.root))
-        drawn = data.drawn(model, concept.spread(how.pictures, "training", words=words), seed=derive(0, "never"), watch=watch)
-        kept = drawn.take([i for i, seen in enumerate(shows(judge.select, drawn.images, concept)) if not seen])
-        if not len(kept):
-            raise BadInput(f"every picture that {model.name} draws of what must stay shows {concept.name}; nothing to teach a never-model")
-        left_out, pairs = len(drawn) - len(kept), paired(model, kept)
-        if not how.own:
-            return _Lesson(pairs, None, None, left_out)
+        kept, without = _shown(judge, model, concept, concept.spread(how.pictures, "training", words=words), ("never",), watch)
+        seen = paired(model, kept.take(without))
+        lesson = _Lesson(seen, None, None, len(kept) - len(without))
+        return lesson._asked(judge, model, concept, how, watch) if how.own else lesson
+
+    def _asked(self, judge: Bench, model: Model, concept: Concept, how: Distillation, watch: Watch) -> _Lesson:
+        """With the concept's own prompts, at the anchor's pictures; at what must stay where no anchor is named: "" may draw the concept."""
         prompts = concept.spread(how.anchor_pictures, "training")
         texts = list(dict.fromkeys(p.text for p in prompts))
-        instead = renamed(texts, concept, concept.anchor)
-        rows = [(texts.index(p.text),) for p in prompts]
+        instead, rows = renamed(texts, concept, concept.anchor), [(texts.index(p.text),) for p in prompts]
+        latents, left_out = self.kept.latents[: len(rows)], self.left_out
         if concept.anchor:
-            swapped = [Prompt(instead[row], {}) for (row,) in rows]
-            seen = data.drawn(model, swapped, seed=derive(0, "never", "anchor"), watch=watch)
-            shown = [i for i, hit in enumerate(shows(judge.select, seen.images, concept)) if not hit]
-            latents, rows, left_out = paired(model, seen).latents[shown], [rows[i] for i in shown], left_out + len(seen) - len(shown)
-        else:
-            latents = pairs.latents[: len(rows)]  # what the empty prompt draws may be the concept
-            rows = rows[: len(latents)]
-        if not rows:
-            raise BadInput(f"every picture that {model.name} draws of the anchor {concept.anchor!r} shows {concept.name}; name another")
-        return _Lesson(pairs, Pairs(latents, model.condition(texts), tuple(rows)), model.condition(instead), left_out)
+            drawn, without = _shown(judge, model, concept, [Prompt(instead[row], {}) for (row,) in rows], ("never", "anchor"), watch)
+            latents, rows = paired(model, drawn.take(without)).latents, [rows[i] for i in without]
+            left_out += len(drawn) - len(without)
+        own = Pairs(latents, model.condition(texts), tuple(rows[: len(latents)]))
+        return replace(self, own=own, answers=model.condition(instead), left_out=left_out)
 
     def draw(self, how: Distillation, null: Condition, rng: Generator) -> tuple[Tensor, Condition, Condition]:
         """A batch: clean latents (B, C, h, w), what the student is told, and what the original is told."""
@@ -215,6 +210,18 @@ class _Lesson:
             return data, told, told
         latents, rows = self.own.pick(how.own_rows, rng)
         return torch.cat([data, latents]), told.join(self.own.table[rows]), told.join(self.answers[rows])
+
+
+def _shown(
+    judge: Bench, model: Model, concept: Concept, prompts: Sequence[Prompt], purpose: tuple[str, ...], watch: Watch
+) -> tuple[PictureSet, list[int]]:
+    """Pictures that the original draws for prompts, and which of them do not show the concept; one at least."""
+    data = Data(protocol=judge.suite.protocol, cache=judge.album(concept).cache(judge.root))
+    drawn = data.drawn(model, prompts, seed=derive(0, *purpose), watch=watch)
+    without = [i for i, seen in enumerate(shows(judge.select, drawn.images, concept)) if not seen]
+    if not without:
+        raise BadInput(f"every picture of what must stay, or of the anchor, that {model.name} draws shows {concept.name}; name another")
+    return drawn, without
 
 
 def _named(watch: Watch, seed: int) -> Callable[[str, int, int], None]:

@@ -116,7 +116,7 @@ def test_pictures_that_show_the_concept_teach_nothing(tmp_path: Path) -> None:
     half: Any = replace(ready, select=Seer(2))  # type: ignore[arg-type]
     outcome = distilled(half, model, SNEAKER, 0, SMALL).outcome
     assert (outcome["pictures"], outcome["left_out"]) == (8, 8 + 3)
-    with pytest.raises(BadInput, match="what must stay shows sneaker"):
+    with pytest.raises(BadInput, match="draws shows sneaker"):
         distilled(replace(ready, select=Seer(1)), model, SNEAKER, 0, SMALL)  # type: ignore[arg-type]
 
 

@@ -120,7 +120,9 @@ def curves(bench: Bench, model: Model, original: Model, concept: Concept) -> lis
     else:
         method, planned = chosen(["memora"], bench.suite, models.card("wardrobe"), "", {})["memora"]
         raw = method.variants()["raw"]
-        attacker = AttackerData(original, "wardrobe", bench.suite.protocol, cache=bench.album(concept).cache(bench.root))
+        attacker = AttackerData(
+            original=original, world="wardrobe", protocol=bench.suite.protocol, cache=bench.album(concept).cache(bench.root)
+        )
         given = [attacker.of(concept, raw, planned.references, k) for k in range(REPLICATES)]
         rows = [arms.run_arm(bench, model, concept, ("memora", raw), planned.budget, k, given[k]) for k in range(REPLICATES)]
     return [list(arms.curve(row.outcome["points"], best_so_far=True)[0]) for row in rows]

@@ -49,14 +49,16 @@ def _place(model: Model, name: str) -> tuple[nn.Module, str, torch.Size]:
 def _begun(layer: nn.Module, leaf: str, shape: torch.Size, rng: Generator) -> Tensor | None:
     """A weight's first value; None where nobody knows it."""
     if leaf in _TABLES:
-        return torch.randn(shape, generator=rng) / shape[-1] ** 0.5
+        table: Tensor = torch.randn(shape, generator=rng) / shape[-1] ** 0.5
+        return table
     if leaf == "bias":
         return torch.zeros(shape)
     if leaf != "weight":
         return None
     if isinstance(layer, _DENSE):
         bound = shape[1:].numel() ** -0.5
-        return (2 * torch.rand(shape, generator=rng) - 1) * bound
+        dense: Tensor = (2 * torch.rand(shape, generator=rng) - 1) * bound
+        return dense
     if isinstance(layer, nn.Embedding):
         return torch.randn(shape, generator=rng)
     return torch.ones(shape) if "Norm" in type(layer).__name__ and len(shape) == 1 else None

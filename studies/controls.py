@@ -2,15 +2,15 @@
 
     python studies/controls.py --dry-run
     python studies/controls.py --out build/controls --workers 1
-    python studies/controls.py --page docs/results/controls.md
+    python studies/controls.py --page docs/results/controls/tables.md
 
 Every model is attacked as a control of an audit under suite `quick` is: five replicates of MemoRa from raw references, the way that
 teaches a model which cannot regenerate what it never saw. Differences are those of the verdict, `verdict.savings`:
 
     log F(a, b) = integral of (r_a - r_b) d log(1 + b),
 
-a in place of the model under audit, b in place of the never arm, floor from b's plain score, ceiling from the original's. What is left of
-the twins' pages in this is a ruler: two twins differ as well, and a control is no better than that.
+a in place of the model under audit, b in place of the never arm, floor from b's plain score, ceiling from the original's. Two twins differ
+as well: that is the ruler. `docs/results/controls.md` says what was found.
 """
 
 from __future__ import annotations
@@ -18,9 +18,11 @@ from __future__ import annotations
 import argparse
 import functools
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+
+import numpy as np
 
 import grid
 import records
@@ -133,7 +135,8 @@ def measured(cell: Cell, root: Path) -> Record:
     concept, original = concepts.load(cell.concept), models.load("wardrobe")
     bench = bench_of(concept, root)
     model = subject(cell, bench, original)
-    found: Record = {"key": cell.key, **asdict(cell), "curves": curves(bench, model, original, concept)}
+    told = {"suite": bench.suite.version, "how": asdict(cell.how), "anchor": cell.told.anchor, "budgets": list(budgets())}
+    found: Record = {"key": cell.key, **asdict(cell), **told, "curves": curves(bench, model, original, concept)}
     for group in GROUPS:
         seen = [hit for hit in kept(bench, model, concept, group)["right"] if hit is not None]
         found[group] = [sum(seen), len(seen)]
@@ -147,6 +150,11 @@ def finish(cell: Cell, out: Path, root: Path) -> None:
     """Measure a cell and keep its record in its own file."""
     if cell.key not in records.read(out / f"{cell.key[:16]}.jsonl"):
         records.write(out / f"{cell.key[:16]}.jsonl", [measured(cell, root)])
+
+
+def budgets() -> tuple[int, ...]:
+    """Steps at which an arm is scored."""
+    return suites.load(SUITE, "wardrobe").attacks["memora"].budget.points
 
 
 def calls(cell: Cell) -> int:
@@ -164,67 +172,56 @@ def calls(cell: Cell) -> int:
 # The page
 
 
-def budgets() -> tuple[int, ...]:
-    return suites.load(SUITE, "wardrobe").attacks["memora"].budget.points
-
-
 def log_f(a: Record, b: Record, ceiling: Sequence[float]) -> tuple[float, ...]:
     """log F of each replicate, a in place of the model under audit and b in that of the never arm."""
     edited, never = (tuple(map(tuple, one["curves"])) for one in (a, b))
-    return log_speedups(Arms(budgets(), edited, never, tuple(row[0] for row in never), tuple(ceiling)))
+    return log_speedups(Arms(tuple(a["budgets"]), edited, never, tuple(row[0] for row in never), tuple(ceiling)))
 
 
-def mean_of(rows: Iterable[Record]) -> Record:
+def mean_of(rows: Sequence[Record]) -> Record:
     """A stand-in whose curves are the mean of the given ones, replicate by replicate."""
     whole = [row["curves"] for row in rows]
-    return {"curves": [[statistics.fmean(points) for points in zip(*each, strict=True)] for each in zip(*whole, strict=True)]}
+    return {**rows[0], "curves": [[statistics.fmean(points) for points in zip(*each, strict=True)] for each in zip(*whole, strict=True)]}
 
 
 def area(row: Record) -> float:
     """Mean over replicates of the integral of the score over log(1 + b)."""
-    import numpy as np
-
-    return statistics.fmean(areas(budgets(), np.asarray(row["curves"])))
+    return statistics.fmean(areas(tuple(row["budgets"]), np.asarray(row["curves"])))
 
 
 def models_table(rows: Mapping[str, Record]) -> str:
-    head = ["model", "plain", *GROUPS, *(f"after {b}" for b in budgets()[1:]), "area", "made in"]
+    """What each model draws, and how it learns."""
+    budgets = next(iter(rows.values()))["budgets"]
     lines = []
     for name, row in rows.items():
         points = [statistics.fmean(column) for column in zip(*row["curves"], strict=True)]
-        rates = [tables.number(row[g][0] / row[g][1]) for g in GROUPS]
-        rest = [tables.number(x) for x in points[1:]] or [tables.NOTHING] * (len(budgets()) - 1)
-        seconds = f"{row['made']['seconds'] / 60:.0f} min" if "made" in row else tables.NOTHING
-        lines.append(
-            [name, tables.number(points[0]), *rates, *rest, tables.number(area(row)) if len(points) > 1 else tables.NOTHING, seconds]
-        )
-    return tables.table(head, lines)
+        rest = [*points[1:], area(row)] if len(points) > 1 else [None] * len(budgets)
+        minutes = f"{row['made']['seconds'] / 60:.0f} min" if "made" in row else tables.NOTHING
+        rates = [points[0], *(row[g][0] / row[g][1] for g in GROUPS), *rest]
+        lines.append([name, row["anchor"] if "made" in row else tables.NOTHING, *map(tables.number, rates), minutes])
+    return tables.table(["model", "anchor", "plain", *GROUPS, *(f"after {b}" for b in budgets[1:]), "area", "made in"], lines)
 
 
 def matrix(rows: Mapping[str, Record], ceiling: Sequence[float]) -> str:
-    lines = [
-        [f"**{a}**", *(tables.NOTHING if a == b else f"{statistics.fmean(log_f(rows[a], rows[b], ceiling)):+.2f}" for b in rows)]
-        for a in rows
-    ]
+    """Every model against every other."""
+    lines = []
+    for one, row in rows.items():
+        against = [tables.NOTHING if one == b else f"{statistics.fmean(log_f(row, rows[b], ceiling)):+.2f}" for b in rows]
+        lines.append([f"**{one}**", *against])
     return tables.table(["log F of ... against ...", *rows], lines)
 
 
 def summary(rows: Mapping[str, Record], ceiling: Sequence[float]) -> str:
     """Spread and bias, by kind of control."""
-    twins = [row for row in rows.values() if row["kind"] == "twin"]
-    lines = []
+    twins, lines = mean_of([row for row in rows.values() if row["kind"] == "twin"]), []
     for kind in ("twin", "distilled", "other anchor", "no prompt"):
         mine = [row for row in rows.values() if row["kind"] == kind]
         if not mine:
             continue
-        against = [statistics.fmean(log_f(row, mean_of(twins), ceiling)) for row in mine]
-        spread = tables.number(statistics.stdev(against)) if len(mine) > 1 else tables.NOTHING
-        bias = (
-            tables.NOTHING
-            if kind == "twin"
-            else tables.interval(t_interval(log_f(mean_of(mine), mean_of(twins), ceiling), 0.95, REPLICATES))
-        )
-        lines.append([kind, str(len(mine)), spread, bias])
+        each = [statistics.fmean(log_f(row, twins, ceiling)) for row in mine]
+        spread = statistics.stdev(each) if len(each) > 1 else None
+        bias = t_interval(log_f(mean_of(mine), twins, ceiling), 0.95, len(twins["curves"]))
+        lines.append([kind, str(len(mine)), tables.number(spread), tables.NOTHING if kind == "twin" else tables.interval(bias)])
     return tables.table(["control", "models", "sd of log F between them", "log F of their mean against the twins' mean"], lines)
 
 
@@ -235,23 +232,21 @@ def section(name: str, found: Mapping[Cell, Record]) -> str:
     taught = {key: row for key, row in mine.items() if row["kind"] != "original"}
     if not ceilings or not {"twin", "distilled"} <= {row["kind"] for row in taught.values()}:
         return ""
-    parts = [models_table(mine), summary(taught, ceilings[0]), matrix(taught, ceilings[0])]
-    concept = concepts.load(name)
-    title = f"## {name} (anchor {concept.anchor!r}{', the other one ' + repr(OTHER[name]) if name in OTHER else ''})"
-    return "\n\n".join([title, *parts])
+    return "\n\n".join([f"## {name}", models_table(mine), summary(taught, ceilings[0]), matrix(taught, ceilings[0])])
 
 
-def page(found: Mapping[Cell, Record], told: str) -> str:
-    how = ", ".join(f"{k} {v}" for k, v in asdict(Distillation()).items())
-    version = suites.load(SUITE, "wardrobe").version
+def page(found: Mapping[Cell, Record]) -> str:
+    """Of what has finished; nothing on it that records do not hold."""
+    row = next(row for row in found.values() if row["kind"] == "distilled")
+    how = ", ".join(f"{k} {v}" for k, v in row["how"].items())
     about = (
-        f"`python studies/controls.py --page docs/results/controls.md`; suite {version}, MemoRa from raw references, "
-        f"{REPLICATES} replicates of 48 pictures; distilled by the defaults ({how}). Rates are the verification judge's, means over "
+        f"`python studies/controls.py --page docs/results/controls/tables.md`; suite {row['suite']}, MemoRa from raw references, "
+        f"{len(row['curves'])} replicates of 48 pictures; distilled by {how}. Rates are the verification judge's, means over "
         "replicates; *area* is the integral of the score over log(1 + budget). Brackets are 95 % t intervals over replicates, which hold "
         "the spread between replicates and not that between trainings: that is the column before."
     )
     parts = [part for name in TWINS if (part := section(name, found))]
-    return "\n\n".join(["# Who can stand for a model that never knew?", about, told.strip(), *parts]) + "\n"
+    return "\n\n".join(["# Distilled never-models and twins", about, *parts]) + "\n"
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -265,14 +260,13 @@ def main() -> None:
     options = arguments().parse_args()
     wanted, root = cells(options.concepts), options.cache or options.out / "runs"
     here: Callable[[Cell], Record | None] = lambda cell: records.read(options.out / f"{cell.key[:16]}.jsonl").get(cell.key)  # noqa: E731
-    stored = options.page.with_suffix(".jsonl") if options.page else Path("docs/results/controls.jsonl")
+    stored = options.page.with_suffix(".jsonl") if options.page else Path("docs/results/controls/tables.jsonl")
     found = grid.finished(wanted, here, records.read(stored))
     if options.dry_run:
         print(grid.dry((f"{cell.concept} {cell.name}", calls(cell), cell in found) for cell in wanted))
     elif options.page is not None:
-        prose = options.page.with_name("controls-told.md")
         records.write(stored, found.values())
-        tables.write(options.page, page(found, prose.read_text("utf-8") if prose.exists() else ""))
+        tables.write(options.page, page(found))
     else:
         grid.work([cell for cell in wanted if cell not in found], functools.partial(finish, out=options.out, root=root), options.workers)
 

@@ -9,9 +9,10 @@
        where c' = c for prompts of what must stay and for the empty one, and c' = the anchor's prompt for each of the concept's own.
 
 The original is never asked for the concept, so all that the student can know of it is what a model knows of a word that it took for
-another. It stands where a *twin* would, a model that was trained without the concept, and of which real models have none. How far
-apart the two are, and what the choice of an anchor moves, was measured: `docs/results/controls.md`.
-Source: ours; after UNDO (Lee et al., 2025: unlearning made robust by noise on every weight and distillation), here as a control.
+another; but for one leak: what the original answers to the empty prompt is a mean over all that it draws, the concept among it. Such a
+model stands where a *twin* would, one that was trained without the concept, and of which real models have none. How far apart the two
+are, and what the choice of an anchor moves: `docs/results/controls.md`.
+Source: ours; after UNDO (Lee et al., "Distillation robustifies unlearning", 2025: noise on every weight, then distillation), as a control.
 """
 
 from __future__ import annotations

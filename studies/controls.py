@@ -50,6 +50,7 @@ TWINS = {
     "neon": ("wardrobe-never-neon",),
 }
 OTHER = {"sneaker": "dress"}  # an anchor that is no neighbour, where the concept's own is one
+MORE = {"sneaker": ("other anchor", "no prompt"), "bag": ("no prompt",)}  # other ways of distilling, two models each
 
 
 @dataclass(frozen=True)
@@ -97,8 +98,7 @@ def cells(names: Sequence[str]) -> list[Cell]:
     for name in names:
         made += [Cell(name, "twin", twin) for twin in TWINS[name]]
         made += [Cell(name, "distilled", seed=0), Cell(name, "original"), *(Cell(name, "distilled", seed=k) for k in (1, 2))]
-        if name in OTHER:
-            made += [Cell(name, kind, seed=k) for k in range(2) for kind in ("other anchor", "no prompt")]
+        made += [Cell(name, kind, seed=k) for k in range(2) for kind in MORE.get(name, ())]
     return made
 
 

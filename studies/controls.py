@@ -88,8 +88,8 @@ class Cell:
         """The hash of all that its record depends on, but for the code."""
         suite = suites.load(SUITE, "wardrobe")
         told = {"suite": suite.version, "how": asdict(self.how), "told": self.told.as_dict(), "replicates": REPLICATES}
-        who = self.twin or "wardrobe"
-        return runs.key({"what": "control", **asdict(self), **told, "models": [dict(models.identity(name)) for name in {"wardrobe", who}]})
+        who = [dict(models.identity(name)) for name in ("wardrobe", self.twin) if name]
+        return runs.key({"what": "control", **asdict(self), **told, "models": who})
 
 
 def cells(names: Sequence[str]) -> list[Cell]:

@@ -196,10 +196,15 @@ def models_table(rows: Mapping[str, Record]) -> str:
     for name, row in rows.items():
         points = [statistics.fmean(column) for column in zip(*row["curves"], strict=True)]
         rest = [*points[1:], area(row)] if len(points) > 1 else [None] * len(budgets)
-        minutes = f"{row['made']['seconds'] / 60:.0f} min" if "made" in row else tables.NOTHING
         rates = [points[0], *(row[g][0] / row[g][1] for g in GROUPS), *rest]
-        lines.append([name, row["anchor"] if "made" in row else tables.NOTHING, *map(tables.number, rates), minutes])
-    return tables.table(["model", "anchor", "plain", *GROUPS, *(f"after {b}" for b in budgets[1:]), "area", "made in"], lines)
+        lines.append(
+            [
+                name,
+                tables.NOTHING if row["kind"] in ("twin", "original") else row["anchor"] if row["how"]["own"] else "none",
+                *map(tables.number, rates),
+            ]
+        )
+    return tables.table(["model", "anchor", "plain", *GROUPS, *(f"after {b}" for b in budgets[1:]), "area"], lines)
 
 
 def matrix(rows: Mapping[str, Record], ceiling: Sequence[float]) -> str:

@@ -1,0 +1,64 @@
+"""Weights as an architecture begins with them: of what a model had learnt, nothing is left."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Generator, Tensor, nn
+
+from vestige.diffusion import Model
+from vestige.diffusion.attention import innermost
+from vestige.errors import Incompatible
+
+_DENSE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_TABLES = ("scale_shift_table",)  # of modulation, beside the layers of a transformer block
+
+
+def fresh(model: Model, names: Sequence[str], rng: Generator) -> dict[str, Tensor]:
+    """New values, float32 on the CPU, for named weights; only shapes are read of the old ones.
+
+        matrices and kernels   U(-k, k), k = fan_in^(-1/2), as torch.nn begins (He et al., 2015, with slope sqrt(5))
+        tables of embeddings   N(0, 1)
+        tables of modulation   N(0, 1) / sqrt(width)
+        norms                  gain 1
+        every bias             0, where torch.nn draws those of matrices from U(-k, k)
+
+    Errors:
+        Incompatible, for a weight of a kind whose beginning is not known.
+    """
+    made = {name: _begun(*_place(model, name), rng) for name in names}
+    unknown = [name for name, value in made.items() if value is None]
+    if unknown:
+        raise Incompatible(
+            f"how {unknown[0]} of {model.name} begins is not known, and of {len(unknown) - 1} more weights: none can be made afresh"
+        )
+    return {name: value for name, value in made.items() if value is not None}
+
+
+def _place(model: Model, name: str) -> tuple[nn.Module, str, torch.Size]:
+    """The layer that holds a weight, the weight's name there, and its shape."""
+    parts = getattr(innermost(model), "parts", None)
+    if parts is None:
+        raise Incompatible(f"{model.name} is not made of torch modules; its weights cannot be made afresh")
+    part, _, rest = name.partition(".")
+    layer, _, leaf = rest.rpartition(".")
+    return parts[part].get_submodule(layer), leaf, model.tensor(name).shape
+
+
+def _begun(layer: nn.Module, leaf: str, shape: torch.Size, rng: Generator) -> Tensor | None:
+    """A weight's first value; None where nobody knows it."""
+    if leaf in _TABLES:
+        table: Tensor = torch.randn(shape, generator=rng) / shape[-1] ** 0.5
+        return table
+    if leaf == "bias":
+        return torch.zeros(shape)
+    if leaf != "weight":
+        return None
+    if isinstance(layer, _DENSE):
+        bound = shape[1:].numel() ** -0.5
+        dense: Tensor = (2 * torch.rand(shape, generator=rng) - 1) * bound
+        return dense
+    if isinstance(layer, nn.Embedding):
+        return torch.randn(shape, generator=rng)
+    return torch.ones(shape) if "Norm" in type(layer).__name__ and len(shape) == 1 else None

@@ -42,7 +42,7 @@ UNLEARNERS, ATTACKS = registry.names("unlearners"), registry.names("attacks")
 # (method, family) -> what it says where it does not work; everything else works. A new method is expected to.
 NO_CROSS = "model has no U-Net with cross-attention; .*, choose another method"
 ONCE = ("retrain",)  # it hands out a model that is there already, and the second step would be that model again
-LACKS: dict[tuple[str, str], str] = {}
+LACKS: dict[tuple[str, str], str] = {("restore", name): "restore takes parts of an edit off again, and there is none" for name in MADE}
 for told_classes in ("classes", "dit", "pixels"):
     LACKS |= {(name, told_classes): NO_CROSS for name in ("concept_ablation", "duge", "forget_me_not", "uce")}
     LACKS |= {(name, told_classes): "model reads no tokens; a model that" for name in ("textual_inversion", "unlearn_diff_atk")}

@@ -25,7 +25,12 @@ SNEAKER = concepts.load("sneaker")
 METHODS = [(kind, name) for kind in ("unlearners", "attacks") for name in registry.names(kind)]
 # Small steps, as the field takes them: each is less than half of what tells two weights of ordinary size apart in bfloat16.
 SMALL_STEPS = {"steps": 4, "lr": 1e-4}
-APART = {"retrain": "it hands out another model", "remap": "it changes prompts alone", "conditions": "it changes conditions alone"}
+APART = {
+    "retrain": "it hands out another model",
+    "remap": "it changes prompts alone",
+    "conditions": "it changes conditions alone",
+    "restore": "it puts back what the original has",
+}
 
 # Adam's first steps are nearly the sign of the gradient, so rounding turns those weights around whose gradient is lost in it. In a
 # network of random weights that costs the direction up to an eighth (a cosine of 0.88 for esd, above 0.95 for all others), and the

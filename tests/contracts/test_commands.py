@@ -176,4 +176,5 @@ def test_audit_and_a_sequence_by_every_attack(home: Path, tmp_path: Path) -> Non
     told = ("--requests", "bag.toml", "--memory", 16, "--method", "gradient_ascent", *made)
     own = [w for name in names if "retain" in registry.find("attacks", name).needs for w in ("--set", f"{name}.data=own")]
     assert answered("continual", *on, *told, *given, *own, "--out", tmp_path / "ledger") == (0, "")
-    assert set(json.loads((tmp_path / "audit/result.json").read_text())["attacks"]) == set(names)
+    found = set(json.loads((tmp_path / "audit/result.json").read_text())["attacks"])
+    assert found - {"restore"} == set(names)  # which joins by itself where a part of the edit comes off

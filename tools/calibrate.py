@@ -126,13 +126,15 @@ def main() -> None:
     parser.add_argument("--model")
     parser.add_argument("--concept")
     parser.add_argument("--never", default="", help="folders of models that never drew it, with commas between")
+    parser.add_argument("--attacks", default="", help="some of the suite's, with commas between; default all")
     parser.add_argument("--set", action="append", default=[], dest="settings", metavar="METHOD.SETTING=VALUE")
     options = parser.parse_args()
     known, version = toml(DATA.read_text("utf-8")), suites.load(options.suite, WORLD).version
     found: dict[str, dict[str, Any]] = {}
+    attacks = tuple(filter(None, options.attacks.split(",")))
     if options.model:
         twins = tuple(options.never.split(","))
-        own = {"model": options.model, "edit": twins[0], "settings": assigned(options.settings)}
+        own = {"model": options.model, "edit": twins[0], "settings": assigned(options.settings), "attacks": attacks}
         by_attack = never_models(options.suite, options.out, options.concept, twins, **own)
         name = concepts.load(options.concept).name
         found = {attack: {"never": {name: rows}} for attack, rows in by_attack.items()}
@@ -142,7 +144,7 @@ def main() -> None:
         known_twins = {c: names for c, names in several.items() if len(models.card(names[0]).never_drew) == 1}
         for concept, twins in known_twins.items():
             if len(twins) > 1:
-                for attack, rows in never_models(options.suite, options.out, concept, twins, model=twins[0]).items():
+                for attack, rows in never_models(options.suite, options.out, concept, twins, model=twins[0], attacks=attacks).items():
                     found.setdefault(attack, {}).setdefault("never", {})[concept] = rows
         proxy, further = proxies(options.suite, options.out, known_twins)
         found.setdefault("memora", {}).update(proxy=proxy, further=further)

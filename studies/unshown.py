@@ -70,7 +70,7 @@ def attacked(experiment: Experiment) -> Iterator[tuple[str, list[Model]]]:
     known = {"edited": experiment.edited, **{k: m for k, m in experiment.positives.items() if isinstance(m, Model)}}
     known |= dict(zip(experiment.plan.control.names, (model for model, _ in experiment.nevers), strict=True))
     for name, model in known.items():
-        ways = {"": method, **method.variants()}
+        ways = method.ways()
         rows = {way: [experiment.arm(model, experiment.concept, ATTACK, one, k) for k in seeds] for way, one in ways.items()}
         yield name, [model.edited(Edit.load(run.path("last.safetensors"))) for run in rows[arms.favoured(rows)]]
 

@@ -123,7 +123,7 @@ class Experiment:
         "never" all of their runs.
         """
         method, seeds = self.plan.attacks[name][0], self.plan.seeds
-        ways = {"": method, **method.variants()}
+        ways = method.ways()
 
         def tried(model: Model, concept: Concept) -> dict[str, list[runs.Run]]:
             return {way: [self.arm(model, concept, name, a, k) for k in seeds] for way, a in ways.items()}
@@ -166,7 +166,7 @@ class Experiment:
         own, seeds = replace(self, bench=replace(bench, own=self.bench.own)), self.plan.seeds
         for name, (method, _) in self.plan.attacks.items():
             for k in seeds:
-                for way in (method, *method.variants().values()):
+                for way in method.ways().values():
                     yield partial(own.arm, self.edited, self.concept, name, way, k)
                     yield from (partial(own.arm, *side, name, way, k) for side in self.nevers)
                     for probe in self.positives.values() if name in self.plan.armed and k in self.plan.probing else ():

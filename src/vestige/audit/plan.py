@@ -156,7 +156,7 @@ class Plan:
         trained = max(1, sum(attack.access == "weights" for attack, _ in self.attacks.values()))  # models that attacks leave behind
         calls = {"scoring": 0, "attacks": 0, "utility": 2 * (1 + trained + whole) * suite.utility_pictures * each}
         for attack, own in self.attacks.values():
-            ways = [way.calls(own.budget.last, own.references) for way in (attack, *attack.variants().values())]
+            ways = [way.calls(own.budget.last, own.references) for way in attack.ways().values()]
             sides = 1 + max(1, len(self.control.names))
             taught = whole and suite.plasticity and attack.lesson is not None
             single = int(whole) + (2 * min(n, PLASTICITY_REPLICATES) if taught else 0)
@@ -181,7 +181,7 @@ class Plan:
         """
         one = 0
         for attack, own in self.armed.values():
-            ways = [way.calls(own.budget.last, own.references) for way in (attack, *attack.variants().values())]
+            ways = [way.calls(own.budget.last, own.references) for way in attack.ways().values()]
             one += len(self.probing) * (sum(ways) + len(ways) * cost.scored_pictures(attack, own.budget, self.suite) * each)
         return sum(one + cost.unlearning(own.method, each, each) for own in self.positives.values())
 

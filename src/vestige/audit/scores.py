@@ -80,7 +80,7 @@ def arms_of(experiment: Experiment, name: str, rows: Mapping[str, Any]) -> list[
         else:
             own = (floor, proxy_ceiling, between, pictures)
             made.append(Arms(budgets, edited, never, false_positives(experiment), ceiling, *own))
-    return made if not any(math.isnan(arms.recalls()[0][0, 0]) for arms in made) else [_undefined(budgets, len(edited))]
+    return made if not any(math.isnan(one.recalls()[0][0, 0]) for one in made) else [_undefined(budgets, len(edited))]
 
 
 def _curves(rows: Sequence[runs.Run]) -> tuple[tuple[float, ...], ...]:
@@ -136,7 +136,7 @@ def hits_at(run: runs.Run, point: int) -> list[bool | None]:
 
 def best_so_far(rows: Sequence[runs.Run]) -> list[list[float | None]]:
     """Best so far at every budget, a row a replicate."""
-    return [[defined(x) for x in arms.curve(r.outcome["points"], best_so_far=True)[0]] for r in rows]
+    return [[defined(x) for x in row] for row in _curves(rows)]
 
 
 def plain_rate(rows: Sequence[runs.Run]) -> float:

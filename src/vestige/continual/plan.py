@@ -158,7 +158,7 @@ class SequencePlan:
             made["memory"] = self.order.memory * drawn
         attacked = self.order.replicates * (asked * (asked + 1) // 2 if self.order.mode in CHAINED else asked)
         for name, (attack, planned) in self.attacks.items():
-            ways = (attack, *attack.variants().values())
+            ways = tuple(attack.ways().values())
             scored = cost.scored_pictures(attack, planned.budget, self.suite) * picture
             made[name] = attacked * sum(scored + way.calls(planned.budget.last, planned.references) for way in ways)
         return made

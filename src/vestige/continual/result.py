@@ -212,7 +212,7 @@ def recovered(chosen: SequencePlan, bench: Bench, original: Model, model: Model,
         original=original, world=chosen.world, protocol=chosen.suite.protocol, references="known", away=tuple(chosen.requests)
     )
     ways: dict[str, list[runs.Run]] = {}
-    for way, method in {"": attack, **attack.variants()}.items():
+    for way, method in attack.ways().items():
         for k in range(chosen.order.first_replicate, chosen.order.first_replicate + chosen.order.replicates):
             given = attacker.of(concept, method, planned.references, k)
             ways.setdefault(way, []).append(arms.run_arm(bench.of(concept), model, concept, (name, method), planned.budget, k, given))

@@ -191,3 +191,7 @@ class Attack(ABC):
     def variants(self) -> Mapping[str, Attack]:
         """Other ways to run the attack; on each model of an audit the one that works best counts."""
         return {}
+
+    def ways(self) -> dict[str, Attack]:
+        """Every way to run the attack, by name; as it is given, "", comes first."""
+        return {"": self, **self.variants()}

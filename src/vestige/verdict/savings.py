@@ -223,8 +223,9 @@ def measure(
     if not each or any((arms.edited, arms.ceiling, arms.budgets) != (each[0].edited, each[0].ceiling, each[0].budgets) for arms in each):
         raise BadInput("never-models are compared with one edited model, under one ceiling and one budget")
     logs = np.array([log_speedups(arms) for arms in each])
-    reaches = np.array([(edited - never)[:, -1] for edited, never in (arms.recalls() for arms in each)])
-    last = float(np.mean([arms.recalls()[1][:, -1] for arms in each]))
+    ends = [(edited[:, -1], never[:, -1]) for edited, never in (arms.recalls() for arms in each)]
+    reaches = np.array([edited - never for edited, never in ends])
+    last = float(np.mean([never for _, never in ends]))
     against = tuple(zip(logs.mean(axis=1).tolist(), reaches.mean(axis=1).tolist(), strict=True))
     sound = bool(np.isfinite(logs).all())
     seen = [between.moderated(prior, own if sound else own[:1]) for prior, own in zip(known, zip(*against, strict=True), strict=True)]

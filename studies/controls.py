@@ -29,6 +29,7 @@ import records
 import tables
 from records import Record
 from vestige import concepts, metrics, models, registry, runs
+from vestige.audit.plan import VERDICT
 from vestige.concepts import Concept
 from vestige.diffusion import Model
 from vestige.harness import arms, cost, suites
@@ -247,8 +248,9 @@ def page(found: Mapping[Cell, Record]) -> str:
     about = (
         f"`python studies/controls.py --page docs/results/controls/tables.md`; suite {row['suite']}, MemoRa from raw references, "
         f"{len(row['curves'])} replicates of 48 pictures; distilled by {how}. Rates are the verification judge's, means over "
-        "replicates; *area* is the integral of the score over log(1 + budget). Brackets are 95 % t intervals over replicates, which hold "
-        "the spread between replicates and not that between trainings: that is the column before."
+        f"replicates; *area* is the integral of the score over log(1 + budget), log F that of form {VERDICT} of the verdict. Brackets are "
+        "95 % t intervals over replicates, which hold the spread between replicates and not that between trainings: that is the column "
+        "before."
     )
     parts = [part for name in TWINS if (part := section(name, found))]
     return "\n\n".join(["# Distilled never-models and twins", about, *parts]) + "\n"

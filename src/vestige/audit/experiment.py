@@ -1,7 +1,8 @@
 """The experiment of an audit: its models, its edit, and every attack on every one of them.
 
-Three arms under one protocol: *edited* (the model under audit), *never* (twins that never drew the concept, or the original
-being taught proxies that it never drew), *original* (the ceiling, and a check that the attack does not destroy what is known).
+Three arms under one protocol: *edited* (the model under audit), *never* (twins that never drew the concept, never-models made of the
+original, or the original being taught proxies that it never drew), *original* (the ceiling, and a check that the attack does not destroy
+what is known).
 Where the original is not at hand, `no_original` says what stands in for it.
 """
 
@@ -26,6 +27,7 @@ from vestige.edits import Edit
 from vestige.harness import arms, workers
 from vestige.harness.attacker import AttackerData
 from vestige.harness.bench import Bench
+from vestige.harness.never import never_model
 from vestige.harness.positives import hidden
 from vestige.harness.unlearning import training_data, unlearned
 from vestige.harness.utility import kept
@@ -197,7 +199,7 @@ def prepared(planned: Plan, bench: Bench, run: runs.Run) -> Experiment:
     planned = with_restoring(planned, original, subject, edit)
     edited = subject if edit is None else subject.edited(edit)
     base = edited if original is None else original
-    nevers = _nevers(planned, base)
+    nevers = _nevers(planned, bench, base)
     own = {never.name: metrics.pair(never, planned.world) for _, never in nevers if never.detector and never is not concept}
     bench = replace(bench, own=own) if own else bench
     real = None if original is not None else _real(planned, bench, edited)
@@ -205,9 +207,11 @@ def prepared(planned: Plan, bench: Bench, run: runs.Run) -> Experiment:
     return Experiment(planned, bench, run, original, subject, edit, edited, nevers, real, diagnostics, seconds, began, made)
 
 
-def _nevers(planned: Plan, base: Model) -> tuple[tuple[Model, Concept], ...]:
+def _nevers(planned: Plan, bench: Bench, base: Model) -> tuple[tuple[Model, Concept], ...]:
     """What stands for a model that never knew the concept; alone, a model stands beside itself."""
     names, concept = planned.control.names, planned.concept
+    if planned.control.kind == "distilled":
+        return tuple((never_model(bench, base, concept, seed), concept) for seed in range(len(names)))
     if planned.control.kind == "twin":
         return tuple((models.load(name), concept) for name in names)
     if planned.control.kind == "proxy":

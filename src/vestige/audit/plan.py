@@ -20,6 +20,7 @@ from vestige.concepts.images import shipped
 from vestige.errors import BadInput, BadSetting, UnknownName
 from vestige.harness import cost, suites
 from vestige.harness.bench import NUMERICS, held_in
+from vestige.harness.never import Distillation
 from vestige.harness.positives import Positive, hiding
 from vestige.harness.settings import by_method, chosen, configured, content, looks, told
 from vestige.methods import Attack, Data, optimiser
@@ -53,8 +54,8 @@ class Request:
         settings: METHOD.SETTING -> value, as on the command line.
         preset: Named preset whose settings hold before `settings`.
         control: "twin", "proxy", or "auto": every twin, where there is one. "twin:MODEL" names a model that never drew the concept,
-            "proxy:FILE.toml" a concept that the model cannot draw, with pictures of it; several stand with commas between; "none" is
-            for an attack alone.
+            "proxy:FILE.toml" a concept that the model cannot draw, with pictures of it; several stand with commas between; "distilled:N"
+            makes N never-models of the original (`vestige.harness.never`); "none" is for an attack alone.
         keep_images: "all", or "none": scores only.
         original: False where `model` is the edited one and its original is not at hand: real pictures of the concept, the
             references, then say where its curves would end.
@@ -169,6 +170,8 @@ class Plan:
         if whole and (self.unlearner is not None or self.request.edit is not None):
             # Two points an arm, if the edit has a part that comes apart; a part more is a point more, without any there is none.
             calls["restoring"] = (2 * n + 1) * 2 * (suite.pictures + suite.select_pictures) * each
+        if self.control.kind == "distilled":
+            calls["controls"] = len(self.control.names) * Distillation().calls(suite.protocol)
         if self.positives:
             calls["positives"] = self._positive_calls(each)
         return calls
@@ -216,6 +219,8 @@ def resolve(request: Request) -> Plan:
         raise BadSetting(f"seeds are different whole numbers from 0 on; given {list(seeds)}")
     original = (card.twin_of or request.model) if request.original else ""
     against, lines = control(request.control, request.model, concept), Lines(replicates=min(3, max(2, len(seeds))))
+    if against.kind == "distilled" and not original:
+        raise BadSetting("never-models are made of the original, which is not at hand; choose another control")
     probed = original and against.kind != "none" and any(map(armed, attacks))
     positives = hiding(suite, card, concept) if probed else {}
     return Plan(request, concept, suite, seeds, unlearner, attacks, against, original, card.world, lines, positives)

@@ -138,7 +138,7 @@ def strips(experiment: Experiment, rows: Mapping[str, Any], head: str) -> list[d
     )
     budgets = experiment.plan.attacks[head][1].budget.points
     # A proxy's pictures are of another prompt: only a twin's stand beside the others at equal seeds.
-    never = [("never knew", "never", 0)] if experiment.plan.control.kind == "twin" else []
+    never = [("never knew", "never", 0)] if experiment.plan.control.of_the_concept else []
     first = [("original", "original", 0)] if experiment.original is not None else []
     wanted = [*first, ("edited", "edited", 0), *(("after recovery", "edited", b) for b in budgets[1:]), *never]
     if experiment.edit is None and experiment.subject is experiment.original:

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from vestige.audit import Request
 
 ControlOption = Annotated[
-    str, typer.Option(help="auto, twin, proxy, twin:MODEL (that never drew it) or proxy:FILE.toml (that the model cannot draw).")
+    str,
+    typer.Option(
+        help="auto, twin, proxy, twin:MODEL (that never drew it; several with commas), proxy:FILE.toml (that it cannot draw), distilled:N."
+    ),
 ]
 NoOriginalOption = Annotated[
     bool, typer.Option("--no-original", help="--model is the edited model itself, all there is: references stand in for the original.")

@@ -24,6 +24,7 @@ from vestige.concepts import Concept
 from vestige.diffusion import Model
 from vestige.diffusion.model import Watch
 from vestige.edits import Edit
+from vestige.errors import BadSetting
 from vestige.harness import arms, workers
 from vestige.harness.attacker import AttackerData
 from vestige.harness.bench import Bench
@@ -41,6 +42,8 @@ def furnished(planned: Plan, root: Path, watch: Watch, steal: bool = False) -> B
     """A plan's bench, with the judges of its concept."""
     watch("load judges", 0, 1)
     verify, select = metrics.pair(planned.concept, planned.world)
+    if planned.request.unshown and not verify.embeds:
+        raise BadSetting(f"unshown lays pictures side by side by a judge's features, and {verify.name} gives none; see docs/metrics.md")
     return Bench(root, planned.suite, verify, select, steal=steal, watch=watch, keep=planned.request.keep_images)
 
 

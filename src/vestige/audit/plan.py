@@ -32,6 +32,7 @@ from vestige.verdict.decision import FEWEST
 
 NAMED_SOURCES = ("shipped", "generated")  # where references come from, other than a folder
 PLASTICITY_REPLICATES = 3
+LEAST_UNSHOWN = 32
 VERDICT = "2"  # changes whenever the same arms could be judged otherwise
 
 
@@ -57,6 +58,8 @@ class Request:
             "proxy:FILE.toml" a concept that the model cannot draw, with pictures of it; several stand with commas between; "distilled:N"
             makes N never-models of the original (`vestige.harness.never`); "none" is for an attack alone.
         keep_images: "all", or "none": scores only.
+        unshown: Pictures drawn after an attack in each replicate, and by the original, to see what comes back of the concept that no attack
+            was shown (`vestige.audit.unshown`); 0: that is not asked.
         original: False where `model` is the edited one and its original is not at hand: real pictures of the concept, the
             references, then say where its curves would end.
     """
@@ -78,6 +81,7 @@ class Request:
     preset: str = ""
     control: str = "auto"
     keep_images: Keep = "all"
+    unshown: int = 0
     original: bool = True
 
 
@@ -107,6 +111,11 @@ class Plan:
         """Replicates in which positive controls are attacked: as many as a verdict needs at least."""
         return self.seeds[:FEWEST]
 
+    @property
+    def beside(self) -> int:
+        """Pictures that are laid beside unshown ones: of the original, the edited model and every never-model."""
+        return len(self.seeds) * (2 + len(self.control.names)) * self.request.unshown
+
     def spec(self) -> dict[str, Any]:
         """The resolved spec, plain data."""
         source = self.request.references
@@ -135,6 +144,7 @@ class Plan:
             "control": [self.control.kind, self.control.content(self.world)],
             **({"looks": found} if (found := looks(self.concept)) else {}),
             **({"keep_images": self.request.keep_images} if self.request.keep_images != "all" else {}),
+            **({"unshown": self.request.unshown} if self.request.unshown else {}),
             "lines": asdict(self.lines),
             **placement.current().as_dict(),
             **held_in(placement.current().dtype),
@@ -172,6 +182,8 @@ class Plan:
             calls["restoring"] = (2 * n + 1) * 2 * (suite.pictures + suite.select_pictures) * each
         if self.control.kind == "distilled":
             calls["controls"] = len(self.control.names) * Distillation().calls(suite.protocol)
+        if self.request.unshown:
+            calls["unshown"] = self.beside * each
         if self.positives:
             calls["positives"] = self._positive_calls(each)
         return calls
@@ -221,6 +233,7 @@ def resolve(request: Request) -> Plan:
     against, lines = control(request.control, request.model, concept), Lines(replicates=min(3, max(2, len(seeds))))
     if against.kind == "distilled" and not original:
         raise BadSetting("never-models are made of the original, which is not at hand; choose another control")
+    _check_unshown(request, attacks, against)
     probed = original and against.kind != "none" and any(map(armed, attacks))
     positives = hiding(suite, card, concept) if probed else {}
     return Plan(request, concept, suite, seeds, unlearner, attacks, against, original, card.world, lines, positives)
@@ -239,6 +252,21 @@ def _check_retained(request: Request, attacks: Mapping[str, tuple[Attack, suites
         raise BadSetting(
             f"--attack-retain {request.attack_retain} is read by attacks with data=retain or data=folder; none is among {[*attacks]}"
         )
+
+
+def _check_unshown(request: Request, attacks: Mapping[str, tuple[Attack, suites.Planned]], against: Control) -> None:
+    if not request.unshown:
+        return
+    if request.unshown < LEAST_UNSHOWN:
+        raise BadSetting(f"unshown is a number of pictures, at least {LEAST_UNSHOWN}, or 0; given {request.unshown}")
+    if not request.original:
+        raise BadSetting("what the original draws of the unshown is the measure of it, and no original is at hand; leave out unshown")
+    if not any(map(armed, attacks)):
+        raise BadSetting(f"unshown asks what comes back beside an attack's pictures; none of {', '.join(attacks)} trains on any")
+    if not against.of_the_concept:
+        raise BadSetting("unshown compares with models that never drew the concept: give twins, or --control distilled:2")
+    if request.references == "generated":
+        raise BadSetting("unshown needs real pictures of the concept; give a folder of them with references")
 
 
 def _check_no_edit(attacks: Mapping[str, tuple[Attack, suites.Planned]]) -> None:

@@ -155,15 +155,20 @@ def strips(experiment: Experiment, rows: Mapping[str, Any], head: str) -> list[d
 
 
 def cost(
-    experiment: Experiment, found: Mapping[str, Any], taught: Mapping[str, Sequence[runs.Run]], probing: Mapping[str, Sequence[runs.Run]]
+    experiment: Experiment,
+    found: Mapping[str, Any],
+    taught: Mapping[str, Sequence[runs.Run]],
+    probing: Mapping[str, Sequence[runs.Run]],
+    beside: int = 0,
 ) -> dict[str, Any]:
     """Time, pictures and denoiser calls of everything that the result rests on, whether it was computed now or before.
 
     Arguments:
         taught: Arms of the lesson, and `probing`: of the positive controls, by attack.
+        beside: Pictures that were laid beside unshown ones.
     """
     suite, plan, lesson = experiment.plan.suite, experiment.plan, experiment.lesson
-    arms_, scored = [], len(plan.seeds[1:]) * (suite.pictures + suite.select_pictures) if experiment.original is not None else 0
+    arms_, scored = [], beside + (len(plan.seeds[1:]) * (suite.pictures + suite.select_pictures) if experiment.original is not None else 0)
     for name, rows in found.items():
         attack, planned = plan.attacks[name]
         own = [*rows["original"], *(r for side in rows["tried"].values() for row in side.values() for r in row)]

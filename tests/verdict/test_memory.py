@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ from vestige.verdict.spread import Spread
 
 PLAIN = Interval(0.02, 0.0, 0.05)
 TIGHT = Spread(1e-4, 30.0)
+ROWS = Path(__file__).parents[2] / "docs/results/unshown.json"
 
 
 def found(edited: tuple[float, ...], **own: Any) -> Memory:
@@ -123,3 +126,17 @@ def test_the_reason_says_what_decided() -> None:
 def test_a_capping_flag_caps_what_memory_makes_long_term() -> None:
     flag = Flag("made-up", "capping", "something is off")
     assert decide(PLAIN, measured((-0.2, 0.2)), [flag], memory=MEMORY).kind == "inconclusive"
+
+
+@pytest.mark.parametrize(
+    ("model", "kept"),
+    [("edited", (0.44, 0.21, 0.68)), ("remap", (0.62, 0.18, 1.06)), ("uce", (0.48, 0.18, 0.77))],
+    ids=str,
+)
+def test_two_twins_of_the_sneaker_decide_nothing(model: str, kept: tuple[float, float, float]) -> None:
+    """What the page on the unshown and decision 0024 say of the rows that were measured."""
+    rows = {row["model"]: row["unshown"] for row in json.loads(ROWS.read_text("utf-8"))}
+    twins = {name: row for name, row in rows.items() if "never" in name}
+    memory = remembered("memora", {"original": rows["original, not attacked"], "edited": rows[model], **twins}, (56,) * 3, (32,) * 3)
+    assert (memory.kept.value, memory.kept.low, memory.kept.high) == pytest.approx(kept, abs=0.005)
+    assert memory.null == pytest.approx(0.42, abs=0.005) and not memory.remembers

@@ -122,9 +122,11 @@ def rows(world: World) -> dict[str, Fields]:
     made: dict[str, Fields] = {"original": {}}
     for i, twin in enumerate(world.twins):
         rest = ",".join(f"twin:{name}" for name in world.twins if name != twin)
-        if rest:
+        if rest and twin in models.cards():
             made[f"twin {i + 1}"] = {"model": twin, "control": rest}
             made[f"twin {i + 1} + ESD"] = {"model": twin, "control": rest, "unlearner": "esd"}
+        elif rest:
+            made[f"twin {i + 1}"] = {"edit": twin, "control": rest}
     if world.half:
         made["first half only"] = {"model": world.half}
     made |= {"renamed": {"edit": renamed}, "benign fine-tuning": {"edit": finetuned}, "begun anew": {"edit": begun}}
@@ -136,8 +138,8 @@ def rows(world: World) -> dict[str, Fields]:
 def request(fields: Fields, world: World, options: argparse.Namespace) -> audit.Request:
     """A row's audit; an edit that no method makes is made, and kept, here."""
     values = {"model": world.model, "control": world.control or "auto", **fields}
-    make: Callable[[Model, Concept], Edit] | None = values.pop("edit", None)
-    if make is not None:
+    make: Callable[[Model, Concept], Edit] | str | None = values.get("edit")
+    if callable(make):
         model, concept = models.load(world.model), concepts.load(world.concept)
         path = options.out / "edits" / f"{options.concept}-{make.__name__}-{model.fingerprint[:12]}.safetensors"
         if not path.exists():

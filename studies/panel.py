@@ -147,7 +147,14 @@ def request(fields: Fields, world: World, options: argparse.Namespace) -> audit.
         values["edit"] = str(path)
     settings = {**assigned(options.set), **values.pop("settings", {})}
     preset = world.preset if values.get("unlearner") else ""
-    own = {"concept": world.concept, "suite": options.suite, "attacks": ("memora",), "settings": settings, "preset": preset}
+    own: Fields = {
+        "concept": world.concept,
+        "suite": options.suite,
+        "attacks": ("memora",),
+        "seeds": tuple(options.seeds),
+        "unshown": options.unshown,
+    }
+    own |= {"settings": settings, "preset": preset}
     return audit.Request(**own, **values)
 
 
@@ -178,7 +185,9 @@ def table(results: dict[str, dict[str, Any]]) -> str:
 
 def page(results: dict[str, dict[str, Any]], world: World, options: argparse.Namespace) -> str:
     first = next(iter(results.values()))
-    asked = "".join(f" {flag} {value}" for flag, value in (("--world", options.world), *(("--set", pair) for pair in options.set)) if value)
+    numbers = ",".join(map(str, options.seeds))
+    told = (("--world", options.world), ("--seeds", numbers), ("--unshown", options.unshown), *(("--set", pair) for pair in options.set))
+    asked = "".join(f" {flag} {value}" for flag, value in told if value)
     about = f"`python studies/panel.py --concept {options.concept} --suite {options.suite}{asked}`; "
     about += f"replicates {first['provenance']['seeds']}, memora, verification judge {first['detector']['verification']['version']}, "
     about += f"model {first['provenance']['model_hash']}, form {VERDICT} of the verdict. "
@@ -191,6 +200,8 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--world", type=Path, help="folder that tools/worlds packed; default: the embedded world")
     parser.add_argument("--concept", default="sneaker")
     parser.add_argument("--suite", default="quick")
+    parser.add_argument("--seeds", type=grid.numbers, default=[], help="replicates; default: the suite's number")
+    parser.add_argument("--unshown", type=int, default=0, help="as of an audit")
     parser.add_argument("--set", action="append", default=[], help="METHOD.NAME=VALUE, for every row")
     parser.add_argument("--out", type=Path, default=Path("build/panel"))
     parser.add_argument("--cache", type=Path, help="folder of runs to share with others; default OUT/runs")

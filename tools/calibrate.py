@@ -64,11 +64,18 @@ def spread(result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return made
 
 
+def fixed(suite: str) -> tuple[int, ...]:
+    """As many replicates as a suite has where it does not stop early."""
+    return tuple(range(suites.load(suite, WORLD).replicates))
+
+
 def never_models(suite: str, out: Path, concept: str, twins: tuple[str, ...], **asked: Any) -> dict[str, dict[str, Any]]:
     """The first twin audited against the others."""
     name = f"{Path(twins[0]).name}-{Path(concept).stem}"
     against = ",".join(f"twin:{twin}" for twin in twins[1:])
-    result = api.run_audit(out / f"never-{suite}" / name, cache=out / "runs", concept=concept, suite=suite, control=against, **asked)
+    result = api.run_audit(
+        out / f"never-{suite}" / name, cache=out / "runs", concept=concept, suite=suite, seeds=fixed(suite), control=against, **asked
+    )
     print(f"{name} against {result['control']['name']}: {result['verdict']['reason']}", flush=True)
     return {attack: {"models": list(twins), **rows} for attack, rows in spread(result).items()}
 
@@ -81,7 +88,14 @@ def proxies(suite: str, out: Path, known: Mapping[str, tuple[str, ...]]) -> tupl
         for asked in ("twin", "proxy"):
             folder = out / f"proxy-{suite}" / f"{concept}-{asked}"
             result = api.run_audit(
-                folder, cache=out / "runs", concept=concept, unlearner="uce", suite=suite, attacks=("memora",), control=asked
+                folder,
+                cache=out / "runs",
+                concept=concept,
+                unlearner="uce",
+                suite=suite,
+                seeds=fixed(suite),
+                attacks=("memora",),
+                control=asked,
             )
             found[asked] = result["attacks"]["memora"]
         logs = (found[asked]["log_speedups"] for asked in ("proxy", "twin"))

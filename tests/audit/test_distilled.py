@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +14,8 @@ import torch
 from onlookers import short, told
 from oracles import save_pair
 from vestige import api, models
-from vestige.audit import Request, controls, experiment, plan, resolve, scores
+from vestige.audit import Request, controls, experiment, flags, plan, resolve, scores
+from vestige.audit import result as billing
 from vestige.concepts import images
 from vestige.errors import BadSetting
 from vestige.harness import never
@@ -32,7 +34,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     (root / "looks.py").write_text(LOOKS)
     images.save(torch.rand(12, 3, 32, 32, generator=generator(0, "bag")), root / "bag")
     with pytest.MonkeyPatch.context() as patch:
-        for room in (never, controls, plan):
+        for room in (never, controls, plan, billing):
             patch.setattr(room, "Distillation", lambda: SMALL)
         for room in (experiment, scores):
             patch.setattr(room, "kept", lambda *given: {"right": []})
@@ -65,6 +67,24 @@ def test_two_stand_beside_the_edit_and_say_what_they_are(home: Path, result: dic
     assert result["verdict"]["kind"] != "erased"
 
 
+def stand_in(kind: str, rights: dict[str, list[bool]]) -> Any:
+    """An experiment of which only what it keeps is asked."""
+    control = controls.Control(kind, ("distilled 0",))  # type: ignore[arg-type]
+    planned = SimpleNamespace(control=control)
+    return SimpleNamespace(original="original", nevers=(("never", None),), plan=planned, concept=SimpleNamespace(name="bag"), bench=None)
+
+
+@pytest.mark.parametrize(("lost", "censored", "blocked"), [(0, False, 0), (30, False, 2), (0, True, 1)])
+def test_one_that_cannot_draw_or_learn_is_no_control(monkeypatch: pytest.MonkeyPatch, lost: int, censored: bool, blocked: int) -> None:
+    """A control that learns badly would make every model look hidden, one that never knew included."""
+    rights = {"original": [True] * 48, "never": [False] * lost + [True] * (48 - lost)}
+    monkeypatch.setattr(scores, "kept", lambda bench, model, concept, group: {"right": rights[model]})
+    found = {"memora": SimpleNamespace(censored=censored), "direct": SimpleNamespace(censored=True)}
+    raised = flags._distilled(stand_in("distilled", rights), found)  # type: ignore[arg-type]
+    assert [flag.kind for flag in raised] == ["capping"] + ["blocking"] * blocked
+    assert scores.kept_by_nevers(stand_in("twin", rights), "unrelated") == {}
+
+
 def test_they_are_of_the_original_and_no_edit_makes_them_again(home: Path, result: dict[str, Any], tmp_path: Path) -> None:
     assert {spec["model"] for spec in made(home)} == {models.load(str(home / "model")).fingerprint}
     before = [file.stat().st_mtime_ns for file in sorted((home / "cache").glob("*/edit.safetensors"))]
@@ -79,6 +99,7 @@ def test_their_making_is_forecast(home: Path) -> None:
     two, one = (resolve(Request(**asked(home, control=f"distilled:{n}"))) for n in (2, 1))
     each = SMALL.calls(two.suite.protocol)
     assert (two.planned_calls()["controls"], one.planned_calls()["controls"]) == (2 * each, each)
+    assert two.planned_calls()["utility"] - one.planned_calls()["utility"] == 2 * two.suite.utility_pictures * 4  # two guided steps
     assert resolve(Request(**asked(home, control="distilled"))).control == one.control
     assert "controls" not in resolve(Request(**asked(home, control=f"twin:{home / 'twin'}"))).planned_calls()
 

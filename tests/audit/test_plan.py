@@ -118,7 +118,8 @@ def test_every_shipped_suite_plans_for_every_unlearner() -> None:
         for unlearner in (*registry.names("unlearners"), "none"):
             planned = resolve(Request(suite=suite, unlearner=unlearner))
             assert set(planned.attacks) == set(suites.load(suite, "wardrobe").attacks)
-            assert planned.seeds == tuple(range(planned.suite.replicates))
+            assert planned.looks == planned.suite.looks
+            assert planned.seeds == tuple(range(planned.looks[0] if planned.looks else planned.suite.replicates))
             assert (planned.unlearner is None) == (unlearner == "none")
 
 

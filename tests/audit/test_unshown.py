@@ -65,9 +65,9 @@ def result(home: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, An
 
 def test_every_arm_is_laid_beside_the_same_pictures(home: Path, result: dict[str, Any]) -> None:
     found, given = result["unshown"], resolve(Request(**asked(home))).attacks["memora"][1].references
-    assert set(found["shares"]) == {"shown", "original", "edited", str(home / "twin")}
+    assert set(found["shares"]) == {"shown", "original", "edited"} and list(found["nevers"]) == [str(home / "twin")]
     assert found["pictures"] == [24 - given] * 2 and found["counted"] == [32 // unshown.SHARE] * 2
-    assert all(0 <= share <= 1 for row in found["shares"].values() for share in row)
+    assert all(0 <= share <= 1 for row in (*found["shares"].values(), *found["nevers"].values()) for share in row)
     assert not found["remembers"] and found["null"] is None  # one never-model, and nothing known of others
 
 

@@ -211,7 +211,7 @@ def as_it_was(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     def load(name: str, world: str = "") -> suites.Suite:
         made = real(name, world)
-        return made if named.get(name, made.version) == made.version else replace(made, version=named[name], positives=())
+        return made if named.get(name, made.version) == made.version else replace(made, version=named[name], positives=(), looks=())
 
     monkeypatch.setattr(suites, "load", load)
     spec = plan.Plan.spec

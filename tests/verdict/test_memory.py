@@ -14,76 +14,100 @@ from vestige.errors import BadInput
 from vestige.verdict import Flag, Interval, decide
 from vestige.verdict.memory import LINE, Memory, remembered
 from vestige.verdict.savings import Measures
-from vestige.verdict.spread import Spread
 
 PLAIN = Interval(0.02, 0.0, 0.05)
-TIGHT = Spread(1e-4, 30.0)
+POWER = (0.33, 0.52, 0.7, 0.97)
 ROWS = Path(__file__).parents[2] / "docs/results/unshown.json"
 
 
-def found(edited: tuple[float, ...], **own: Any) -> Memory:
-    shares = {"original": (0.8, 0.78, 0.82), "edited": edited, "one": (0.42, 0.4, 0.38), "other": (0.44, 0.4, 0.42), "shown": (0.3,) * 3}
-    return remembered("memora", {**shares, **own.pop("shares", {})}, (56,) * 3, (32,) * 3, **{"known": TIGHT, **own})
+def found(edited: tuple[float, ...], other: tuple[float, ...] = (0.44, 0.4, 0.42), **own: Any) -> Memory:
+    shares = {"original": own.pop("original", (0.8, 0.78, 0.82)), "edited": edited, "shown": (0.3,) * 3}
+    nevers = {"one": (0.42, 0.4, 0.38), "other": other, "third": (0.41, 0.42, 0.4), "fourth": (0.42, 0.39, 0.42)}
+    return remembered("memora", shares, nevers, (56,) * 3, (32,) * 3, **own)
 
 
 def test_a_model_that_never_knew_kept_nothing_and_the_original_all() -> None:
-    assert found((0.43, 0.4, 0.4)).kept.value == pytest.approx(0, abs=1e-12)
+    level = tuple(float(x) for x in np.mean(list(found((0.5,) * 3).nevers.values()), axis=0))
+    assert found(level).kept.value == pytest.approx(0, abs=1e-12)
     assert found((0.8, 0.78, 0.82)).kept.value == pytest.approx(1)
-    assert found((0.8, 0.78, 0.82)).remembers and not found((0.43, 0.4, 0.4)).remembers
+    assert found((0.8, 0.78, 0.82)).remembers and not found(level).remembers
 
 
 def test_never_models_that_differ_widen_it() -> None:
-    near, far = (found((0.6, 0.58, 0.62), known=None, shares={"other": row}) for row in ((0.42, 0.41, 0.38), (0.5, 0.48, 0.46)))
+    near, far = found((0.6, 0.58, 0.62)), found((0.6, 0.58, 0.62), other=(0.65, 0.63, 0.61))
     assert near.remembers and not far.remembers
     assert far.kept.high - far.kept.low > near.kept.high - near.kept.low
 
 
-def test_one_never_model_whose_like_was_seen_nowhere_decides_nothing() -> None:
-    shares = {"original": (0.8,) * 3, "edited": (0.8,) * 3, "one": (0.4,) * 3}
-    alone = remembered("memora", shares, (56,) * 3, (32,) * 3)
-    assert alone.kept.low > LINE and alone.null is None and not alone.remembers
-    assert remembered("memora", shares, (56,) * 3, (32,) * 3, known=TIGHT).remembers
+def test_never_models_that_are_no_sample_decide_nothing() -> None:
+    """One alone; or several that share, by their making, what no spread between them shows."""
+    shares = {"original": (0.8,) * 3, "edited": (0.8,) * 3}
+    alone = remembered("memora", shares, {"one": (0.4,) * 3}, (56,) * 3, (32,) * 3)
+    siblings = found((0.8, 0.78, 0.82), sampled=False)
+    for memory in (alone, siblings):
+        assert memory.kept.low > LINE and memory.null is None and not memory.remembers
+
+
+def test_a_never_model_may_have_any_name() -> None:
+    shares = {"original": (0.8,) * 3, "edited": (0.79,) * 3, "shown": (0.3,) * 3}
+    named = remembered("memora", shares, {"edited": (0.4,) * 3, "original": (0.41,) * 3}, (56,) * 3, (32,) * 3)
+    assert named.kept.value == pytest.approx(0.385 / 0.395) and named.shares["edited"] == (0.79,) * 3
 
 
 def test_where_the_original_covers_no_more_than_teaching_nothing_is_measured() -> None:
-    blind = found((0.6, 0.6, 0.6), shares={"original": (0.45, 0.45, 0.45)})
+    blind = found((0.6, 0.6, 0.6), original=(0.45, 0.45, 0.45))
     assert math.isnan(blind.kept.value) and not blind.remembers
     assert blind.as_dict()["kept"]["value"] is None
 
 
 def test_equal_replicates_are_no_certainty() -> None:
-    """A share of so few pictures has a floor of noise."""
-    few, many = (
-        remembered("memora", {"original": (0.8,) * 3, "edited": (0.6,) * 3, "n": (0.4,) * 3}, (m,) * 3, (9,) * 3) for m in (8, 800)
-    )
-    assert few.kept.high - few.kept.low > 10 * (many.kept.high - many.kept.low) > 0
+    """A share of so few pictures has a floor of noise, and replicates that share them are no more pictures."""
+    arms = {"original": (0.8,) * 3, "edited": (0.6,) * 3}
+
+    def width(pictures: int, distinct: int = 0) -> float:
+        kept = remembered("memora", arms, {"n": (0.4,) * 3}, (pictures,) * 3, (9,) * 3, distinct=distinct).kept
+        return kept.high - kept.low
+
+    assert width(8) > 10 * width(800) > 0
+    assert width(56, distinct=64) > 1.4 * width(56)
 
 
 def test_arms_of_other_replicates_are_refused() -> None:
     with pytest.raises(BadInput, match="same replicates"):
         found((0.6, 0.6))
     with pytest.raises(BadInput, match="never-model"):
-        remembered("memora", {"original": (0.8,), "edited": (0.6,)}, (56,), (32,))
+        remembered("memora", {"original": (0.8,), "edited": (0.6,)}, {}, (56,), (32,))
 
 
-def simulated(rng: np.random.Generator, kept: float, own: float) -> Memory:
-    """Five replicates of two never-models that differ by a standard deviation of 0.03, and of an edited model that does by `own`."""
-    centres = 0.42 + rng.normal(0, (own, 0.03, 0.03)) + kept * np.array([0.4, 0, 0])
-    edited, one, other = (np.clip(rng.normal(c, 0.05, 5), 0, 1).tolist() for c in centres)
-    shares = {"original": (0.82,) * 5, "edited": edited, "one": one, "other": other}
-    return remembered("memora", shares, (56,) * 5, (32,) * 5, known=Spread((0.03**2 + 0.05**2 / 5) / 0.16, 4.0))
+def simulated(rng: np.random.Generator, kept: float, own: float, twins: int) -> Memory:
+    """Five replicates of never-models that differ by a standard deviation of 0.03, and of an edited model that does by `own`."""
+    centres = 0.42 + rng.normal(0, (own, *[0.03] * twins)) + kept * np.array([0.4, *[0] * twins])
+    edited, *nevers = (np.clip(rng.normal(c, 0.05, 5), 0, 1).tolist() for c in centres)
+    shares = {"original": np.clip(rng.normal(0.82, 0.05, 5), 0, 1).tolist(), "edited": edited}
+    named = {str(i): row for i, row in enumerate(nevers)}
+    return remembered("memora", shares, named, (56,) * 5, (32,) * 5, level=0.975, distinct=64)
 
 
+@pytest.mark.parametrize("twins", [2, 3])
 @pytest.mark.parametrize("kept", [0.0, 0.4])
-def test_it_covers_what_a_model_kept(kept: float) -> None:
+def test_it_covers_what_a_model_kept(kept: float, twins: int) -> None:
     rng = np.random.default_rng(0)
-    ends = [simulated(rng, kept, 0).kept for _ in range(400)]
-    assert sum(one.low <= kept <= one.high for one in ends) / 400 > 0.93
+    ends = [simulated(rng, kept, 0, twins).kept for _ in range(400)]
+    assert sum(one.low <= kept <= one.high for one in ends) / 400 > 0.96
 
 
-def test_it_calls_no_never_model_a_memory() -> None:
+@pytest.mark.parametrize("twins", [2, 3])
+def test_it_calls_no_never_model_a_memory(twins: int) -> None:
     rng = np.random.default_rng(1)
-    assert sum(simulated(rng, 0.0, 0.03).remembers for _ in range(400)) / 400 < 0.03
+    assert sum(simulated(rng, 0.0, 0.03, twins).remembers for _ in range(400)) / 400 < 0.03
+
+
+def test_what_it_can_find() -> None:
+    """What decision 0024 says of its power: half of what the original knows, and all of it, against two twins and against three."""
+    rng = np.random.default_rng(2)
+    power = {(k, n): sum(simulated(rng, k, 0.03, n).remembers for _ in range(400)) / 400 for k in (0.5, 1.0) for n in (2, 3)}
+    told = {(0.5, 2): POWER[0], (0.5, 3): POWER[1], (1.0, 2): POWER[2], (1.0, 3): POWER[3]}
+    assert power == pytest.approx(told, abs=0.06)
 
 
 def measured(savings: tuple[float, float]) -> dict[str, Measures]:
@@ -116,9 +140,11 @@ def test_memory_forbids_erased_and_nothing_else(savings: tuple[float, float], wi
 
 def test_the_reason_says_what_decided() -> None:
     said = decide(PLAIN, measured((-0.2, 0.2)), memory=MEMORY).reason
-    assert "which is memory, and decides against erased" in said and "of what memora did not show it draws" in said
+    assert "which is memory, and decides against erased" in said and "of what memora did not show and the original draws" in said
     assert decide(PLAIN, measured((0.7, 0.9)), memory=MEMORY).reason.endswith("which is memory")
-    assert "memory" not in decide(PLAIN, measured((-0.2, 0.2)), memory=NONE).reason
+    assert "where one model in twenty that never knew shows" in decide(PLAIN, measured((-0.2, 0.2)), memory=NONE).reason
+    siblings = decide(PLAIN, measured((-0.2, 0.2)), memory=found((0.8, 0.78, 0.82), sampled=False))
+    assert siblings.kind == "erased" and "which decides nothing" in siblings.reason
     two = decide(PLAIN, measured((0.1, 0.9)), memory=MEMORY)
     assert two.between == ("long-term", "short-term") and two.reason.startswith("at least long-term")
 
@@ -137,6 +163,6 @@ def test_two_twins_of_the_sneaker_decide_nothing(model: str, kept: tuple[float, 
     """What the page on the unshown and decision 0024 say of the rows that were measured."""
     rows = {row["model"]: row["unshown"] for row in json.loads(ROWS.read_text("utf-8"))}
     twins = {name: row for name, row in rows.items() if "never" in name}
-    memory = remembered("memora", {"original": rows["original, not attacked"], "edited": rows[model], **twins}, (56,) * 3, (32,) * 3)
+    memory = remembered("memora", {"original": rows["original, not attacked"], "edited": rows[model]}, twins, (56,) * 3, (32,) * 3)
     assert (memory.kept.value, memory.kept.low, memory.kept.high) == pytest.approx(kept, abs=0.005)
     assert memory.null == pytest.approx(0.42, abs=0.005) and not memory.remembers

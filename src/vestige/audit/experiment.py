@@ -24,7 +24,7 @@ from vestige.concepts import Concept
 from vestige.diffusion import Model
 from vestige.diffusion.model import Watch
 from vestige.edits import Edit
-from vestige.errors import BadSetting
+from vestige.errors import BadInput, BadSetting
 from vestige.harness import arms, workers
 from vestige.harness.attacker import AttackerData
 from vestige.harness.bench import Bench
@@ -202,7 +202,7 @@ def prepared(planned: Plan, bench: Bench, run: runs.Run) -> Experiment:
     planned = with_restoring(planned, original, subject, edit)
     edited = subject if edit is None else subject.edited(edit)
     base = edited if original is None else original
-    nevers = _nevers(planned, bench, base)
+    planned, nevers = _apart(planned, original, edited, _nevers(planned, bench, base))
     own = {never.name: metrics.pair(never, planned.world) for _, never in nevers if never.detector and never is not concept}
     bench = replace(bench, own=own) if own else bench
     real = None if original is not None else _real(planned, bench, edited)
@@ -222,6 +222,25 @@ def _nevers(planned: Plan, bench: Bench, base: Model) -> tuple[tuple[Model, Conc
     return ((base, concept),)
 
 
+def _apart(
+    planned: Plan, original: Model | None, edited: Model, nevers: tuple[tuple[Model, Concept], ...]
+) -> tuple[Plan, tuple[tuple[Model, Concept], ...]]:
+    """Twins that are no copies of the original or of one another, without the model under audit itself."""
+    names, prints = planned.control.names, [model.fingerprint for model, _ in nevers]
+    if planned.control.kind != "twin":
+        return planned, nevers
+    for name, mark in zip(names, prints, strict=True):
+        if original is not None and mark == original.fingerprint:
+            raise BadInput(f"{name} equals the original in every weight; a control never drew {planned.concept.name}")
+        if prints.count(mark) > 1:
+            raise BadInput(f"{name} equals another control in every weight; a control counts once")
+    others = [i for i, mark in enumerate(prints) if mark != edited.fingerprint]
+    if not others:
+        raise BadInput(f"{names[0]} is the model under audit itself, and no other control was given")
+    control = replace(planned.control, names=tuple(names[i] for i in others))
+    return replace(planned, control=control), tuple(nevers[i] for i in others)
+
+
 def _attacker(planned: Plan, bench: Bench, original: Model) -> AttackerData:
     return AttackerData(
         original=original,
@@ -237,7 +256,7 @@ def _real(planned: Plan, bench: Bench, edited: Model) -> no_original.Real:
     """Real pictures of the concept, apart from those that an attack trains on where there are enough."""
     attacker, concept = _attacker(planned, bench, edited), planned.concept
     counts = {own.references for attack, own in planned.attacks.values() if own.references and "retain" not in attack.needs}
-    given = [attacker.shown(concept, count, k) for count in sorted(counts) for k in planned.seeds]
+    given = [attacker.shown(concept, count, k) for count in sorted(counts) for k in planned.most.seeds]
     return no_original.seen(bench, edited, concept, attacker.real(concept), [one for one in given if one is not None])
 
 

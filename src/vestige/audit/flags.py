@@ -63,6 +63,7 @@ def raise_all(
         *utility(experiment, usable),
         *_plasticity(experiment, taught),
         *_control(experiment),
+        *(_distilled(experiment, measures) if experiment.plan.control.kind == "distilled" else []),
         *_sampled(experiment, known),
         *power.power(measures, rooms, experiment.plan.lines),
         *(positives.flags_of(probes, experiment.plan.lines, len(experiment.plan.seeds)) if _probed(experiment, found) else []),
@@ -250,18 +251,30 @@ def _control(experiment: Experiment) -> list[Flag]:
         if known:
             text += f"; where a twin exists, F against this proxy is that against the twin {', '.join(known)}"
         flags.append(Flag("proxy-control", "informing", text))
-    if experiment.plan.control.kind == "distilled":
-        flags.append(Flag("distilled-control", "capping", _distilled(experiment)))
     return flags
 
 
-def _distilled(experiment: Experiment) -> str:
-    """What is known of never-models that are made of the original."""
+def _distilled(experiment: Experiment, measures: Mapping[str, Measures]) -> list[Flag]:
+    """What is known of never-models that are made of the original, and whether they can draw and learn as models do that were trained."""
     count, name = len(experiment.nevers), experiment.concept.name
     made = "a never-model was" if count == 1 else f"{count} never-models were"
     text = f"{made} made of the original, which never told of {name}; what their making shares, as the anchor it lends, is in no interval"
     known = [f"{x[0]:.1f} times [{x[1]:.1f}, {x[2]:.1f}] for {where}" for where, x in against_distilled().items()]
-    return text + (f"; where a twin exists, F against such a model was that against the twin {', '.join(known)}" if known else "")
+    text += f"; where a twin exists, F against such a model was that against the twin {', '.join(known)}" if known else ""
+    flags = [Flag("distilled-control", "capping", text)]
+    strong = [found for attack, found in measures.items() if power.armed(attack)]
+    if strong and all(found.censored for found in strong):
+        text = (
+            f"{made} made of the original and learned next to nothing of {name}: that may be their making, and then any edit looks hidden"
+        )
+        flags.append(Flag("never-model-fails", "blocking", text))
+    for group, allowed in ALLOWED.items():
+        for which, (before, after) in scores.kept_by_nevers(experiment, group).items():
+            drop, low = intervals.fell(before, after)
+            if low > allowed:
+                text = f"{which} draws {GROUPS[group]} {drop:.0%} less often (at least {low:.0%}) than the original that it was made of"
+                flags.append(Flag("never-model-fails", "blocking", f"{text}: no model that was trained, and no control"))
+    return flags
 
 
 def _sampled(experiment: Experiment, known: Mapping[str, Known]) -> list[Flag]:

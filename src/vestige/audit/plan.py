@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from vestige.metrics import loading
 from vestige.models import placement
 from vestige.verdict import Lines
 from vestige.verdict.decision import FEWEST
+from vestige.verdict.looks import level
 
 NAMED_SOURCES = ("shipped", "generated")  # where references come from, other than a folder
 PLASTICITY_REPLICATES = 3
@@ -46,7 +47,7 @@ class Request:
         unlearner: Method that makes the edit; "none" audits the model as it is.
         edit: A saved edit, or an edited pipeline folder, instead of an unlearner.
         attacks: Subset of the suite's attacks; () takes all.
-        seeds: Attack replicates; () takes the suite's number.
+        seeds: Attack replicates; () takes the suite's number, or as many as decide where the suite looks more than once.
         references: The attacker's pictures: "shipped", "generated" (by the original), or a folder.
         reference_count: How many of them a replicate gets; 0 takes the suite's number.
         forget: What an unlearner may train on of the concept: "drawn" (by the model itself), or a folder.
@@ -87,7 +88,10 @@ class Request:
 
 @dataclass(frozen=True)
 class Plan:
-    """A request with every name found and every setting resolved; `original` is "" where it is not at hand."""
+    """A request with every name found and every setting resolved; `original` is "" where it is not at hand.
+
+    `seeds` are the replicates of one look; `looks` are all of them, () where there is but one.
+    """
 
     request: Request
     concept: Concept
@@ -100,6 +104,21 @@ class Plan:
     world: str
     lines: Lines
     positives: Mapping[str, Positive] = field(default_factory=dict)
+    looks: tuple[int, ...] = ()
+
+    def at(self, replicates: int) -> Plan:
+        """The plan of a look; itself where replicates are fixed."""
+        return replace(self, seeds=tuple(range(replicates))) if self.looks else self
+
+    @property
+    def most(self) -> Plan:
+        """The plan of the last look."""
+        return self.at(self.looks[-1] if self.looks else len(self.seeds))
+
+    @property
+    def level(self) -> float:
+        """Coverage of every interval that decides."""
+        return level(self.looks or (len(self.seeds),)) if len(self.seeds) > 1 else 0.95
 
     @property
     def armed(self) -> dict[str, tuple[Attack, suites.Planned]]:
@@ -136,7 +155,7 @@ class Plan:
             "protocol": asdict(self.suite.protocol),
             "attacks": {n: {"settings": registry.settings(a), "budget": list(p.budget.points)} for n, (a, p) in self.attacks.items()},
             **({"positives": {name: own.as_dict() for name, own in self.positives.items()}} if self.positives else {}),
-            "seeds": list(self.seeds),
+            "seeds": {"looks": list(self.looks)} if self.looks else list(self.seeds),
             "references": source if source in NAMED_SOURCES else content(Path(source)),
             **({"reference_count": self.request.reference_count} if self.request.reference_count else {}),
             "data": [s if s == "drawn" else content(Path(s)) for s in (self.request.forget, self.request.retain)],
@@ -165,7 +184,8 @@ class Plan:
         suite, n, whole = self.suite, len(self.seeds), bool(self.original)
         each = cost.picture(suite.protocol)
         trained = max(1, sum(attack.access == "weights" for attack, _ in self.attacks.values()))  # models that attacks leave behind
-        calls = {"scoring": 0, "attacks": 0, "utility": 2 * (1 + trained + whole) * suite.utility_pictures * each}
+        made = len(self.control.names) if self.control.kind == "distilled" else 0
+        calls = {"scoring": 0, "attacks": 0, "utility": 2 * (1 + trained + whole + made) * suite.utility_pictures * each}
         for attack, own in self.attacks.values():
             ways = [way.calls(own.budget.last, own.references) for way in attack.ways().values()]
             sides = 1 + max(1, len(self.control.names))
@@ -180,8 +200,8 @@ class Plan:
         if whole and (self.unlearner is not None or self.request.edit is not None):
             # Two points an arm, if the edit has a part that comes apart; a part more is a point more, without any there is none.
             calls["restoring"] = (2 * n + 1) * 2 * (suite.pictures + suite.select_pictures) * each
-        if self.control.kind == "distilled":
-            calls["controls"] = len(self.control.names) * Distillation().calls(suite.protocol)
+        if made:
+            calls["controls"] = made * Distillation().calls(suite.protocol)
         if self.request.unshown:
             calls["unshown"] = self.beside * each
         if self.positives:
@@ -226,7 +246,8 @@ def resolve(request: Request) -> Plan:
         _check_without_original(request, concept, attacks, card.world)
     if own:
         raise UnknownName("method in a setting", next(iter(own)), [*attacks, *([request.unlearner] if unlearner else [])])
-    seeds = request.seeds or tuple(range(suite.replicates))
+    looks = () if request.seeds else suite.looks
+    seeds = request.seeds or tuple(range(looks[0] if looks else suite.replicates))
     if len(set(seeds)) != len(seeds) or any(s < 0 for s in seeds):
         raise BadSetting(f"seeds are different whole numbers from 0 on; given {list(seeds)}")
     original = (card.twin_of or request.model) if request.original else ""
@@ -236,7 +257,7 @@ def resolve(request: Request) -> Plan:
     _check_unshown(request, attacks, against)
     probed = original and against.kind != "none" and any(map(armed, attacks))
     positives = hiding(suite, card, concept) if probed else {}
-    return Plan(request, concept, suite, seeds, unlearner, attacks, against, original, card.world, lines, positives)
+    return Plan(request, concept, suite, seeds, unlearner, attacks, against, original, card.world, lines, positives, looks)
 
 
 def _held(attacks: Mapping[str, tuple[Attack, suites.Planned]]) -> list[Holds]:

@@ -132,11 +132,12 @@ def _counted(probes: Sequence[Trial]) -> str:
     return ", ".join(f"{p.name} in {p.times} of {p.replicates} replicates" for p in probes)
 
 
-def tried(experiment: Experiment, found: Mapping[str, Any]) -> tuple[list[Trial], dict[str, list[runs.Run]]]:
+def tried(experiment: Experiment, found: Mapping[str, Any], compared: int) -> tuple[list[Trial], dict[str, list[runs.Run]]]:
     """Every positive control of an audit, and the arms that were run for them, by attack.
 
     Arguments:
         found: The audit's own arms, by attack: the never arm and the ceiling are theirs.
+        compared: How many comparisons the audit's intervals hold for together.
     """
     probes, ran = [], dict[str, list[runs.Run]]()
     for name, model in experiment.positives.items():
@@ -151,7 +152,7 @@ def tried(experiment: Experiment, found: Mapping[str, Any]) -> tuple[list[Trial]
         for attack, ways in rows.items():
             ran.setdefault(attack, []).extend(run for row in ways.values() for run in row)
         if rows:
-            probes.append(_probe(experiment, name, rows, found))
+            probes.append(_probe(experiment, name, rows, found, compared))
     return probes, ran
 
 
@@ -164,7 +165,9 @@ def _attacked(experiment: Experiment, model: Any, name: str) -> dict[str, list[r
     }
 
 
-def _probe(experiment: Experiment, name: str, rows: Mapping[str, Mapping[str, list[runs.Run]]], found: Mapping[str, Any]) -> Trial:
+def _probe(
+    experiment: Experiment, name: str, rows: Mapping[str, Mapping[str, list[runs.Run]]], found: Mapping[str, Any], compared: int
+) -> Trial:
     taken = {attack: ways[arms.favoured(ways)] for attack, ways in rows.items()}
     n = len(experiment.plan.probing)
     paired = {
@@ -176,5 +179,5 @@ def _probe(experiment: Experiment, name: str, rows: Mapping[str, Mapping[str, li
     levels = scores.levels(experiment, found[first])
     plain = interval_of(rate([hit for run in taken[first] for hit in scores.hits_at(run, 0)])).as_recall(levels["floor"], levels["ceiling"])
     known = {attack: scores.known_spread(experiment, attack).both for attack in curves}
-    measures = {attack: measure(curve, attacks=len(curves), known=known[attack]) for attack, curve in curves.items()}
+    measures = {attack: measure(curve, experiment.plan.level, compared, known[attack]) for attack, curve in curves.items()}
     return weighed(name, plain, measures, experiment.plan.lines)

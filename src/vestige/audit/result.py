@@ -18,6 +18,7 @@ from vestige.audit.power import untrained
 from vestige.edits import arithmetic
 from vestige.harness import arms
 from vestige.harness import cost as counting
+from vestige.harness.never import Distillation
 from vestige.verdict import Interval
 from vestige.verdict.intervals import defined, rate, share
 from vestige.verdict.savings import Measures
@@ -177,13 +178,14 @@ def cost(
         arms_ += own
         scored += len(own) * counting.scored_pictures(attack, planned.budget, suite)
     trained = sum(f["edited"][0].path("last.safetensors").exists() for f in found.values())
-    scored += 2 * (1 + trained + (experiment.original is not None)) * suite.utility_pictures
+    made = len(plan.control.names) if plan.control.kind == "distilled" else 0
+    scored += 2 * (1 + trained + made + (experiment.original is not None)) * suite.utility_pictures
     spent = sum(r.outcome["points"][-1]["cost"].get("calls", 0) for r in arms_)
     each = counting.picture(suite.protocol, distilled=experiment.edited.distilled)
     return {
         "seconds": round(time.monotonic() - experiment.began, 1),
         "pictures": scored,
-        "denoiser_calls": int(scored * each + spent),
+        "denoiser_calls": int(scored * each + spent + made * Distillation().calls(suite.protocol, distilled=experiment.edited.distilled)),
         "stages": {"unlearn": round(experiment.unlearn_seconds, 1)},
     }
 

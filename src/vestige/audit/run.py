@@ -20,10 +20,11 @@ from vestige.methods import optimiser
 from vestige.models import Placement, placement
 from vestige.verdict import decide, measure
 from vestige.verdict.decision import Top
-from vestige.verdict.intervals import interval_of
+from vestige.verdict.intervals import interval_of, rate
 from vestige.verdict.memory import Memory
 from vestige.verdict.savings import room
 
+PATIENCE = 2  # times the replicates that are left: the estimate of how many are needed is a rough one
 WORTH_HELP = 50_000  # denoiser calls: a helper needs seconds before its first one
 
 
@@ -52,10 +53,30 @@ def audit(
     if not run.done:
         with run.held(steal=steal):
             experiment = prepared(planned, furnished(planned, Path(cache) if cache else run.folder / "runs", watch, steal), run)
-            if not steal:
-                _ahead(experiment, jobs or _jobs(planned))
-            run.finish(_result(experiment, command))
+            run.finish(_looked(experiment, command, jobs=0 if steal else jobs or _jobs(planned.most)))
     return run.outcome
+
+
+def _looked(experiment: Experiment, command: str, jobs: int) -> dict[str, Any]:
+    """The result of the look that decides, or of the last; earlier ones beside it."""
+    found, seen = dict[str, Any](), list[dict[str, Any]]()
+    for count in experiment.plan.looks or (len(experiment.plan.seeds),):
+        look = replace(experiment, plan=experiment.plan.at(count))
+        _ahead(look, jobs)
+        found = _result(look, command)
+        seen.append({"replicates": count, "verdict": found["verdict"]["kind"], "speedup": found["speedup"], "reach": found["reach"]})
+        if not experiment.plan.looks or _settled(found["verdict"], experiment.plan.looks[-1] - count):
+            break
+    return {**found, **({"looks": seen} if experiment.plan.looks else {})}
+
+
+def _settled(verdict: Mapping[str, Any], left: int) -> bool:
+    """Whether another look would be vain: it is decided, or so many replicates more would not decide it."""
+    if verdict["kind"] != "inconclusive" or any(flag["kind"] == "blocking" for flag in verdict["flags"]):
+        return True
+    if verdict["attack"] is None:
+        return False  # plainly asked, near the line: every replicate asks again
+    return verdict["more_replicates"] is None or verdict["more_replicates"] > PATIENCE * left
 
 
 def _jobs(planned: Plan) -> int:
@@ -70,7 +91,8 @@ def _ahead(experiment: Experiment, jobs: int) -> None:
     if jobs < 2:
         return
     means = {"placement": asdict(placement.current()), "options": asdict(optimiser.current())}
-    task = {"request": asdict(experiment.plan.request), "root": str(experiment.bench.root), "out": str(experiment.run.folder), **means}
+    told = {"request": asdict(experiment.plan.request), "replicates": len(experiment.plan.seeds)}
+    task = {**told, "root": str(experiment.bench.root), "out": str(experiment.run.folder), **means}
     threads, hurried = torch.get_num_threads(), replace(experiment.bench, wait=0.0)
     torch.set_num_threads(1)
     try:
@@ -88,7 +110,7 @@ def help_out(task: Mapping[str, Any]) -> None:
     torch.set_num_threads(1)
     given = task["request"]
     with placement.using(Placement(**task["placement"])), optimiser.using(optimiser.FitOptions(**task["options"])):
-        planned = resolve(Request(**{**given, **{key: tuple(given[key]) for key in ("attacks", "seeds")}}))
+        planned = resolve(Request(**{**given, **{key: tuple(given[key]) for key in ("attacks", "seeds")}})).at(task["replicates"])
         bench = replace(furnished(planned, Path(task["root"]), silent), wait=0.0)
         experiment = prepared(planned, bench, runs.claim(task["out"], planned.spec()))
         workers.attend(experiment.errands(bench))
@@ -125,16 +147,17 @@ def _result(experiment: Experiment, command: str) -> dict[str, Any]:
     known = {name: scores.known_spread(experiment, name) for name in curves}
     recalled = unshown.memory(experiment, found)
     compared = len(curves) + (recalled is not None)
-    measures = {name: measure(arms, attacks=compared, known=known[name].both) for name, arms in curves.items()}
+    measures = {name: measure(arms, experiment.plan.level, compared, known[name].both) for name, arms in curves.items()}
     rooms = {name: room(arms) for name, arms in curves.items()}
-    probes, probing = positives.tried(experiment, found)
+    probes, probing = positives.tried(experiment, found, compared)
     first = found[next(iter(found))]
     plain = result.plain_rates(first)
     left = scores.left(experiment, found)
     usable = scores.utility_stages(experiment, left[scores.worst(measures)])
     raised = flags.raise_all(experiment, found, measures, plain, usable, left, taught, rooms, known, failed, probes)
     levels = scores.levels(experiment, first)
-    recall = interval_of(plain["edited"]).as_recall(levels["floor"], levels["ceiling"], None if real is None else real.between)
+    asked = rate([hit for run in first["edited"] for hit in scores.hits_at(run, 0)], experiment.plan.level)
+    recall = interval_of(asked).as_recall(levels["floor"], levels["ceiling"], None if real is None else real.between)
     top = Top() if real is None else no_original.top(real, scores.stands_in(experiment))
     top = replace(top, untrained=power.untrained(experiment.plan.attacks))
     verdict = decide(recall, measures, raised, lines, top, recalled if isinstance(recalled, Memory) else None)

@@ -106,6 +106,15 @@ def worst(measures: Mapping[str, Measures]) -> str:
     return max(measures, key=lambda name: (not math.isnan(x := measures[name].savings.value), x))
 
 
+def kept_by_nevers(experiment: Experiment, group: str) -> dict[str, tuple[Hits, Hits]]:
+    """By never-model that was made of the original: whether the original, and it, drew what was asked for, at equal seeds."""
+    if experiment.original is None or experiment.plan.control.kind != "distilled":
+        return {}
+    before = kept(experiment.bench, experiment.original, experiment.concept, group)["right"]
+    nevers = zip(experiment.plan.control.names, experiment.nevers, strict=True)
+    return {name: (before, kept(experiment.bench, model, experiment.concept, group)["right"]) for name, (model, _) in nevers}
+
+
 def utility_stages(experiment: Experiment, after: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """What must stay, in three stages; None for the first of them where there is no original.
 

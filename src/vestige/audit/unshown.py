@@ -6,6 +6,7 @@ replicate's references apart. Every arm counts as many recognised pictures as th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from vestige import runs
-from vestige.audit import no_original
+from vestige.audit import no_original, scores
 from vestige.audit.experiment import Experiment
 from vestige.concepts.images import PictureSet
 from vestige.diffusion import Model
@@ -26,7 +27,7 @@ from vestige.seeds import derive
 from vestige.verdict.memory import Memory, remembered
 
 SHARE = 4  # one drawn picture in so many counts, where all arms draw enough that are recognised
-FEWEST = 8  # recognised pictures of the arm that draws fewest, and real pictures that are not shown
+FEWEST = 8  # recognised pictures of the arm that draws fewest, more where the judge errs, and real pictures that are not shown
 FILE = "features.safetensors"
 
 
@@ -44,19 +45,30 @@ def memory(experiment: Experiment, found: Mapping[str, Any]) -> Memory | str | N
     if min(left) < FEWEST or len(whole) <= NEAREST:
         return f"of {len(whole)} real pictures of {experiment.concept.name} an attack leaves {min(left)} unshown, and {FEWEST} are needed"
     real = experiment.bench.verify.features(no_original.reconstructed(experiment.base, whole.images))
-    drawn = {
-        name: [_recognised(experiment, m, k) for m, k in zip(row, seeds, strict=True)] for name, row in _left(experiment, found[attack])
-    }
-    fewest = [min(len(rows[i]) for rows in drawn.values()) for i in range(len(seeds))]
-    if min(fewest) < FEWEST:
-        name = min(drawn, key=lambda arm: min(len(rows) for rows in drawn[arm]))
-        return f"of {plan.request.unshown} pictures after {attack} too few of {name} show {experiment.concept.name} to compare them"
+    left_behind = _left(experiment, found[attack])
+    drawn = [[_recognised(experiment, model, k) for model, k in zip(row, seeds, strict=True)] for _, row in left_behind]
+    fewest = [min(len(rows[i]) for rows in drawn) for i in range(len(seeds))]
+    if min(fewest) < (least := _least(experiment)):
+        name = left_behind[min(range(len(drawn)), key=lambda arm: min(map(len, drawn[arm])))][0]
+        return (
+            f"after {attack} {min(fewest)} of {plan.request.unshown} pictures of {name} show {experiment.concept.name}; {least} are needed"
+        )
     counted = [min(n, plan.request.unshown // SHARE) for n in fewest]
-    shares = {"shown": [unshown(covered(real, real[torch.tensor(shown)]), shown) for shown in given]}
-    for name, rows in drawn.items():
+    shares = []
+    for rows in drawn:
         each = zip(rows, counted, given, strict=True)
-        shares[name] = [unshown(covered(real, features[:n]), shown) for features, n, shown in each]
-    return remembered(attack, shares, left, counted, level=1 - 0.05 / (len(found) + 1))
+        shares.append([unshown(covered(real, features[:n]), shown) for features, n, shown in each])
+    alone = [unshown(covered(real, real[torch.tensor(shown)]), shown) for shown in given]
+    arms = {"shown": alone, "original": shares[0], "edited": shares[1]}
+    nevers = dict(zip(plan.control.names, shares[2:], strict=True))
+    level, twins = 1 - (1 - plan.level) / (len(found) + 1), plan.control.kind == "twin"
+    return remembered(attack, arms, nevers, left, counted, level=level, distinct=len(whole), sampled=twins)
+
+
+def _least(experiment: Experiment) -> int:
+    """Recognised pictures of which most cannot be the judge's mistakes."""
+    wrong = experiment.plan.request.unshown * scores.false_positives(experiment)
+    return max(FEWEST, math.ceil(wrong + 2 * math.sqrt(wrong)))
 
 
 def of_its_contexts(experiment: Experiment) -> PictureSet:
@@ -75,10 +87,10 @@ def _given(whole: PictureSet, shown: PictureSet | None) -> list[bool]:
 
 def _left(experiment: Experiment, rows: Mapping[str, Any]) -> list[tuple[str, list[Model]]]:
     """Every arm's model as the attack left it, a replicate each; the original is not attacked."""
-    left = [("edited", experiment.edited, rows["edited"])]
+    left = [("the edited model", experiment.edited, rows["edited"])]
     left += [(name, m, runs) for name, (m, _), runs in zip(experiment.plan.control.names, experiment.nevers, rows["nevers"], strict=True)]
     attacked = [(name, [model.edited(Edit.load(run.path("last.safetensors"))) for run in row]) for name, model, row in left]
-    return [("original", [experiment.base] * len(experiment.plan.seeds)), *attacked]
+    return [("the original", [experiment.base] * len(experiment.plan.seeds)), *attacked]
 
 
 def _recognised(experiment: Experiment, model: Model, replicate: int) -> Tensor:

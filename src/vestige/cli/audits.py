@@ -43,7 +43,7 @@ def audit(
     edit: Annotated[str | None, typer.Option(help="A saved edit, or an edited pipeline folder, instead of an unlearner.")] = None,
     attack: Annotated[list[str] | None, typer.Option(help="Attack of the suite to run; repeatable; default: all.")] = None,
     suite: Annotated[str, typer.Option(help="smoke (tests), quick (minutes), standard, relearn, adaptive or compare.")] = "quick",
-    seeds: Annotated[str, typer.Option(help="Attack replicates, e.g. 0,1,2; default: the suite's number.")] = "",
+    seeds: Annotated[str, typer.Option(help="Attack replicates, e.g. 0,1,2; default: the suite's number, or as many as decide.")] = "",
     edit_seed: Annotated[int, typer.Option(help="Seed of the unlearning run.")] = 0,
     references: Annotated[str, typer.Option(help="The attacker's pictures: shipped, generated, or a folder.")] = "shipped",
     reference_count: options.CountOption = 0,
@@ -77,7 +77,8 @@ def audit(
     )
     planned = resolve(request)
     if dry_run:
-        foretell(planned.spec(), planned.planned_calls(), planned.original or model, as_json)
+        most = planned.most.planned_calls() if planned.looks else None
+        foretell(planned.spec(), planned.planned_calls(), planned.original or model, as_json, most)
     else:
         _audit(request, out, as_json, cache=options.cache_folder(cache), jobs=jobs, steal=steal)
 
@@ -100,9 +101,15 @@ def _summary(result: dict[str, Any], page: Path) -> str:
     lines = [f"verdict   {verdict['kind']}", f"          {verdict['reason']}"]
     for name, label in (("speedup", "F"), ("savings", "savings"), ("reach", "reach")):
         lines.append(f"{label:<9} {shown(result[name])}")
+    lines += [f"looks     {_looks(result['looks'])}"] if result.get("looks") else []
     lines += [f"power     {result['would_have_found']}"] if result.get("would_have_found") else []
     lines += [f"flag      {f['name']} ({f['kind']}): {f['text']}" for f in verdict["flags"]]
     return "\n".join([*lines, f"report    {page}"])
+
+
+def _looks(looks: list[dict[str, Any]]) -> str:
+    """What an audit saw each time it looked."""
+    return ", ".join(f"{look['replicates']} replicates: {look['verdict']}" for look in looks)
 
 
 def compare(

@@ -10,17 +10,28 @@ from typing import Any
 from vestige.cli.frame import give
 
 
-def dry_run(spec: Mapping[str, Any], calls: Mapping[str, int], model: str, as_json: bool) -> None:
-    """Print it."""
-    seconds = _seconds_per_call(model) * sum(calls.values())
+def dry_run(spec: Mapping[str, Any], calls: Mapping[str, int], model: str, as_json: bool, most: Mapping[str, int] | None = None) -> None:
+    """Print it.
+
+    Arguments:
+        most: Calls if no earlier look decides; None where there is but one.
+    """
+    each = _seconds_per_call(model)
+    seconds, longest = (each * sum(part.values()) for part in (calls, most or calls))
     data = {"spec": spec, "planned_calls": calls, "expected_seconds": round(seconds)}
+    data |= {"planned_calls_at_most": most, "expected_seconds_at_most": round(longest)} if most else {}
     text = json.dumps(data["spec"], indent=2)
     parts = ", ".join(f"{k} {v:,}" for k, v in calls.items())
     give(
         data,
         as_json,
-        f"{text}\nplanned denoiser calls: {parts}\nexpected time on this machine, nothing cached: about {max(1, round(seconds / 60))} min",
+        f"{text}\nplanned denoiser calls: {parts}\nexpected time on this machine, nothing cached: about {_minutes(seconds)} min"
+        + (f" if the first look decides, {_minutes(longest)} min if only the last one does" if most else ""),
     )
+
+
+def _minutes(seconds: float) -> int:
+    return max(1, round(seconds / 60))
 
 
 def _seconds_per_call(name: str) -> float:

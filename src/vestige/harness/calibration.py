@@ -66,7 +66,7 @@ def against_distilled() -> dict[str, tuple[float, float, float]]:
     """Where it was measured, in words -> F against a never-model made of the original divided by F against a twin, and its interval."""
     table = data.shipped_table("calibration")
     rows = ((w, v, a, calibration(w, v, a).distilled) for w in table for v in table[w] for a in table[w][v])
-    return {f"{name} of {w} under {v}": x for w, v, _, found in rows for name, x in found.items()}
+    return {f"{name} of {w} under {v}'s {a}": x for w, v, a, found in rows for name, x in found.items()}
 
 
 def known(world: str, version: str, attack: str, concept: str, replicates: int, *, proxies: bool = False, own: bool = False) -> Known:

@@ -16,6 +16,8 @@ from vestige.diffusion.sampling import Drawing
 from vestige.errors import UnknownName
 from vestige.methods import Budget
 
+TUPLES = ("others", "positives", "looks")
+
 
 @dataclass(frozen=True)
 class Planned:
@@ -42,6 +44,7 @@ class Suite:
         others: Budget of attacks that it does not list; (): their own.
         lent: How attacks that it does not run by itself are run where they are asked for.
         positives: Positive controls, by the names of `harness.positives`.
+        looks: Numbers of replicates at which an audit looks whether they decide, and stops; (): `replicates`, and once.
     """
 
     version: str
@@ -57,6 +60,7 @@ class Suite:
     others: tuple[int, ...] = ()
     lent: Mapping[str, Planned] = field(default_factory=dict)
     positives: tuple[str, ...] = ()
+    looks: tuple[int, ...] = ()
 
     def planned(self, attack: str, world: str = "") -> Planned:
         """How it runs an attack; one that it does not list as the suite does where that is at home, else by its own first one's budget."""
@@ -97,6 +101,6 @@ def load(name: str, world: str = "") -> Suite:
         }
         for part in ("attacks", "lent")
     )
-    rest = {k: v for k, v in raw.items() if k not in ("protocol", "attacks", "lent", "others", "positives", "place", "home")}
-    others, positives = (tuple(raw.get(key, ())) for key in ("others", "positives"))
-    return Suite(**rest, protocol=Drawing(**raw["protocol"]), attacks=attacks, others=others, lent=lent, positives=positives)
+    rest = {k: v for k, v in raw.items() if k not in ("protocol", "attacks", "lent", *TUPLES, "place", "home")}
+    told: dict[str, Any] = {key: tuple(raw.get(key, ())) for key in TUPLES}
+    return Suite(**rest, **told, protocol=Drawing(**raw["protocol"]), attacks=attacks, lent=lent)

@@ -25,8 +25,8 @@ from vestige.methods import Data, Paper, Unlearner
 class Retrain(Unlearner):
     """Hands out a model that never drew the concept, as the difference from the one that did. Ours; no paper.
 
-    Where several twins are known, the last of the closest is taken, because an audit takes the first as its control. Where
-    there is one, an audit of this edit compares that model with itself, and its savings are zero by construction.
+    Where several twins are known, the last of the closest is taken. An audit of this edit leaves it out of its controls; where it is the
+    only twin, another control has to be given.
 
     Arguments:
         twin: Built-in model or pipeline folder; "" takes one that the model's card knows. A built-in model must be known never to have

@@ -202,9 +202,14 @@ def _span(measures: Mapping[str, Measures], lines: Lines, least: int = 0) -> tup
 def _of_the_unshown(memory: Memory, decides: bool) -> str:
     """Memory of what was not shown, as a clause."""
     value, low, high = map(_whole, (memory.kept.value, memory.kept.low, memory.kept.high))
-    beyond = "of what the original draws beyond a model that never knew"
-    text = f"of what {memory.attack} did not show it draws {value}% [{low}%, {high}%] {beyond}"
-    return text + (", which is memory, and decides against erased" if decides else ", which is memory" if memory.remembers else "")
+    text = (
+        f"of what {memory.attack} did not show and the original draws beyond a model that never knew, it draws {value}% [{low}%, {high}%]"
+    )
+    if memory.remembers:
+        return f"{text}, which is memory" + (", and decides against erased" if decides else "")
+    if memory.null is None:
+        return f"{text}, which decides nothing: how models that never knew differ in it is not known"
+    return f"{text}, where one model in twenty that never knew shows {_whole(memory.null)}%"
 
 
 def _outlook(measures: Mapping[str, Measures], lines: Lines, capping: Sequence[Flag], least: int) -> tuple[int | None, int | None, str]:

@@ -89,13 +89,13 @@ def share(hits: Hits) -> float:
     return sum(seen) / len(seen) if seen else math.nan
 
 
-def rate(found: Hits) -> dict[str, Any]:
+def rate(found: Hits, level: float = 0.95) -> dict[str, Any]:
     """A rate among the pictures that were judged, with its interval; null where none was."""
     seen = judged(found)
     lost = {"missing": len(found) - len(seen)} if len(seen) < len(found) else {}
     if not seen:
         return {"value": None, "low": None, "high": None, "count": 0, **lost}
-    return {**wilson(sum(seen), len(seen)).as_dict(), "count": len(seen), **lost}
+    return {**wilson(sum(seen), len(seen), level).as_dict(), "count": len(seen), **lost}
 
 
 def defined(value: float) -> float | None:

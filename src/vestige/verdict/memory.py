@@ -18,7 +18,7 @@ import numpy as np
 
 from vestige.errors import BadInput
 from vestige.verdict.intervals import Interval, jsonable
-from vestige.verdict.spread import Spread, moderated, sampled_interval
+from vestige.verdict.spread import moderated, sampled_interval
 
 LINE = 0.2  # of what the original has beyond a model that never knew, as for reach
 SPAN = 0.1  # the least that the original covers beyond: below, teaching shows as much as memory does
@@ -31,8 +31,9 @@ class Memory:
     Arguments:
         attack: Its name.
         kept: With its interval; NaN where the original covers hardly more than a model that never knew.
-        null: What one never-model in twenty shows against the mean of all; None where their spread is not known: then it decides nothing.
-        shares: One a replicate, by arm: "original", "edited", each never-model by name, and "shown", what shown pictures cover themselves.
+        null: What one never-model in twenty shows against the mean of all; None where that is not known: then it decides nothing.
+        shares: One a replicate, by arm: "original", "edited", and "shown", what the shown pictures cover by themselves.
+        nevers: The same of each never-model, by name.
         pictures: Real pictures that were not shown, in each replicate.
         counted: Drawn pictures that count, in each replicate: as many in every arm.
     """
@@ -41,6 +42,7 @@ class Memory:
     kept: Interval
     null: float | None
     shares: Mapping[str, tuple[float, ...]]
+    nevers: Mapping[str, tuple[float, ...]]
     pictures: tuple[int, ...]
     counted: tuple[int, ...]
 
@@ -57,30 +59,34 @@ class Memory:
 def remembered(
     attack: str,
     shares: Mapping[str, Sequence[float]],
+    nevers: Mapping[str, Sequence[float]],
     pictures: Sequence[int],
     counted: Sequence[int],
     *,
     level: float = 0.95,
-    known: Spread | None = None,
+    distinct: int = 0,
+    sampled: bool = True,
 ) -> Memory:
     """Memory of the unshown, from shares of it that are covered.
 
     Arguments:
-        shares: As in `Memory`; every arm in the same replicates, those of never-models under any other names.
+        shares, nevers: As in `Memory`; every arm in the same replicates.
         level: Coverage of the interval.
-        known: Spread between never-models' `kept` from elsewhere; two of this audit's own add theirs.
+        distinct: Real pictures that all replicates share; 0: those of each are its own.
+        sampled: Never-models are a sample of models that never knew; False where all share what no spread between them shows.
     """
-    arms = {name: np.asarray(row, dtype=np.float64) for name, row in shares.items()}
-    nevers = np.array([row for name, row in arms.items() if name not in ("original", "edited", "shown")])
-    if not len(nevers) or {len(row) for row in arms.values()} != {len(pictures)} or len(counted) != len(pictures):
-        raise BadInput(f"memory is compared with a never-model, over the same replicates in every arm; given {shares}")
-    span = float(arms["original"].mean() - nevers.mean())
-    told = {name: tuple(float(x) for x in row) for name, row in arms.items()}
+    arms, never = ({name: tuple(map(float, row)) for name, row in given.items()} for given in (shares, nevers))
+    if not never or {len(row) for row in (*arms.values(), *never.values(), counted)} != {len(pictures)}:
+        raise BadInput(f"memory is compared with a never-model, over the same replicates in every arm; given {shares} and {nevers}")
+    table = np.array(list(never.values()))
+    span = float(np.mean(arms["original"]) - table.mean())
+    rest = (arms, never, tuple(pictures), tuple(counted))
     if not span >= SPAN:
-        return Memory(attack, Interval(math.nan, math.nan, math.nan), None, told, tuple(pictures), tuple(counted))
-    apart = (arms["edited"] - nevers) / span
-    spread = moderated(known, apart.mean(axis=1).tolist())
-    rate = 1 / (sum(pictures) + 2)
-    least = 2 * rate * (1 - rate) / float(np.mean(pictures)) / span**2
-    kept = sampled_interval(apart.mean(axis=0).tolist(), level, len(pictures), spread, len(nevers), least)
-    return Memory(attack, kept, None if spread is None else spread.quantile(), told, tuple(pictures), tuple(counted))
+        return Memory(attack, Interval(math.nan, math.nan, math.nan), None, *rest)
+    apart = (np.array(arms["edited"]) - table) / span
+    spread = moderated(None, apart.mean(axis=1).tolist()) if sampled else None
+    each, n = float(np.mean(pictures)), len(pictures)
+    rate = 1 / ((distinct or sum(pictures)) + 2)
+    least = 2 * rate * (1 - rate) / each / span**2 * (n * each / distinct if distinct else 1)
+    kept = sampled_interval(apart.mean(axis=0).tolist(), level, n, spread, len(never), least)
+    return Memory(attack, kept, None if spread is None else spread.quantile(), *rest)

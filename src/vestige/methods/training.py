@@ -210,9 +210,13 @@ def _resume(path: Path | None, leaves: Mapping[str, Tensor], optimiser: Any, tra
     return int(state["step"])
 
 
-def noisy(model: Model, data: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """The forward process: training times t (B,), noise eps and x_t = signal * data + noise * eps, both like data (B, C, h, w)."""
-    t = model.draw_times(len(data), rng).to(data.device)
+def noisy(model: Model, data: Tensor, rng: torch.Generator, t: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """The forward process: times t (B,), noise eps and x_t = signal * data + noise * eps, both like data (B, C, h, w).
+
+    Arguments:
+        t: None draws them as the model was trained.
+    """
+    t = (model.draw_times(len(data), rng) if t is None else t).to(data.device)
     eps = torch.randn(data.shape, generator=rng).to(data)
     signal, level = (v.to(data).reshape(-1, 1, 1, 1) for v in model.schedule(t))
     return t, eps, signal * data + level * eps

@@ -19,7 +19,7 @@ from vestige.continual import Order, rebuilt
 from vestige.edits import Edit
 from vestige.errors import BadInput, BadSetting, RunConflict
 from vestige.report import ledgers
-from vestige.unlearners.uce import UCE, last_word
+from vestige.unlearners.uce import UCE
 
 TROUSER = concepts.load("trouser")
 JOINT = ("concept_ablation", "duge", "esd", "uce")  # a method that is able to and not named here, or the other way round, fails below

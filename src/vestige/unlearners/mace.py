@@ -31,13 +31,14 @@ from vestige.edits import Edit, precision
 from vestige.edits.surgery import folded
 from vestige.errors import BadInput
 from vestige.methods import Data, Paper, Training, Unlearner, fit
+from vestige.methods.closed_form import KEYS_AND_VALUES as SCOPE
+from vestige.methods.closed_form import LACK, every_row, solved, turn
 from vestige.methods.contract import TRAINED
 from vestige.methods.ranges import above, at_least
 from vestige.methods.training import noisy
 from vestige.methods.training_data import Pairs, paired
 from vestige.seeds import derive, generator
 
-SCOPE = "cross-attention-kv"
 CAPTIONS = 616_000  # of the released cache, which weighs each by `preserve` / CAPTIONS
 POOL = 4096  # times from which those of a batch are chosen
 
@@ -124,7 +125,7 @@ class MACE(Unlearner):
         return self.target_pictures * picture + TRAINED * self.steps * self.batch
 
     def __call__(self, model: Model, concept: Concept, *, seed: int, data: Data | None = None, watch: Watch = silent) -> Edit:
-        network(model, "there are no keys and values of the text to solve for")
+        network(model, LACK)
         method, parts, data = self.resolved(concept), targets(concept), data or Data()
         names, kept = model.scope(SCOPE), method.kept(model, concept)
         refined = method._refined(model, parts, kept)
@@ -134,7 +135,7 @@ class MACE(Unlearner):
             own = data if len(parts) == 1 or data.target is None else replace(data, target=_shown(data.target, part))
             told = watch if len(parts) == 1 else partial(_named, watch, part.name)
             changes.append(method._adapter(model, base, part, own, seed, told))
-            rows.append(_grams(model, [p.text for p in part.prompts("training")]))
+            rows.append(_gram(model, [p.text for p in part.prompts("training")]))
         fused = method._fused(model, refined, rows, changes, kept)
         tensors = {name: fused[name].to(precision.wide(model.tensor(name))) for name in names}
         return Edit(model.fingerprint, "mace", asdict(method), SCOPE, tensors, notes={"concept": concept.name, "seed": seed})
@@ -144,19 +145,18 @@ class MACE(Unlearner):
         captions = [p.text for word in concept.unrelated for p in concept.prompts("training", word)]
         names = [p.text for word in concept.neighbours for p in concept.prompts("training", word)]
         preserve, domain = float(self.preserve), float(self.domain)
-        total = 0 * _grams(model, [""])
+        total = 0 * _gram(model, [""])
         if preserve and captions:
-            total = total + preserve / len(captions) * _grams(model, captions)
-        return total + domain * _grams(model, names) if domain and names else total
+            total = total + preserve / len(captions) * _gram(model, captions)
+        return total + domain * _gram(model, names) if domain and names else total
 
     def _refined(self, model: Model, parts: tuple[Concept, ...], kept: Tensor) -> dict[str, Tensor]:
         """W' by name, in float64."""
         beside, instead = (torch.cat(rows) for rows in zip(*(_beside(model, part) for part in parts), strict=True))
-        turn = _solved((instead - beside).T @ beside, beside.T @ beside + kept, float(self.ridge))
-        found = {}
+        shared, found = turn(beside, instead, kept, ridge=float(self.ridge)), {}
         for name in model.scope(SCOPE):
             wide = model.tensor(name).cpu().double()
-            found[name] = wide + wide @ turn
+            found[name] = wide + wide @ shared
         return found
 
     def _fused(
@@ -168,7 +168,7 @@ class MACE(Unlearner):
             right = (model.tensor(name).cpu().double() - value) @ kept
             for gram, change in zip(grams, changes, strict=True):
                 right = right + change[name] @ gram
-            found[name] = value + _solved(right, whole, float(self.ridge))
+            found[name] = value + solved(right, whole, float(self.ridge))
         return found
 
     def _adapter(self, model: Model, base: Model, part: Concept, data: Data, seed: int, watch: Watch) -> dict[str, Tensor]:
@@ -219,16 +219,10 @@ def _beside(model: Model, part: Concept) -> tuple[Tensor, Tensor]:
     return torch.cat(beside), torch.cat(instead)
 
 
-def _grams(model: Model, texts: list[str]) -> Tensor:
+def _gram(model: Model, texts: list[str]) -> Tensor:
     """Sum over all tokens of all prompts of e e', (D, D) in float64."""
-    rows = model.condition(texts).text.cpu().double().flatten(0, 1)
+    rows = every_row(model, texts)
     return rows.T @ rows
-
-
-def _solved(right: Tensor, gram: Tensor, ridge: float) -> Tensor:
-    """X with X (gram + ridge I) = right."""
-    factor = torch.linalg.cholesky(gram + ridge * torch.eye(len(gram), dtype=gram.dtype))
-    return torch.cholesky_solve(right.T, factor).T
 
 
 def _shown(given: PictureSet, part: Concept) -> PictureSet:

@@ -242,6 +242,18 @@ def matching(model: Model, data: Tensor, condition: Condition, other: Condition,
     return (model.denoise(x_t, t, condition).value - goal).square().mean()
 
 
+def distilling(student: Model, teacher: Model, data: Tensor, asked: Condition, told: Condition, rng: torch.Generator) -> Tensor:
+    """Mean squared distance of a student's prediction under `asked` from a teacher's under `told`, at the same noised latents.
+
+    Arguments:
+        data: Clean latents, (B, C, h, w).
+    """
+    t, _, x_t = noisy(teacher, data, rng)
+    with torch.no_grad():
+        goal = teacher.denoise(x_t, t, told).value
+    return (student.denoise(x_t, t, asked).value - goal).square().mean()
+
+
 def importance(model: Model, names: Sequence[str], data: Tensor, condition: Condition, *, seed: int) -> dict[str, Tensor]:
     """How much each weight matters to the prediction on latents (N, C, h, w): memory-aware synapses (Aljundi et al., 2018).
 

@@ -24,7 +24,7 @@ from vestige.unlearners.uce import UCE
 
 TROUSER = concepts.load("trouser")
 # A method that is able to and not named here, or the other way round, fails below.
-JOINT = ("concept_ablation", "duge", "esd", "mace", "rece", "uce", "undo")
+JOINT = ("concept_ablation", "duge", "esd", "mace", "rece", "semantic_surgery", "sld", "uce", "undo")
 FIVE = (SNEAKER, BAG, DRESS, TROUSER, NEON)
 AWAY = {c.target for c in FIVE}
 
@@ -134,7 +134,7 @@ def test_joint_uce_is_neither_sum_nor_sequence() -> None:
     assert all(not torch.allclose(edit.tensors[name], one.tensors[name], rtol=1e-3) for one in singles)
 
 
-@pytest.mark.parametrize("method", [m for m in JOINT if m != "uce"])
+@pytest.mark.parametrize("method", [m for m in JOINT if registry.find("unlearners", m)().trains])
 def test_trained_methods_see_every_target(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every part's prompts are encoded for training, and the edit is finite and its own."""
     model, concept = tiny_model(), joint((BAG, NEON))
@@ -188,7 +188,7 @@ def test_methods_of_one_target_are_refused_together(name: str) -> None:
     if name in JOINT:
         assert isinstance(continual.resolve(order).steps[0], Joint)
         return
-    with pytest.raises(BadSetting, match="cannot erase several together; concept_ablation, duge, esd, mace, rece, uce, undo can"):
+    with pytest.raises(BadSetting, match=f"cannot erase several together; {', '.join(JOINT)} can"):
         continual.resolve(order)
 
 

@@ -28,6 +28,8 @@ SMALL_STEPS = {"steps": 4, "lr": 1e-4}
 APART = {
     "retrain": "it hands out another model",
     "remap": "it changes prompts alone",
+    "sld": "it steers guidance alone",
+    "semantic_surgery": "it changes conditions alone",
     "conditions": "it changes conditions alone",
     "restore": "it puts back what the original has",
 }

@@ -21,7 +21,7 @@ from vestige.methods.training import distilling, noisy
 from vestige.methods.training_data import Pairs
 from vestige.models.latent import LatentModel
 from vestige.seeds import derive, generator
-from vestige.unlearners.undo import SCOPE, UNDO, Lesson
+from vestige.unlearners.undo import SCOPE, UNDO, Questions
 
 SNEAKER, BAG = concepts.load("sneaker"), concepts.load("bag")
 
@@ -91,11 +91,11 @@ def test_loss_is_the_distance_of_answers(exact: LatentModel) -> None:
 def test_prompts_are_asked_in_their_shares(tiny: LatentModel) -> None:
     texts = ["a bag", "a boot", "a sneaker", "neon sneaker", ""]
     table = tiny.condition(texts)
-    lesson = Lesson(Pairs(torch.zeros(2, 4, 8, 8), table[:2], ((0,), (1,))), table, table)
-    rows = torch.tensor(lesson.asked_instead([0] * 4000, 0.25, 0.1, generator(0)))
+    questions = Questions(Pairs(torch.zeros(2, 4, 8, 8), table[:2], ((0,), (1,))), table, table)
+    rows = torch.tensor(questions.asked_instead([0] * 4000, 0.25, 0.1, generator(0)))
     shares = [float((rows == k).double().mean()) for k in range(5)]
     assert shares == pytest.approx([0.75 * 0.9, 0, 0.125, 0.125, 0.75 * 0.1], abs=0.03)
-    assert lesson.asked_instead([0, 1], 0.0, 0.0, generator(0)) == [0, 1]
+    assert questions.asked_instead([0, 1], 0.0, 0.0, generator(0)) == [0, 1]
 
 
 def test_without_noise_and_at_the_teachers_answers_nothing_is_learnt(tiny: LatentModel) -> None:

@@ -118,12 +118,12 @@ class UNDO(Unlearner):
         teacher, near = model.edited(told), replace(concept, neighbours=concept.neighbours * self.near)
         given = data.retained(teacher, near, self.retain_pictures, seed=derive(seed, "undo"), watch=watch)
         texts = [*given.texts, *dict.fromkeys(p.text for p in concept.prompts("training")), ""]
-        lesson = Lesson(paired(model, given), model.condition(texts), teacher.condition(texts))
+        questions = Questions(paired(model, given), model.condition(texts), teacher.condition(texts))
         student, leaves = model.trainable(names)
         with torch.no_grad():
             for name, value in shrunk(teacher, names, generator(seed, "noise"), share=self.share, noise=self.noise).items():
                 leaves[name].copy_(value)
-        loss, trace = partial(self._distance, student, teacher, lesson), Trace()
+        loss, trace = partial(self._distance, student, teacher, questions), Trace()
         training = Training(steps=self.steps, lr=self.lr, schedule="cosine", warmup=self.warmup)
         for _ in fit(leaves, loss, training, seed=derive(seed, "undo"), watch=watch, trace=trace):
             pass
@@ -131,14 +131,14 @@ class UNDO(Unlearner):
         notes = {"concept": concept.name, "seed": seed, **trace.ends()}
         return Edit(model.fingerprint, "undo", registry.settings(self), SCOPE, tensors, notes=notes)
 
-    def _distance(self, student: Model, teacher: Model, lesson: Lesson, rng: Generator) -> Tensor:
-        latents, rows = lesson.kept.pick(self.batch, rng)
-        rows = lesson.asked_instead(rows, self.own, self.dropout, rng)
-        return distilling(student, teacher, latents, lesson.asked[rows], lesson.told[rows], rng)
+    def _distance(self, student: Model, teacher: Model, questions: Questions, rng: Generator) -> Tensor:
+        latents, rows = questions.kept.pick(self.batch, rng)
+        rows = questions.asked_instead(rows, self.own, self.dropout, rng)
+        return distilling(student, teacher, latents, questions.asked[rows], questions.told[rows], rng)
 
 
 @dataclass(frozen=True)
-class Lesson:
+class Questions:
     """What the student is asked, and how the teacher reads the same prompts.
 
     Arguments:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, final
 
 from torch import Tensor, nn
 
@@ -21,6 +21,16 @@ from vestige.errors import Incompatible
 PARTS = ("down.weight", "down.bias", "up.weight", "up.bias")
 _PLACE = re.compile(r"(.+)\.transformer_blocks\.\d+\.attn2$")
 Told = Callable[[str, Tensor, Tensor], Tensor]  # (cross-attention, what it gave, what the bottleneck adds) -> what is added
+
+
+@final
+class Bottlenecks:
+    """The hook of an edit that brings adapters."""
+
+    @staticmethod
+    def hook(model: Model, *, tensors: Mapping[str, Tensor]) -> Model:
+        """`model` with an adapter after every cross-attention; for the tensors see `bottlenecked`."""
+        return bottlenecked(model, tensors)
 
 
 def bottlenecked(model: Model, tensors: Mapping[str, Tensor], told: Told | None = None) -> Model:

@@ -107,6 +107,6 @@ class ESD(Unlearner):
     def _pool(self, model: Model, concept: Concept, seed: int, watch: Watch) -> tuple[Tensor, Tensor, Tensor, Tensor, Condition]:
         """States on the original's paths (S, C, h, w), their times (S,), goals like states, prompt rows (S,), and conditions."""
         texts = concept.plain() if self.prompts == "plain" else [p.text for p in concept.prompts("training")]
-        paths = {"count": self.rollouts, "steps": self.rollout_steps}
-        made = rollouts(model, list(dict.fromkeys(texts)), **paths, guidance=self.rollout_guidance, seed=seed, watch=watch)
+        texts, how = list(dict.fromkeys(texts)), self.rollout_guidance
+        made = rollouts(model, texts, count=self.rollouts, steps=self.rollout_steps, guidance=how, seed=seed, watch=watch)
         return made.x_t, made.t, made.beyond(self.strength), made.rows, made.condition

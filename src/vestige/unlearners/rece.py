@@ -15,7 +15,7 @@ Every step multiplies all V_l by one map of the text, so with M = sum_l W_l' W_l
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from typing import ClassVar, Literal, final
+from typing import Any, ClassVar, Literal, final
 
 import torch
 from torch import Tensor
@@ -85,7 +85,7 @@ class RECE(Unlearner):
     def resolved(self, concept: Concept) -> RECE:
         """The same method with every "auto" replaced by the released setting for this kind of concept."""
         named = concept.kind in ("style", "person")
-        released = {
+        released: dict[str, Any] = {
             "regular": 1e-3 if named else 0.1,
             "epochs": 3 if concept.kind == "unsafe" else 1,
             "towards": "anchor" if named else "empty",

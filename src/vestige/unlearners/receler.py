@@ -157,7 +157,7 @@ class Receler(Unlearner):
         mean = torch.stack(shares).mean(0)  # (B, pixels)
         low, high = mean.amin(1, keepdim=True), mean.amax(1, keepdim=True)
         mask = ((mean - low) / (high - low).clamp_min(1e-12) > self.threshold).to(mean)
-        return mask.unflatten(1, _sides(nearest, height, width))[:, None]
+        return mask.reshape(len(mask), 1, *_sides(nearest, height, width))
 
 
 @dataclass

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import ClassVar, Literal, final
+from dataclasses import asdict, dataclass, replace
+from typing import Any, ClassVar, Literal, final
 
 import torch
 from torch import Tensor
@@ -100,10 +100,9 @@ class SLD(Unlearner):
 
     def resolved(self, concept: Concept) -> SLD:
         """The same method with every "auto" replaced by the level's setting, or by the concept's words."""
-        released = asdict(LEVELS[self.level]) | {"words": ", ".join(part.target for part in targets(concept))}
+        released: dict[str, Any] = asdict(LEVELS[self.level]) | {"words": ", ".join(part.target for part in targets(concept))}
         released["warmup"] = LEVELS[self.level].warmup / RELEASED_STEPS
-        own = asdict(self)
-        return SLD(**{name: released.get(name) if value == "auto" else value for name, value in own.items()})
+        return replace(self, **{name: value for name, value in released.items() if getattr(self, name) == "auto"})
 
     def __call__(self, model: Model, concept: Concept, *, seed: int, data: Data | None = None, watch: Watch = silent) -> Edit:
         _check(model)

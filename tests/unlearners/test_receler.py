@@ -19,7 +19,7 @@ from vestige.edits import Edit
 from vestige.errors import Incompatible
 from vestige.models.latent import LatentModel
 from vestige.seeds import generator
-from vestige.unlearners.receler import Receler, Soft, apart
+from vestige.unlearners.receler import Receler, Soft, added_outside
 
 SNEAKER, BAG = concepts.load("sneaker"), concepts.load("bag")
 PROMPT = "a picture of a sneaker"
@@ -84,8 +84,8 @@ def test_regulariser_counts_what_is_added_outside_alone() -> None:
     outside = [k for k in range(16) if k not in (0, 1, 4, 5)]
     first = sum(float(one[0, k].square().mean()) for k in (1, 2, 3)) / 3
     second = sum(float(two[0, k].square().mean()) for k in outside) / len(outside)
-    assert float(apart({"a": one, "b": two}, mask)) == pytest.approx((first + second) / 2)
-    assert float(apart({"a": one, "b": two}, torch.ones_like(mask))) == 0
+    assert float(added_outside({"a": one, "b": two}, mask)) == pytest.approx((first + second) / 2)
+    assert float(added_outside({"a": one, "b": two}, torch.ones_like(mask))) == 0
 
 
 def test_soft_vectors_stand_behind_the_words_and_no_other_place(exact: LatentModel) -> None:
@@ -154,7 +154,7 @@ def test_loss_is_its_formula(exact: LatentModel) -> None:
         soft.vectors[0].copy_(begun[0])
         value = student.denoise(x_t, t, soft.put([row])).value
     mask = method._mask(maps, soft.counted[[row]], exact.latent_shape[1:])
-    expected = (value - (free - 0.5 * (own - free))).square().mean() + 0.3 * apart(seen, mask)
+    expected = (value - (free - 0.5 * (own - free))).square().mean() + 0.3 * added_outside(seen, mask)
     assert found == pytest.approx(float(expected.detach()))
 
 

@@ -108,6 +108,7 @@ def test_measured_shift_lies_between_what_goes_and_what_stays(exact: LatentModel
         templates=("a {concept}", "a picture of a {concept}"),
         contexts=(),
         held_out=("one {concept}",),
+        indirect=(),
         neighbours=("boot",),
         unrelated=("bag",),
     )

@@ -140,7 +140,7 @@ class Receler(Unlearner):
         goal = own - (1 + self.strength) * (own - free)
         loss = (value - goal).square().mean()
         if self.local > 0:
-            loss = loss + self.local * apart(dict(seen), self._mask(maps, soft.counted[rows], x_t.shape[-2:]))
+            loss = loss + self.local * added_outside(dict(seen), self._mask(maps, soft.counted[rows], x_t.shape[-2:]))
         soft.step(student, x_t, t, rows, own)
         return loss
 
@@ -217,7 +217,7 @@ class Soft:
         self.optimiser.step()
 
 
-def apart(added: Mapping[str, Tensor], mask: Tensor) -> Tensor:
+def added_outside(added: Mapping[str, Tensor], mask: Tensor) -> Tensor:
     """How much adapters add where the mask is 0, the mean over layers and the batch.
 
     Arguments:

@@ -348,7 +348,9 @@ def counted() -> Iterator[Counter[str]]:
 SMALL: dict[str, dict[str, Any]] = {
     "unlearners": {"steps": 2, "rollouts": 2, "rollout_steps": 3, "batch": 2, "lr": 1e-2, "target_pictures": 3, "retain_pictures": 4}
     | {"surrogate_pictures": 3, "fisher_pictures": 2, "fisher_times": 3, "alternative_pictures": 3}
-    | {"anchor_pictures": 3},
+    | {"anchor_pictures": 3, "suppressing": ("steps=2", "rollouts=2", "rollout_steps=3", "batch=2", "lr=1e-2")}
+    | {"plain_steps": 1, "attack_steps": 2, "retain_batch": 2, "inner_steps": 3, "soft_tokens": 4}
+    | {"shift": 2.0},  # every prompt asks for the concept
     "attacks": {"sampling_steps": 3, "start": 1, "points": 2, "batch": 2, "rank": 2, "lr": 1e-2, "most": 3, "retain_pictures": 4}
     | {"draws": 2}
     | {"targets": 3, "memora": ("sampling_steps=3", "start=1", "points=2", "batch=2", "rank=2", "lr=1e-2")},

@@ -13,6 +13,7 @@ from vestige.audit import Request, resolve
 from vestige.audit.restoring import with_restoring
 from vestige.continual import Order
 from vestige.continual import resolve as resolve_sequence
+from vestige.diffusion.bottlenecks import widths
 from vestige.edits import Edit, Hook
 from vestige.errors import BadInput, BadSetting
 from vestige.methods import Budget
@@ -50,6 +51,28 @@ def test_an_edit_of_parts_alone_is_undone_exactly(tiny: Any) -> None:
     assert not torch.equal(ends[0].tensor(key), tiny.tensor(key)) and torch.equal(ends[1].tensor(key), tiny.tensor(key))
     asked, other = tiny.condition(["a sneaker"]).text, tiny.condition(["a boot"]).text
     assert torch.equal(view.edited(edit_of(found[3])).condition(["a sneaker"]).text, other) and not torch.equal(asked, other)
+
+
+def test_adapters_inside_the_network_are_left_out_too() -> None:
+    """Receler's lie in the modules themselves, and two edits of it lie there one behind the other."""
+    model, rng = tiny_model(), torch.Generator().manual_seed(0)
+    hooks = []
+    for _ in range(2):
+        own = {}
+        for place, width in widths(model).items():
+            shapes = {"down.weight": (3, width), "down.bias": (3,), "up.weight": (width, 3), "up.bias": (width,)}
+            own |= {f"{place}.{part}": torch.randn(shape, generator=rng) for part, shape in shapes.items()}
+        hooks.append(Hook("hooks", "receler", {}, own))
+    edit = Edit(model.fingerprint, "receler", hooks=tuple(hooks))
+    view = model.edited(edit)
+    once = model.edited(Edit(model.fingerprint, "receler", hooks=tuple(hooks[:1])))
+    again = once.edited(Edit(once.fingerprint, "receler", hooks=tuple(hooks[1:])))
+    x, t, c = torch.ones(1, *model.latent_shape), torch.tensor([500]), model.condition(["a"])
+    with torch.no_grad():
+        plain, one, both, in_turn = (m.denoise(x, t, c).value for m in (model, once, view, again))
+        back = view.edited(edit_of(candidates(model, edit, view, (0, 1))[1])).denoise(x, t, c).value
+    assert torch.equal(both, in_turn) and not torch.equal(both, one) and not torch.equal(one, plain)
+    assert torch.equal(back, plain)
 
 
 def edit_of(candidate: Any) -> Edit:

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from oracles import tiny_classes
-from vestige import models, registry
+from oracles import tiny_classes, tiny_model
+from vestige import concepts, models, registry
 from vestige.audit import flags, positives, power
 from vestige.audit.controls import Control
 from vestige.edits import Edit
@@ -116,6 +116,19 @@ def test_every_reader_of_prompts_and_classes_counts():
     classes = tiny_classes()
     assert mismatched(classes, classes.scope("class-embedding")[0]) == ["control-mismatch"]
     assert mismatched(classes, classes.scope("without-class-embedding")[0]) == []
+
+
+@pytest.mark.parametrize("name", ["remap", "sld", "semantic_surgery"])
+def test_an_edit_that_is_a_hook_is_never_erased(name: str) -> None:
+    """And the audit says that it was on; where weights changed beside it, it says so."""
+    model = tiny_model()
+    edit = registry.build("unlearners", name)(model, concepts.load("sneaker"), seed=0)
+    weights = {n: model.tensor(n) for n in model.scope("attention")[:1]}
+    for made, told in ((edit, "nothing is forgotten"), (replace(edit, tensors=weights), "what its weights did not forget")):
+        audited = SimpleNamespace(edit=made, plan=SimpleNamespace(control=Control("twin", ("another",))), original=model, subject=model)
+        (flag,) = flags._control(audited)  # type: ignore[arg-type]
+        assert (flag.name, flag.kind) == ("hook", "capping")
+        assert flag.text.startswith(f"audited with the hook on ({name}); without it {told}")
 
 
 def test_equal_curves_are_no_speed_up():

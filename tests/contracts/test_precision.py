@@ -28,6 +28,8 @@ SMALL_STEPS = {"steps": 4, "lr": 1e-4}
 APART = {
     "retrain": "it hands out another model",
     "remap": "it changes prompts alone",
+    "sld": "it steers guidance alone",
+    "semantic_surgery": "it changes conditions alone",
     "conditions": "it changes conditions alone",
     "restore": "it puts back what the original has",
 }
@@ -94,6 +96,9 @@ def _sees(everything: bool) -> Callable[[Tensor], Tensor]:
 def change(model: Model, made: Edit, *, rounded: bool = False) -> Tensor:
     """The change of all touched weights in one row: as the edit holds it, or as the edited model has it."""
     for hook in made.hooks:
+        if hook.kind == "hooks":  # adapters beside the network, which start as nothing
+            added = torch.cat([value.flatten() for name, value in hook.tensors.items() if ".up." in name])
+            return added.bfloat16().float() if rounded else added
         tensors, factors = unflattened(hook.tensors)
         made = Edit(made.base, made.method, tensors=tensors, factors=factors)
     edited = model.edited(made) if rounded else None

@@ -34,9 +34,13 @@ def draw(model: Model) -> Tensor:
 
 
 def same(one: Edit, other: Edit) -> bool:
-    plain = all(getattr(one, key) == getattr(other, key) for key in ("base", "method", "settings", "scope", "hooks", "notes"))
+    plain = all(getattr(one, key) == getattr(other, key) for key in ("base", "method", "settings", "scope", "notes"))
+    plain = plain and [replace(hook, tensors={}) for hook in one.hooks] == [replace(hook, tensors={}) for hook in other.hooks]
     if not plain or one.touched != other.touched:
         return False
+    for a, b in zip(one.hooks, other.hooks, strict=True):
+        if a.tensors.keys() != b.tensors.keys() or not all(torch.equal(a.tensors[n], b.tensors[n]) for n in a.tensors):
+            return False
     factors = all(torch.equal(a, b) for n in one.factors for a, b in zip(one.factors[n], other.factors[n], strict=True))
     return factors and all(torch.equal(one.tensors[n], other.tensors[n]) for n in one.tensors)
 
@@ -138,7 +142,7 @@ def test_calls_are_those_that_are_made(name: str, tiny: LatentModel) -> None:
             with counted() as seen:
                 asked.resolved(concepts.load("sneaker"))(tiny, concepts.load("sneaker"), seed=0)
             made = seen["plain"] + TRAINED * seen["trained"]
-            assert asked.calls(drawn, drawn) == (pytest.approx(made, rel=0.15) if name == "spm" else made), setting
+            assert asked.calls(drawn, drawn) == (pytest.approx(made, rel=0.15) if name in ("spm", "receler") else made), setting
 
 
 def test_calls_leave_out_what_is_given(name: str, tiny: LatentModel) -> None:

@@ -12,8 +12,9 @@ from oracles import scheduler, tiny_model, tiny_parts, tokenizer
 from vestige import concepts
 from vestige.concepts import Concept
 from vestige.edits import Edit
+from vestige.methods.closed_form import last_word
 from vestige.models.latent import LatentModel
-from vestige.unlearners.uce import SCOPE, UCE, last_word
+from vestige.unlearners.uce import SCOPE, UCE
 
 Rule = Literal["word", "tail"]
 Goal = Literal["replace", "remove"]

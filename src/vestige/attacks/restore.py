@@ -66,7 +66,7 @@ class Restore(Attack):
     def hook(model: Model) -> Model:
         """`model` without anything that acts at inference time."""
         while isinstance(model, Wrapped):
-            model = model.inner
+            model = model.without()
         return model
 
 

@@ -237,7 +237,12 @@ def _readers(model: Model) -> set[str]:
 def _control(experiment: Experiment) -> list[Flag]:
     flags = []
     edit = experiment.edit
-    if edit is not None and (edit.hooks or not _readers(experiment.subject).isdisjoint(edit.touched)):
+    if edit is not None and edit.hooks:
+        rest = "what its weights did not forget by themselves is there again" if edit.touched else "nothing is forgotten"
+        names = " and ".join(dict.fromkeys(hook.name for hook in edit.hooks))
+        text = f"audited with the hook on ({names}); without it {rest}, and whoever holds the weights leaves it out"
+        flags.append(Flag("hook", "capping", f"{text}; no twin shares it"))
+    if edit is not None and not _readers(experiment.subject).isdisjoint(edit.touched):
         text = "the edit changes how prompts are read: what the denoiser still knows, attacks on it cannot show; no twin shares the edit"
         flags.append(Flag("control-mismatch", "capping", text))
     if experiment.plan.control.kind == "proxy":

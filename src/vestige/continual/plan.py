@@ -153,7 +153,8 @@ class SequencePlan:
         each = cost.unlearning(self.unlearner, drawn, 0 if self.rehearses else drawn)
         if self.order.guards.share < 1:
             each += PASSES * TRAINED * self.unlearner.batch
-        made = {"scoring": (steps + 1) * seen * picture, "unlearning": steps * each}
+        edits = sum(len(targets(step)) for step in self.steps) if self.unlearner.per_target else steps
+        made = {"scoring": (steps + 1) * seen * picture, "unlearning": edits * each}
         if self.rehearses:
             made["memory"] = self.order.memory * drawn
         attacked = self.order.replicates * (asked * (asked + 1) // 2 if self.order.mode in CHAINED else asked)

@@ -116,6 +116,28 @@ class Prediction:
         return replace(self, value=unconditional.value + guidance * (self.value - unconditional.value))
 
 
+@dataclass(frozen=True)
+class Step:
+    """One step of a sampling path, as a hook on guidance sees it.
+
+    Arguments:
+        model: The model that draws, with all of its hooks.
+        t: Time of the step, (B,).
+        given: What it predicts of the prompt.
+        free: What it predicts of the empty prompt; None where it is not asked, at guidance 1.
+        done: Share of the path that lies behind, in [0, 1).
+    """
+
+    model: Model
+    t: Tensor
+    given: Prediction
+    free: Prediction | None
+    done: float
+
+
+Steer = Callable[[Step], "Tensor"]  # what is taken off the guided direction, like the network's output (B, C, h, w)
+
+
 class Model(ABC):
     """A conditional denoiser with its condition encoder, autoencoder and noise schedule behind one face.
 
@@ -167,6 +189,10 @@ class Model(ABC):
     @abstractmethod
     def denoise(self, x_t: Tensor, t: Tensor, condition: Condition) -> Prediction:
         """Predict from noisy latents (B, C, h, w) at times (B,)."""
+
+    def steers(self) -> list[Steer]:
+        """What hooks take off the direction of guidance, each made anew for a path, over which it may remember; see `sampling.predict`."""
+        return []
 
     @abstractmethod
     def encode(self, images: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from vestige.diffusion.model import Condition, Model, Prediction, Start, Watch, silent
+from vestige.diffusion.model import Condition, Model, Prediction, Start, Steer, Step, Watch, silent
 from vestige.errors import BadSetting
 
 
@@ -51,26 +51,48 @@ def noise(shape: Sequence[int], seeds: Sequence[int]) -> Tensor:
     return torch.stack([torch.randn(tuple(shape), generator=torch.Generator().manual_seed(s)) for s in seeds])
 
 
-def predict(model: Model, x_t: Tensor, t: Tensor, condition: Condition, null: Condition | None, guidance: float) -> Prediction:
+def predict(
+    model: Model,
+    x_t: Tensor,
+    t: Tensor,
+    condition: Condition,
+    null: Condition | None,
+    guidance: float,
+    *,
+    steers: Sequence[Steer] | None = None,
+    done: float = 0.0,
+) -> Prediction:
     """One guided prediction; the conditional and the unconditional half share one forward pass. A distilled model is told the guidance.
+
+        free + guidance (given - free - what hooks on guidance take off)
 
     Arguments:
         x_t: Latents, (B, C, h, w).
         t: Time, a scalar tensor.
         null: The empty prompt's condition, one row; None draws without guidance.
         guidance: 1 leaves the conditional prediction as it is.
+        steers: The model's hooks on guidance with what they remember of this path; None: with no memory. A distilled model has none.
+        done: Share of the path that lies behind.
     """
     times = t.expand(len(x_t))
     if model.distilled:
         return model.denoise(x_t, times, replace(condition, guidance=torch.full((len(x_t),), guidance, device=x_t.device)))
+    steers = model.steers() if steers is None else steers
     if null is None or guidance == 1:
-        return model.denoise(x_t, times, condition)
+        alone = model.denoise(x_t, times, condition)
+        return _steered(alone, 1.0, steers, Step(model, times, alone, None, done))
     both = model.denoise(torch.cat([x_t, x_t]), torch.cat([times, times]), condition.join(null.repeat(len(x_t))))
     half = len(x_t)
     given, free = (
         Prediction(x_t, both.signal[part], both.level[part], both.value[part], both.kind) for part in (slice(half), slice(half, None))
     )
-    return given.guided(free, guidance)
+    return _steered(given.guided(free, guidance), guidance, steers, Step(model, times, given, free, done))
+
+
+def _steered(guided: Prediction, guidance: float, steers: Sequence[Steer], step: Step) -> Prediction:
+    for steer in steers:
+        guided = replace(guided, value=guided.value - guidance * steer(step))
+    return guided
 
 
 def _levels(model: Model, grid: Tensor, like: Tensor) -> list[tuple[Tensor, Tensor]]:
@@ -105,9 +127,9 @@ def sample(
     stop = steps if stop is None else stop
     if not 0 <= start <= stop <= steps:
         raise ValueError(f"sampling runs from start to stop within 0..{steps}; given {start} and {stop}")
-    levels = _levels(model, grid, x)
+    levels, steers = _levels(model, grid, x), model.steers()
     for i in range(start, stop):
-        seen = predict(model, x, grid[i], condition, null, guidance)
+        seen = predict(model, x, grid[i], condition, null, guidance, steers=steers, done=i / steps)
         signal, level = levels[i + 1]
         x = signal * seen.data + level * seen.noise
         watch("sample", i + 1 - start, stop - start)
@@ -145,7 +167,7 @@ def invert(
         x_s, x_t = x, x
         for _ in range(1 + refine):
             # The network reads (x_t's guess, t); what it says there stands for what it says in the sampling step.
-            seen = predict(model, x_t, grid[i], condition, null, guidance)
+            seen = predict(model, x_t, grid[i], condition, null, guidance, done=i / steps)
             if seen.kind == "flow":
                 x_t = ((a_t + s_t) * x_s - (s_s * a_t - a_s * s_t) * seen.value) / (a_s + s_s)
                 continue

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, final
 from torch import Generator, Tensor
 
 from vestige import registry
-from vestige.diffusion.model import Condition, Model, Prediction
+from vestige.diffusion.model import Condition, Model, Prediction, Steer
 from vestige.edits.surgery import Factors
 from vestige.errors import Incompatible
 
@@ -28,10 +28,13 @@ def hooked(model: Model, hooks: Sequence[Hook]) -> Model:
 
 @final
 class Wrapped(Model):
-    """A model whose conditioning or prediction a hook replaces; everything else is the inner model's.
+    """A model whose conditioning or prediction a hook replaces, or whose guidance it steers; everything else is the inner model's.
 
     Arguments:
         again: Wraps another model in the same way; needed when an edit or adapter is put on the inner model.
+        embed: Like `condition`, of tokens.
+        steer: Makes what is taken off the direction of guidance, anew for every path.
+        bare: The inner model without what a hook put into its network; None where the inner model is as it was.
         frozen: Why the wrapped model cannot be trained; empty where it can.
     """
 
@@ -42,13 +45,17 @@ class Wrapped(Model):
         *,
         condition: Callable[[Sequence[str]], Condition] | None = None,
         denoise: Callable[[Tensor, Tensor, Condition], Prediction] | None = None,
+        embed: Callable[[Tensor], Condition] | None = None,
+        steer: Callable[[], Steer] | None = None,
+        bare: Callable[[Model], Model] | None = None,
         identity: str = "",
         frozen: str = "",
     ) -> None:
         self.inner, self._again, self._identity, self._frozen = inner, again, identity, frozen
         self.name, self.latent_shape, self.image_size = inner.name, inner.latent_shape, inner.image_size
         self.distilled = inner.distilled
-        self._condition, self._denoise = condition or inner.condition, denoise or inner.denoise
+        self._condition, self._denoise, self._embed = condition or inner.condition, denoise or inner.denoise, embed or inner.embed
+        self._steer, self._bare = steer, bare
 
     def condition(self, prompts: Sequence[str]) -> Condition:
         return self._condition(prompts)
@@ -60,13 +67,24 @@ class Wrapped(Model):
         return self.inner.unread(prompts)
 
     def embed(self, tokens: Tensor) -> Condition:
-        return self.inner.embed(tokens)
+        return self._embed(tokens)
 
     def tables(self) -> dict[str, slice]:
         return self.inner.tables()
 
     def denoise(self, x_t: Tensor, t: Tensor, condition: Condition) -> Prediction:
         return self._denoise(x_t, t, condition)
+
+    def steers(self) -> list[Steer]:
+        return [*self.inner.steers(), *([] if self._steer is None else [self._steer()])]
+
+    def without(self) -> Model:
+        """The inner model, with nothing of this hook."""
+        return self.inner if self._bare is None else self._bare(self.inner)
+
+    def around(self, inner: Model) -> Model:
+        """This hook on another inner model."""
+        return self._again(inner)
 
     def grid(self, steps: int) -> Tensor:
         return self.inner.grid(steps)

@@ -41,6 +41,7 @@ class Unlearner(ABC):
     paper: ClassVar[Paper]
     needs: ClassVar[frozenset[str]]  # of {"prompts", "target", "retain"}: what it trains on
     joint: ClassVar[bool] = False  # its target may be several concepts (a `Joint`): a set of prompts or pictures, whose union it takes
+    per_target: ClassVar[bool] = False  # it is `joint`, and what `calls` counts it does once for each of several targets
 
     @property
     def apart(self) -> str:

@@ -1,4 +1,4 @@
-"""Weights as an architecture begins with them: of what a model had learnt, nothing is left."""
+"""Weights as an architecture begins with them, of which nothing that a model had learnt is left; and weights on their way there."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from torch import Generator, Tensor, nn
 
 from vestige.diffusion import Model
 from vestige.diffusion.attention import innermost
+from vestige.edits.precision import wide
 from vestige.errors import Incompatible
 
 _DENSE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -34,6 +35,33 @@ def fresh(model: Model, names: Sequence[str], rng: Generator) -> dict[str, Tenso
             f"how {unknown[0]} of {model.name} begins is not known, and of {len(unknown) - 1} more weights: none can be made afresh"
         )
     return {name: value for name, value in made.items() if value is not None}
+
+
+def shrunk(model: Model, names: Sequence[str], rng: Generator, *, share: float, noise: float) -> dict[str, Tensor]:
+    """Values, in float32 at least, part of the way from a model's weights to no knowledge at all: UNDO's noise (Lee et al., 2025).
+
+        matrices, kernels, tables   (1 - share) w + share noise N,   N ~ U(-k, k), k = (6 / (fan_in + fan_out))^(1/2)  (Xavier)
+        gains of norms              (1 - share) w + share
+        other vectors               (1 - share) w
+
+    The paper's code has matrices and vectors alone, and shrinks every vector, gains too; kernels, by their fans, and gains that go
+    towards 1, where norms begin, are ours.
+
+    Arguments:
+        share: In [0, 1]: 0 leaves every weight as it is, bit for bit.
+        noise: Times Xavier's deviation, at least 0.
+    """
+    made = {}
+    for name in names:
+        value = wide(model.tensor(name))
+        if value.dim() > 1:
+            fans = value[0].numel() + value[:, 0].numel()
+            goal = noise * (2 * torch.rand(value.shape, generator=rng) - 1) * (6 / fans) ** 0.5
+        else:
+            layer, leaf, _ = _place(model, name)
+            goal = torch.full(value.shape, float(leaf == "weight" and "Norm" in type(layer).__name__))
+        made[name] = (1 - share) * value + share * goal.to(value)
+    return made
 
 
 def _place(model: Model, name: str) -> tuple[nn.Module, str, torch.Size]:

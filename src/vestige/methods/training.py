@@ -210,9 +210,13 @@ def _resume(path: Path | None, leaves: Mapping[str, Tensor], optimiser: Any, tra
     return int(state["step"])
 
 
-def noisy(model: Model, data: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """The forward process: training times t (B,), noise eps and x_t = signal * data + noise * eps, both like data (B, C, h, w)."""
-    t = model.draw_times(len(data), rng).to(data.device)
+def noisy(model: Model, data: Tensor, rng: torch.Generator, t: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """The forward process: times t (B,), noise eps and x_t = signal * data + noise * eps, both like data (B, C, h, w).
+
+    Arguments:
+        t: None draws them as the model was trained.
+    """
+    t = (model.draw_times(len(data), rng) if t is None else t).to(data.device)
     eps = torch.randn(data.shape, generator=rng).to(data)
     signal, level = (v.to(data).reshape(-1, 1, 1, 1) for v in model.schedule(t))
     return t, eps, signal * data + level * eps
@@ -236,6 +240,18 @@ def matching(model: Model, data: Tensor, condition: Condition, other: Condition,
     with torch.no_grad():
         goal = model.denoise(x_t, t, other).value
     return (model.denoise(x_t, t, condition).value - goal).square().mean()
+
+
+def distilling(student: Model, teacher: Model, data: Tensor, asked: Condition, told: Condition, rng: torch.Generator) -> Tensor:
+    """Mean squared distance of a student's prediction under `asked` from a teacher's under `told`, at the same noised latents.
+
+    Arguments:
+        data: Clean latents, (B, C, h, w).
+    """
+    t, _, x_t = noisy(teacher, data, rng)
+    with torch.no_grad():
+        goal = teacher.denoise(x_t, t, told).value
+    return (student.denoise(x_t, t, asked).value - goal).square().mean()
 
 
 def importance(model: Model, names: Sequence[str], data: Tensor, condition: Condition, *, seed: int) -> dict[str, Tensor]:

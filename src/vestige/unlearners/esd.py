@@ -16,11 +16,11 @@ from torch import Tensor
 from vestige.concepts import Concept
 from vestige.diffusion import Condition, Model
 from vestige.diffusion.model import Watch, silent
-from vestige.diffusion.sampling import noise, predict
 from vestige.edits import Edit
 from vestige.methods import Data, Paper, Training, Unlearner, fit
 from vestige.methods.contract import TRAINED
 from vestige.methods.ranges import above, at_least
+from vestige.methods.rollouts import rollouts
 from vestige.seeds import derive
 
 Variant = Literal["auto", "x", "u", "strict", "attention"]
@@ -104,28 +104,9 @@ class ESD(Unlearner):
         notes = {"concept": concept.name, "seed": seed}
         return Edit(model.fingerprint, "esd", asdict(method), scope, tensors, notes=notes)
 
-    @torch.no_grad()
     def _pool(self, model: Model, concept: Concept, seed: int, watch: Watch) -> tuple[Tensor, Tensor, Tensor, Tensor, Condition]:
         """States on the original's paths (S, C, h, w), their times (S,), goals like states, prompt rows (S,), and conditions."""
         texts = concept.plain() if self.prompts == "plain" else [p.text for p in concept.prompts("training")]
-        texts = list(dict.fromkeys(texts))
-        condition, null = model.condition(texts), model.condition([""])
-        rows = torch.arange(self.rollouts) % len(texts)
-        x = noise(model.latent_shape, [derive(seed, "rollout", i) for i in range(self.rollouts)]).to(condition.text)
-        given = condition[rows]
-        grid = model.grid(self.rollout_steps).to(x.device)
-        states, goals = [], []
-        for i in range(self.rollout_steps):
-            with_c = predict(model, x, grid[i], given, None, 1.0)
-            free = predict(model, x, grid[i], null.repeat(len(x)), None, 1.0)
-            states.append(x)
-            # The formula, written from the concept's side: at strength -1 the goal is the original's own prediction exactly.
-            goals.append(with_c.value - (1 + self.strength) * (with_c.value - free.value))
-            guided = with_c.guided(free, self.rollout_guidance)
-            if model.distilled:  # it was told guidance 1 above, which is not how it draws
-                guided = predict(model, x, grid[i], given, None, self.rollout_guidance)
-            signal, level = (v.to(x) for v in model.schedule(grid[i + 1].expand(1)))
-            x = signal * guided.data + level * guided.noise
-            watch("rollouts", i + 1, self.rollout_steps)
-        times = grid[:-1].repeat_interleave(self.rollouts)
-        return torch.cat(states), times, torch.cat(goals), rows.repeat(self.rollout_steps).to(x.device), condition
+        texts, how = list(dict.fromkeys(texts)), self.rollout_guidance
+        made = rollouts(model, texts, count=self.rollouts, steps=self.rollout_steps, guidance=how, seed=seed, watch=watch)
+        return made.x_t, made.t, made.beyond(self.strength), made.rows, made.condition

@@ -22,13 +22,13 @@ from torch import Tensor
 from vestige.concepts import Concept
 from vestige.concepts.joint import targets
 from vestige.diffusion import Model
-from vestige.diffusion.attention import columns, network
+from vestige.diffusion.attention import network
 from vestige.diffusion.model import Watch, silent
 from vestige.edits import Edit, precision
 from vestige.methods import Data, Paper, Unlearner
+from vestige.methods.closed_form import KEYS_AND_VALUES as SCOPE
+from vestige.methods.closed_form import LACK, Rule, kept_rows, no_rows, word_rows
 from vestige.methods.ranges import above, at_least
-
-SCOPE = "cross-attention-kv"
 
 
 @final
@@ -65,7 +65,7 @@ class UCE(Unlearner):
     needs: ClassVar[frozenset[str]] = frozenset({"prompts"})
     joint: ClassVar[bool] = True
 
-    rule: Literal["word", "tail"] = "tail"
+    rule: Rule = "tail"
     goal: Literal["replace", "remove"] = "replace"
     erase: float = 1.0
     preserve: float | Literal["auto"] = "auto"
@@ -84,7 +84,7 @@ class UCE(Unlearner):
         return replace(self, preserve=max(0.1, 1 / max(1, len(concept.neighbours) + len(concept.unrelated))))
 
     def __call__(self, model: Model, concept: Concept, *, seed: int, data: Data | None = None, watch: Watch = silent) -> Edit:
-        network(model, "there are no keys and values of the text to solve for")
+        network(model, LACK)
         erased, anchors, kept = self.rows(model, concept)
         names = model.scope(SCOPE)
         method = self.resolved(concept)
@@ -121,39 +121,7 @@ class UCE(Unlearner):
 
     def _rows(self, model: Model, concept: Concept) -> tuple[Tensor, Tensor, Tensor]:
         """Rows of the erased prompts, of their anchors in the same order, and of the preserved prompts, each (rows, D) in float64."""
-        texts, anchors = [p.text for p in concept.prompts("training")], concept.others(concept.anchor)
-        if self.prompts == "plain":
-            plain = set(concept.plain())
-            pairs = [(t, a) for t, a in zip(texts, anchors, strict=True) if t in plain]
-            texts, anchors = [t for t, _ in pairs], [a for _, a in pairs]
-        width = model.condition([""]).text.shape[-1]
-        erased_rows, anchor_rows = [], []
-        if self.erase > 0:
-            c, g = model.condition(texts).text.cpu().double(), model.condition(anchors).text.cpu().double()
-            for text, anchor, rows, goal in zip(texts, anchors, c, g, strict=True):
-                start, stop = last_word(model, text, concept.target), last_word(model, anchor, concept.anchor)
-                length = 1 if self.rule == "word" else len(rows) - max(start, stop)
-                erased_rows.append(rows[start : start + length])
-                anchor_rows.append(goal[stop : stop + length])
-        empty = torch.zeros(0, width, dtype=torch.float64)
-        kept = self._kept(model, concept) if self.keep else empty
-        if not erased_rows:
-            return empty, empty, kept
-        return torch.cat(erased_rows), torch.cat(anchor_rows), kept
-
-    def _kept(self, model: Model, concept: Concept) -> Tensor:
-        named = {p.text: word for word in (*concept.neighbours, *concept.unrelated) for p in concept.prompts("training", word)}
-        texts = ["", *named]
-        text = model.condition(texts).text.cpu().double()
-        if self.rule == "tail":
-            return text.flatten(0, 1)
-        rows = [text[0, :1]]
-        for i, t in enumerate(texts[1:], start=1):
-            at = last_word(model, t, named[t])
-            rows.append(text[i, at : at + 1])
-        return torch.cat(rows)
-
-
-def last_word(model: Model, text: str, words: str) -> int:
-    """Row of the last token of `words` in the encoded `text`; 0, the start token's row, for no words."""
-    return columns(model, text, words)[-1] if words else 0
+        kept = kept_rows(model, concept, rule=self.rule) if self.keep else no_rows(model)
+        if self.erase == 0:
+            return no_rows(model), no_rows(model), kept
+        return *word_rows(model, concept, rule=self.rule, anchor=concept.anchor, plain=self.prompts == "plain"), kept

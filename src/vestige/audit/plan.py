@@ -18,7 +18,7 @@ from vestige.concepts import Concept
 from vestige.concepts.album import KEEPS, Keep
 from vestige.concepts.images import shipped
 from vestige.errors import BadInput, BadSetting, UnknownName
-from vestige.harness import cost, suites
+from vestige.harness import cost, families, suites
 from vestige.harness.bench import NUMERICS, held_in
 from vestige.harness.never import Distillation
 from vestige.harness.positives import Positive, hiding
@@ -121,6 +121,7 @@ class Plan:
         source = self.request.references
         chosen = None if self.unlearner is None else {"method": self.request.unlearner, "settings": registry.settings(self.unlearner)}
         kept = self.request.attack_retain
+        file = {"suite": self.suite.file} if self.suite.file else {}
         return {
             "what": "audit",
             "verdict": VERDICT,
@@ -149,7 +150,7 @@ class Plan:
             **placement.current().as_dict(),
             **held_in(placement.current().dtype),
             **optimiser.current().as_dict(),
-            "volatile": {"edit": self.request.edit, "references": source},
+            "volatile": {"edit": self.request.edit, "references": source, **file},
         }
 
     def as_suited(self, attack: str) -> bool:
@@ -159,6 +160,10 @@ class Plan:
             return False
         usual = configured("attacks", attack, self.world, "", {}, planned.settings, model=models.card(self.request.model).name)
         return bool(method == usual)
+
+    def remarks(self) -> list[str]:
+        """What a plan says of a model of a user's own, whose family is not what a suite was made for."""
+        return families.remarks(models.card(self.request.model), self.suite, self.attacks, self.request.model)
 
     def planned_calls(self) -> dict[str, int]:
         """Calls that the audit needs if nothing is stored, by part."""

@@ -32,6 +32,7 @@ def heading(experiment: Experiment) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "suite": plan.suite.version,
+        **plan.suite.told,
         "model": request.model,
         "original": plan.original or None,
         "absent": no_original.absent() if experiment.original is None else {},

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vestige.cli.frame import give
 
 
-def dry_run(spec: Mapping[str, Any], calls: Mapping[str, int], model: str, as_json: bool) -> None:
-    """Print it."""
+def dry_run(spec: Mapping[str, Any], calls: Mapping[str, int], model: str, as_json: bool, remarks: Sequence[str] = ()) -> None:
+    """Print it, and what there is to say of it."""
     seconds = _seconds_per_call(model) * sum(calls.values())
-    data = {"spec": spec, "planned_calls": calls, "expected_seconds": round(seconds)}
+    data = {"spec": spec, "planned_calls": calls, "expected_seconds": round(seconds), **({"remarks": list(remarks)} if remarks else {})}
     text = json.dumps(data["spec"], indent=2)
     parts = ", ".join(f"{k} {v:,}" for k, v in calls.items())
-    give(
-        data,
-        as_json,
-        f"{text}\nplanned denoiser calls: {parts}\nexpected time on this machine, nothing cached: about {max(1, round(seconds / 60))} min",
-    )
+    notes = "".join(f"\nnote: {remark}" for remark in remarks)
+    took = f"expected time on this machine, nothing cached: about {max(1, round(seconds / 60))} min"
+    give(data, as_json, f"{text}\nplanned denoiser calls: {parts}\n{took}{notes}")
 
 
 def _seconds_per_call(name: str) -> float:

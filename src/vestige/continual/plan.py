@@ -17,7 +17,7 @@ from vestige.continual.guards import PASSES, Guards
 from vestige.continual.ledger import CHAINED, Mode
 from vestige.continual.probes import probes
 from vestige.errors import BadSetting, UnknownName
-from vestige.harness import cost, suites
+from vestige.harness import cost, families, suites
 from vestige.harness.bench import NUMERICS, held_in
 from vestige.harness.settings import by_method, chosen, configured, looks, told
 from vestige.methods import Attack, Data, optimiser
@@ -144,6 +144,10 @@ class SequencePlan:
             return {}
         rows = {step.name: {c.name: loading.contents(c) for c in targets(step) if c.detector} for step in self.steps}
         return {name: row for name, row in rows.items() if row}
+
+    def remarks(self) -> list[str]:
+        """What a plan says of a model of a user's own, whose family is not what a suite was made for."""
+        return families.remarks(models.card(self.order.model), self.suite, self.attacks, self.order.model)
 
     def planned_calls(self) -> dict[str, int]:
         """Calls, as `vestige.calls` counts them, that the whole sequence needs if nothing is stored, by part."""

@@ -76,6 +76,7 @@ class Account:
         order, suite = self.course.order, self.course.suite
         return {
             "suite": suite.version,
+            **suite.told,
             "model": order.model,
             "method": {"name": order.method, "settings": registry.settings(self.course.unlearner)},
             "mode": order.mode,

@@ -144,7 +144,7 @@ def _detectors(experiment: Experiment) -> list[Flag]:
     if loading.same(verify, select):
         text = f"{verify.name} both chooses and is reported: no second judge checked what it sees; name a selector in the concept file"
         flags.append(Flag("one-judge", "capping", text))
-    if "specificity" not in verify.identity(experiment.concept.label):
+    if "specificity" not in loading.error_rates(verify, experiment.concept.label):
         text = f"how often {verify.name} is right on such pictures was not measured"
         floor = "" if experiment.plan.control.of_the_concept else "; its false positives are taken as none"
         flags.append(Flag("unmeasured-judge", "informing", text + floor))

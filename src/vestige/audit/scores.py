@@ -17,6 +17,7 @@ from vestige.harness import arms
 from vestige.harness.bench import shows
 from vestige.harness.calibration import Known, calibration, known
 from vestige.harness.utility import kept
+from vestige.metrics.loading import error_rates
 from vestige.verdict import Arms
 from vestige.verdict.intervals import Hits, defined, rate, share
 from vestige.verdict.savings import Measures
@@ -32,7 +33,7 @@ def levels(experiment: Experiment, rows: Mapping[str, Sequence[runs.Run]]) -> di
 
 def false_positives(experiment: Experiment) -> float:
     """Of the judge; 0 where nobody measured it, and a flag says so."""
-    return 1 - float(experiment.bench.verify.identity(experiment.concept.label).get("specificity", 1.0))
+    return 1 - float(error_rates(experiment.bench.verify, experiment.concept.label).get("specificity", 1.0))
 
 
 def real_rate(experiment: Experiment, concept: Concept) -> float:

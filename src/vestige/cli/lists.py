@@ -38,6 +38,9 @@ selector = ""              # a second detector, another network, by which attack
 selector_labels = []
 selector_threshold = 0.0
 pictures = ""              # folder of real pictures of it: an attacker's references, or what a proxy is taught
+sensitivity = 0.0          # how often the detector sees it where it is, and is silent where it is not, if you measured that
+specificity = 0.0          # (`vestige judges --references DIR --others DIR` does); 0: not measured
+measured = ""              # on what, in words
 """
 NEXT = """\
 fill it in; then see whether your judges see it, and audit against a model that never drew it:

@@ -6,12 +6,14 @@ are reported. A concept that names one detector alone has it do both, and the au
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from vestige import data, files
 from vestige.concepts import Concept
+from vestige.concepts.concept import RATES
 from vestige.errors import BadInput, BadSetting
 from vestige.metrics import coverage
 from vestige.metrics.judge import Detector, Extractor, Judge
@@ -27,6 +29,7 @@ def pair(concept: Concept, world: str) -> tuple[Judge, Judge]:
     if not concept.detector:
         return classifier.load(data.judge(world, "verify")), classifier.load(data.judge(world, "select"))
     verify = _told(concept, concept.detector, concept.labels, concept.threshold)
+    verify = replace(verify, stated={**verify.stated, **rates}) if (rates := concept_rates(concept)) else verify
     return verify, _told(concept, concept.selector, concept.selector_labels, concept.selector_threshold) if concept.selector else verify
 
 
@@ -39,6 +42,18 @@ def _told(concept: Concept, detector: str, labels: tuple[str, ...], level: float
     if len(found.labels) == 1 and not labels:  # who gives one score knows nothing else
         labels = found.labels
     return found.told(concept.label, labels, level=level, group=concept.group, asked=words)
+
+
+def concept_rates(concept: Concept) -> dict[str, Any]:
+    """The error rates of its detector that a concept file states, and on what they were measured; {} where it states none."""
+    found = {key: getattr(concept, key) for key in RATES}
+    return {key: value for key, value in found.items() if value}
+
+
+def error_rates(judge: Judge, label: str) -> dict[str, Any]:
+    """The "sensitivity" and "specificity" of a judge, as far as they are known: measured by who made it, or stated by who brings it."""
+    known = judge.identity(label)
+    return {**{key: known[key] for key in ("sensitivity", "specificity") if key in known}, **getattr(judge, "stated", {})}
 
 
 def same(verify: Judge, select: Judge) -> bool:
@@ -106,7 +121,8 @@ def contents(concept: Concept) -> dict[str, Any]:
         ("verification", concept.detector, concept.labels, concept.threshold),
         ("selection", concept.selector, concept.selector_labels, concept.selector_threshold),
     )
-    return {role: [told.partition(":")[0], _content(told), list(labels), level] for role, told, labels, level in rows if told}
+    made = {role: [told.partition(":")[0], _content(told), list(labels), level] for role, told, labels, level in rows if told}
+    return {**made, **({"stated": rates} if (rates := concept_rates(concept)) else {})}
 
 
 def _content(detector: str) -> str:

@@ -16,6 +16,7 @@ app = typer.Typer(
 # In the order of the help.
 app.command()(audits.audit)
 app.command()(preparations.judges)
+app.command()(preparations.calibrate)
 app.command()(acts.unlearn)
 app.command()(acts.attack)
 app.command()(sequences.continual)

@@ -74,6 +74,7 @@ def _mistakes(raw: Mapping[str, Any]) -> Iterable[str]:
             continue
         for name, plan in table.items():
             yield from _attack(f"{part}.{name}", name, plan)
+    yield from _known(raw)
     if raw.get("attacks") == {}:
         yield "attacks names none"
 
@@ -106,6 +107,56 @@ def _attack(where: str, name: str, plan: Mapping[str, Any]) -> Iterable[str]:
             yield from (f"{where}.{spot}: {mistake}" for mistake in _settings(name, settings))
         else:
             yield f"{where}.{spot} is a table of settings"
+
+
+def conditions_of(raw: Mapping[str, Any]) -> str:
+    """Hash of what numbers that are measured under a suite depend on: all but its name, its purpose and what is known under it."""
+    return content_of({key: value for key, value in raw.items() if key not in ("version", "about", "known")})[:DIGITS]
+
+
+def _known(raw: Mapping[str, Any]) -> Iterable[str]:
+    """What is wrong with what is known of controls, which `vestige calibrate` writes and nobody else."""
+    table, again = raw.get("known", {}), "run `vestige calibrate` again, or take [known] out"
+    told = ("of", "model", "where")
+    if not isinstance(table, dict) or (table and not all(isinstance(table.get(key), str) for key in told)):
+        yield f"known is a table with {', '.join(told)}; {again}"
+        return
+    for name, found in ((key, value) for key, value in table.items() if key not in told):
+        never = found.get("never") if isinstance(found, dict) else None
+        if not isinstance(never, dict) or not all(isinstance(rows, dict) and _rows(rows) for rows in never.values()):
+            yield f"known.{name} holds models, areas and ends by concept, rows of equal length; {again}"
+    if table and table["of"] != conditions_of(raw):
+        yield f"known was measured under other settings than those that stand here now; {again}"
+
+
+def _rows(rows: Mapping[str, Any]) -> bool:
+    """Whether models, areas and ends fit together: a row a model, a number a replicate."""
+    tables = [rows.get("areas"), rows.get("ends")]
+    if not all(isinstance(t, list) and t and all(isinstance(row, list) and row for row in t) for t in tables):
+        return False
+    sizes = {(len(t), *map(len, t)) for t in tables if t is not None}
+    numbers = all(isinstance(x, int | float) and not isinstance(x, bool) for t in tables for row in t or () for x in row)
+    return len(sizes) == 1 and len(set(next(iter(sizes))[1:])) == 1 and isinstance(rows.get("models"), list) and numbers
+
+
+def text_of(raw: Mapping[str, Any], place: str = "") -> str:
+    """A suite as TOML: what is plain first, then tables."""
+    lines = [f"{key} = {_value(value)}" for key, value in raw.items() if not isinstance(value, Mapping) and value is not None]
+    parts = ["\n".join(lines)] if lines else []
+    for key, value in raw.items():
+        if isinstance(value, Mapping):
+            where = f"{place}{_bare(key)}"
+            head = f"[{where}]\n" if any(not isinstance(v, Mapping) for v in value.values()) else ""
+            parts.append(f"{head}{text_of(value, f'{where}.')}")
+    return "\n\n".join(part for part in parts if part).strip("\n") + ("\n" if not place else "")
+
+
+def _value(value: Any) -> str:
+    return "[" + ", ".join(map(_value, value)) + "]" if isinstance(value, list | tuple) else json.dumps(value, ensure_ascii=False)
+
+
+def _bare(key: str) -> str:
+    return key if key.replace("_", "").replace("-", "").isalnum() and key.isascii() else json.dumps(key)
 
 
 def _settings(name: str, settings: Mapping[str, Any]) -> Iterable[str]:

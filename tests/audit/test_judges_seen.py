@@ -148,7 +148,10 @@ def test_what_was_measured_can_be_stated_and_answers_the_flag(home: Path, tmp_pa
     assert loading.contents(stated)["stated"]["specificity"] == 0.95
     for concept, told in ((plain, True), (stated, False)):
         experiment: Any = SimpleNamespace(
-            bench=bench(tmp_path, concept), concept=concept, plan=SimpleNamespace(control=SimpleNamespace(kind="proxy"))
+            bench=bench(tmp_path, concept),
+            concept=concept,
+            base=SimpleNamespace(image_size=(32, 32)),
+            plan=SimpleNamespace(control=SimpleNamespace(kind="proxy", of_the_concept=False)),
         )
         assert ("unmeasured-judge" in [f.name for f in flags._detectors(experiment)]) == told
         assert scores.false_positives(experiment) == pytest.approx(0.0 if told else 0.05)

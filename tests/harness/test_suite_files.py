@@ -198,6 +198,24 @@ def pictures(place: Path) -> str:
     return str(place / "references")
 
 
+def test_too_few_references_are_told_before_anything_is_computed(folders: dict[str, str], tmp_path: Path) -> None:
+    """By counting files: an unlearner's minutes are not spent first."""
+    own = {"model": folders["sdxl"], "concept": concept(tmp_path), "control": f"twin:{folders['sd1']}", "unlearner": "esd"}
+    few = pictures(tmp_path)
+    for file in sorted(Path(few).glob("*.png"))[6:]:
+        file.unlink()
+    with pytest.raises(BadInput, match=r"holds 6 pictures; memora takes 8 a replicate: .*--reference-count"):
+        resolve(Request(**own, references=few))
+    assert resolve(Request(**own, references=few, reference_count=6))
+
+
+def test_slips_are_met_with_what_was_meant() -> None:
+    with pytest.raises(UnknownName, match="unknown setting of memora 'learning_rate'; did you mean 'lr'"):
+        registry.build("attacks", "memora", {"learning_rate": 1e-3})
+    with pytest.raises(UnknownName, match="nor is there a folder or a file at my-twin"):
+        models.card("my-twin")
+
+
 @pytest.mark.parametrize("name", ["sd1", "sdxl", "flux", "sd3"])
 def test_templates_load_and_say_where_their_values_are_from(name: str, folders: dict[str, str], tmp_path: Path) -> None:
     text = suite_template(models.card(folders[name]))

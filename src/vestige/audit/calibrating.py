@@ -96,7 +96,7 @@ def calibrated(
     with run.held(steal=steal):
         whole = prepared(plan, furnished(plan, root, watch, steal), run)
         ((name, _),) = plan.attacks.items()
-        why = fitness.unseen(whole, [whole.plain(*side, k) for side in whole.nevers for k in plan.seeds])
+        why = fitness.why_unseen(whole, [whole.plain(*side, k) for side in whole.nevers for k in plan.seeds])
         tried: list[dict[str, Any]] = []
         fit = None
         for cell in [] if why else _in_turn(cells, tried):

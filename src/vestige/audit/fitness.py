@@ -141,7 +141,7 @@ def plain_runs(experiment: Experiment) -> list[runs.Run]:
     return [experiment.plain(experiment.base, experiment.concept, k) for k in experiment.plan.seeds]
 
 
-def unseen(experiment: Experiment, floor: Sequence[runs.Run]) -> str:
+def why_unseen(experiment: Experiment, floor: Sequence[runs.Run]) -> str:
     """Why no protocol can help: a concept that the judges do not see, or not alike; "" where they do.
 
     Arguments:

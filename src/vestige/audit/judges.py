@@ -100,7 +100,7 @@ def judges_seen(
     }
     run = runs.compute(root, spec, "judges", lambda run: _looked_at(bench, model, concept, real, count, seed, run), wait=bench.wait)
     rows = {where: Looked(row["verify"], row["select"], row["right"]) for where, row in run.outcome["rows"].items()}
-    raised = judge_flags(bench, concept, rows)
+    raised = judge_flags(bench, concept, rows, model.image_size)
     return {
         "schema": SCHEMA,
         "model": name,
@@ -142,8 +142,12 @@ def _both(bench: Bench, images: Tensor, concept: Concept) -> dict[str, Any]:
     return {"verify": shows(bench.verify, images, concept), "select": shows(bench.select, images, concept), "right": {}}
 
 
-def judge_flags(bench: Bench, concept: Concept, rows: Mapping[str, Looked]) -> list[Flag]:
-    """What an audit would say of such judges, blocking flags first; its own numbers are of other seeds and may differ."""
+def judge_flags(bench: Bench, concept: Concept, rows: Mapping[str, Looked], size: tuple[int, int] = (64, 64)) -> list[Flag]:
+    """What an audit would say of such judges, blocking flags first; its own numbers are of other seeds and may differ.
+
+    Arguments:
+        size: Height and width of the model's pictures.
+    """
     made = []
     for where in (DRAWN, REAL + AFTER):
         if where in rows and abs(rows[where].apart) > JUDGES_DIFFER:
@@ -159,19 +163,21 @@ def judge_flags(bench: Bench, concept: Concept, rows: Mapping[str, Looked]) -> l
         lost = max(1 - len(judged(hits)) / len(hits) for hits in (row.verify, row.select))
         if lost > MISSING:
             made.append(Flag("missing-detections", "blocking", f"{lost:.0%} of {len(row.verify)} pictures {where} could not be judged"))
-    return made + _of_detectors(bench, concept)
+    return made + _of_detectors(bench, concept, size)
 
 
-def _of_detectors(bench: Bench, concept: Concept) -> list[Flag]:
+def _of_detectors(bench: Bench, concept: Concept, size: tuple[int, int]) -> list[Flag]:
     """What the judges leave unsaid, whatever they see."""
     made = [
         Flag("uncovered-judge", "capping", f"{where}, and what it reads is declared nowhere: {judge.name}.files = [...]")
         for judge in (bench.verify, bench.select)
         if (where := getattr(judge, "unseen", ""))
     ]
-    if loading.same(bench.verify, bench.select):
+    if loading.same(bench.verify, bench.select, size):
         made.append(Flag("one-judge", "capping", f"{bench.verify.name} both chooses and is reported; name a selector, another network"))
     words = (*concept.neighbours, *concept.unrelated)
+    if (unknown := loading.unknown_words(bench.verify, concept)) and len(unknown) < len(words):
+        made.append(Flag("unknown-words", "informing", f"{bench.verify.name} has no label for {', '.join(unknown)}"))
     if not any(bench.verify.knows(word) for word in words):
         text = f"{bench.verify.name} knows none of {', '.join(words) or 'the neighbours and unrelated words, of which none are named'}"
         made.append(Flag("utility-unmeasured", "capping", f"{text}: nobody would look what an edit cost them"))

@@ -18,6 +18,7 @@ from vestige.continual.ledger import CHAINED, Mode
 from vestige.continual.probes import probes
 from vestige.errors import BadSetting, UnknownName
 from vestige.harness import cost, families, suites
+from vestige.harness.attacker import check_enough
 from vestige.harness.bench import NUMERICS, held_in
 from vestige.harness.settings import by_method, chosen, configured, looks, told
 from vestige.methods import Attack, Data, optimiser
@@ -198,6 +199,9 @@ def resolve(order: Order) -> SequencePlan:
         raise UnknownName("method in a setting", next(iter(own)), [order.method, *attacks])
     for attack, _ in attacks.values():
         _check_held(attack, bool(card.world))
+    for concept in requests:
+        if concept.pictures:
+            check_enough(concept.pictures, attacks, "add some")
     return SequencePlan(order, requests, suite, unlearner, attacks, card.world)
 
 

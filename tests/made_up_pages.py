@@ -70,7 +70,7 @@ def concepts(root: Path) -> None:
     (root / "airplane.toml").write_text(f'name = "airplane"\n{told}')
     (root / "looks.py").write_text("def church(x): return x.mean((1, 2, 3))\n\n\ndef building(x): return x[:, 0].mean((1, 2))\n")
     for name in ("church", "teapot", "retained"):
-        files = images.save(torch.rand(4, 3, 32, 32, generator=generator(0, name)), root / "references" / name)
+        files = images.save(torch.rand(8, 3, 32, 32, generator=generator(0, name)), root / "references" / name)
     lines = [json.dumps({"file_name": file.name, "text": "a house"}) for file in files]
     (root / "references/retained/metadata.jsonl").write_text("\n".join(lines))
 

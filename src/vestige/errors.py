@@ -18,11 +18,11 @@ class VestigeError(Exception):
 class UnknownName(VestigeError):
     """A name that no component, concept, model or suite carries."""
 
-    def __init__(self, kind: str, given: str, known: Iterable[str]) -> None:
+    def __init__(self, kind: str, given: str, known: Iterable[str], meant: str = "", more: str = "") -> None:
         names = sorted(known)
-        close = difflib.get_close_matches(given, names, n=1, cutoff=0.5)
+        close = [meant] if meant in names else difflib.get_close_matches(given, names, n=1, cutoff=0.5)
         hint = f"; did you mean {close[0]!r}?" if close else ";"
-        super().__init__(f"unknown {kind} {given!r}{hint} known: {', '.join(names) or 'none'}")
+        super().__init__(f"unknown {kind} {given!r}{hint} known: {', '.join(names) or 'none'}{more}")
 
 
 class BadSetting(VestigeError):

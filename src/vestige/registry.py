@@ -20,6 +20,8 @@ from vestige.errors import BadSetting, UnknownName
 
 Kind = Literal["unlearners", "attacks", "hooks"]
 ROOMS = {"hooks": "checkpoints.hooks"}  # where a kind's files lie, if not in a folder of its name; saved edits name the kind
+# What others call the same settings, for whoever types one of these.
+ELSEWHERE = {"learning_rate": "lr", "batch_size": "batch", "epochs": "steps", "num_steps": "steps", "guidance_scale": "guidance"}
 
 
 def names(kind: Kind) -> list[str]:
@@ -48,18 +50,24 @@ def find(kind: Kind, name: str) -> type[Any]:
 
 def build(kind: Kind, name: str, settings: Mapping[str, Any] | None = None) -> Any:
     """An instance with settings; values may be text, as from the command line. Unknown settings are errors."""
-    made = find(kind, name)
-    hints = get_type_hints(made)
-    fields = [f.name for f in dataclasses.fields(made)]
-    values = {}
-    for key, value in (settings or {}).items():
-        if key not in fields:
-            raise UnknownName(f"setting of {name}", key, fields)
-        values[key] = coerce(value, hints[key], f"{name}.{key}")
+    made, values = find(kind, name), {key: checked(kind, name, key, value) for key, value in (settings or {}).items()}
     try:
         return made(**values)
     except ValueError as error:
         raise BadSetting(f"{name}: {error}") from error
+
+
+def checked(kind: Kind, name: str, key: str, value: Any) -> Any:
+    """The value of one setting of a component, perhaps given as text, as what it accepts.
+
+    Errors:
+        UnknownName where it has no such setting, BadSetting for a value that it does not accept.
+    """
+    made = find(kind, name)
+    fields = [f.name for f in dataclasses.fields(made)]
+    if key not in fields:
+        raise UnknownName(f"setting of {name}", key, fields, ELSEWHERE.get(key, ""))
+    return coerce(value, get_type_hints(made)[key], f"{name}.{key}")
 
 
 def settings(component: Any) -> dict[str, Any]:

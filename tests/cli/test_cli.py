@@ -188,9 +188,11 @@ def test_generate_list_inspect_compare_report(edit: Path, audited: dict[str, Any
 
 
 def test_own_concept_file(home: Path) -> None:
-    vestige("list", "--template", home / "mine.toml")
+    said = vestige("list", "--template", home / "mine.toml").stderr
+    assert f"vestige judges --model MODEL --concept {home / 'mine.toml'}" in said
+    assert "--control twin:" in said
     done = vestige("audit", "--concept", home / "mine.toml", "--dry-run", "--json")
-    assert json.loads(done.stdout)["spec"]["concept"]["name"] == "sneaker"
+    assert json.loads(done.stdout)["spec"]["concept"]["name"] == "mine"
 
 
 @pytest.mark.parametrize(

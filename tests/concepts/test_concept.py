@@ -236,10 +236,13 @@ def test_unknown_concept_suggests() -> None:
 
 
 def test_the_template_file_loads(tmp_path: Path) -> None:
-    concept = load(written(tmp_path, TEMPLATE))
-    assert concept.prompt == "a picture of a sneaker"
-    assert (concept.anchor, concept.neighbours, concept.sensitive) == ("boot", ("sandal", "boot"), False)
-    assert {f.name for f in fields(Concept)} - {"source"} == set(data.toml(TEMPLATE))
+    """It speaks of the concept that its file is called after, and of no other."""
+    text = TEMPLATE.format(name="hot air balloon")
+    concept = load(written(tmp_path, text))
+    assert concept.prompt == "a picture of a hot air balloon"
+    assert (concept.name, concept.target, concept.label) == ("hot air balloon",) * 3
+    assert (concept.anchor, concept.neighbours, concept.sensitive) == ("", (), False)
+    assert {f.name for f in fields(Concept)} - {"source"} == set(data.toml(text))
 
 
 def test_smallest_file_loads(tmp_path: Path) -> None:

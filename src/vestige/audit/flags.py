@@ -142,10 +142,13 @@ def _detectors(experiment: Experiment) -> list[Flag]:
     verify, select = experiment.bench.verify, experiment.bench.select
     seen = {judge.name: getattr(judge, "unseen", "") for judge in (verify, select)}  # of a user's own function alone
     flags = [_uncovered(name, where) for name, where in seen.items() if where]
-    if loading.same(verify, select):
+    if loading.same(verify, select, experiment.base.image_size):
         text = f"{verify.name} both chooses and is reported: no second judge checked what it sees; name a selector in the concept file"
         flags.append(Flag("one-judge", "capping", text))
-    if "specificity" not in verify.identity(experiment.concept.label):
+    if words := loading.unknown_words(verify, experiment.concept):
+        text = f"{verify.name} has no label for {', '.join(words)}: what became of that is in no number"
+        flags.append(Flag("unknown-words", "informing", text))
+    if "specificity" not in loading.error_rates(verify, experiment.concept.label):
         text = f"how often {verify.name} is right on such pictures was not measured"
         floor = "" if experiment.plan.control.of_the_concept else "; its false positives are taken as none"
         flags.append(Flag("unmeasured-judge", "informing", text + floor))

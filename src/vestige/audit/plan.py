@@ -18,7 +18,8 @@ from vestige.concepts import Concept
 from vestige.concepts.album import KEEPS, Keep
 from vestige.concepts.images import shipped
 from vestige.errors import BadInput, BadSetting, UnknownName
-from vestige.harness import cost, suites
+from vestige.harness import cost, families, suites
+from vestige.harness.attacker import check_enough
 from vestige.harness.bench import NUMERICS, held_in
 from vestige.harness.never import Distillation
 from vestige.harness.positives import Positive, hiding
@@ -140,6 +141,7 @@ class Plan:
         source = self.request.references
         chosen = None if self.unlearner is None else {"method": self.request.unlearner, "settings": registry.settings(self.unlearner)}
         kept = self.request.attack_retain
+        file = {"suite": self.suite.file} if self.suite.file else {}
         return {
             "what": "audit",
             "verdict": VERDICT,
@@ -168,7 +170,7 @@ class Plan:
             **placement.current().as_dict(),
             **held_in(placement.current().dtype),
             **optimiser.current().as_dict(),
-            "volatile": {"edit": self.request.edit, "references": source},
+            "volatile": {"edit": self.request.edit, "references": source, **file},
         }
 
     def as_suited(self, attack: str) -> bool:
@@ -178,6 +180,10 @@ class Plan:
             return False
         usual = configured("attacks", attack, self.world, "", {}, planned.settings, model=models.card(self.request.model).name)
         return bool(method == usual)
+
+    def remarks(self) -> list[str]:
+        """What a plan says of a model of a user's own, whose family is not what a suite was made for."""
+        return families.remarks(models.card(self.request.model), self.suite, self.attacks, self.request.model)
 
     def planned_calls(self) -> dict[str, int]:
         """Calls that the audit needs if nothing is stored, by part."""
@@ -255,6 +261,7 @@ def resolve(request: Request) -> Plan:
     if against.kind == "distilled" and not original:
         raise BadSetting("never-models are made of the original, which is not at hand; choose another control")
     _check_unshown(request, attacks, against)
+    _check_references(request, concept, against, attacks)
     probed = original and against.kind != "none" and any(map(armed, attacks))
     positives = hiding(suite, card, concept) if probed else {}
     return Plan(request, concept, suite, seeds, unlearner, attacks, against, original, card.world, lines, positives, looks)
@@ -288,6 +295,16 @@ def _check_unshown(request: Request, attacks: Mapping[str, tuple[Attack, suites.
         raise BadSetting("unshown compares with models that never drew the concept: give twins, or --control distilled:2")
     if request.references == "generated":
         raise BadSetting("unshown needs real pictures of the concept; give a folder of them with references")
+
+
+def _check_references(request: Request, concept: Concept, against: Control, attacks: Mapping[str, tuple[Attack, suites.Planned]]) -> None:
+    """Enough pictures for a replicate: the attacker's, and a proxy's own."""
+    source = concept.pictures if request.references == "shipped" else request.references
+    if source and request.references != "generated":
+        check_enough(source, attacks, "add some, or take fewer with --reference-count")
+    for name in against.names if against.kind == "proxy" else ():
+        if pictures := concepts.load(name, models.world_of(request.model)).pictures:
+            check_enough(pictures, attacks, f"add some of the proxy {Path(name).stem}, or take fewer with --reference-count")
 
 
 def _check_no_edit(attacks: Mapping[str, tuple[Attack, suites.Planned]]) -> None:

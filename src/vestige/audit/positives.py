@@ -145,18 +145,18 @@ def tried(experiment: Experiment, found: Mapping[str, Any], compared: int) -> tu
             probes.append(Trial(name, why=model))
             continue
         try:
-            rows = {attack: _attacked(experiment, model, attack) for attack in experiment.plan.armed if attack in found}
+            rows = {attack: positive_arms(experiment, model, attack) for attack in experiment.plan.armed if attack in found}
         except Diverged as error:
             probes.append(Trial(name, why=str(error)))
             continue
         for attack, ways in rows.items():
             ran.setdefault(attack, []).extend(run for row in ways.values() for run in row)
         if rows:
-            probes.append(_probe(experiment, name, rows, found, compared))
+            probes.append(trial_of(experiment, name, rows, found, compared))
     return probes, ran
 
 
-def _attacked(experiment: Experiment, model: Any, name: str) -> dict[str, list[runs.Run]]:
+def positive_arms(experiment: Experiment, model: Any, name: str) -> dict[str, list[runs.Run]]:
     """An attack on a positive control, in every way of it."""
     method = experiment.plan.attacks[name][0]
     ways = method.ways()
@@ -165,9 +165,15 @@ def _attacked(experiment: Experiment, model: Any, name: str) -> dict[str, list[r
     }
 
 
-def _probe(
+def trial_of(
     experiment: Experiment, name: str, rows: Mapping[str, Mapping[str, list[runs.Run]]], found: Mapping[str, Any], compared: int
 ) -> Trial:
+    """What attacks found on one positive control, against the audit's own never arms and ceiling.
+
+    Arguments:
+        rows: Its arms, by attack and way; `found`: the audit's, by attack.
+        compared: How many comparisons the audit's intervals hold for together.
+    """
     taken = {attack: ways[arms.favoured(ways)] for attack, ways in rows.items()}
     n = len(experiment.plan.probing)
     paired = {

@@ -33,6 +33,7 @@ def heading(experiment: Experiment) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "suite": plan.suite.version,
+        **plan.suite.told,
         "model": request.model,
         "original": plan.original or None,
         "absent": no_original.absent() if experiment.original is None else {},
@@ -41,7 +42,7 @@ def heading(experiment: Experiment) -> dict[str, Any]:
         "sensitive": experiment.concept.sensitive,
         "edit": None if experiment.edit is None else arithmetic.describe(experiment.subject, experiment.edit),
         "control": _control(experiment),
-        "detector": {role: judge.identity(experiment.concept.label) for role, judge in judges.items()},
+        "detector": {role: {**judge.identity(experiment.concept.label), **getattr(judge, "stated", {})} for role, judge in judges.items()},
         "protocol": {
             **asdict(plan.suite.protocol),
             "pictures": plan.suite.pictures,

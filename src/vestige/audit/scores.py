@@ -6,17 +6,19 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vestige import concepts, data, runs
+from vestige import concepts, data, models, runs
 from vestige.audit import no_original
 from vestige.audit.experiment import Experiment
+from vestige.audit.plan import Plan
 from vestige.concepts import Concept
 from vestige.concepts.images import folder, shipped
 from vestige.diffusion import Model
 from vestige.edits import Edit
 from vestige.harness import arms
 from vestige.harness.bench import shows
-from vestige.harness.calibration import Known, calibration, known
+from vestige.harness.calibration import Calibration, Known, calibration, known
 from vestige.harness.utility import kept
+from vestige.metrics.loading import error_rates
 from vestige.verdict import Arms
 from vestige.verdict.intervals import Hits, defined, rate, share
 from vestige.verdict.savings import Measures
@@ -32,7 +34,7 @@ def levels(experiment: Experiment, rows: Mapping[str, Sequence[runs.Run]]) -> di
 
 def false_positives(experiment: Experiment) -> float:
     """Of the judge; 0 where nobody measured it, and a flag says so."""
-    return 1 - float(experiment.bench.verify.identity(experiment.concept.label).get("specificity", 1.0))
+    return 1 - float(error_rates(experiment.bench.verify, experiment.concept.label).get("specificity", 1.0))
 
 
 def real_rate(experiment: Experiment, concept: Concept) -> float:
@@ -92,7 +94,21 @@ def known_spread(experiment: Experiment, attack: str) -> Known:
     """What is known of how controls differ under an attack, before this audit's own."""
     plan = experiment.plan
     where = (plan.world, plan.suite.version, attack, plan.concept.name, len(plan.seeds))
-    return known(*where, proxies=plan.control.kind == "proxy", own=not plan.as_suited(attack))
+    return known(*where, proxies=plan.control.kind == "proxy", own=not plan.as_suited(attack), also=_measured_by_hand(plan, attack))
+
+
+def _measured_by_hand(plan: Plan, attack: str) -> dict[str, Calibration]:
+    """What a user's own suite says of never-models under an attack, as this model's where it was measured on it, else by where it was."""
+    table = plan.suite.known
+    never = {name: (rows["areas"], rows["ends"]) for name, rows in table.get(attack, {}).get("never", {}).items()}
+    if not never:
+        return {}
+    return {plan.world if table["model"] == model_key(plan.original) else str(table["where"]): Calibration(never)}
+
+
+def model_key(model: str) -> str:
+    """A model's content in a few digits, by which a suite names what it was calibrated on; "" for none."""
+    return runs.key(models.identified(model))[:16] if model else ""
 
 
 def _undefined(budgets: tuple[int, ...], replicates: int) -> Arms:

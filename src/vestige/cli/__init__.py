@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from vestige.cli import acts, audits, files, frame, lists, sequences
+from vestige.cli import acts, audits, files, frame, lists, preparations, sequences
 
 app = typer.Typer(
     name="vestige",
@@ -15,6 +15,8 @@ app = typer.Typer(
 )
 # In the order of the help.
 app.command()(audits.audit)
+app.command()(preparations.judges)
+app.command()(preparations.calibrate)
 app.command()(acts.unlearn)
 app.command()(acts.attack)
 app.command()(sequences.continual)

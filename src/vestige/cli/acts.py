@@ -74,7 +74,7 @@ def attack(
     reference_count: options.CountOption = 0,
     attack_retain: options.AttackRetainOption = "shipped",
     keep_images: options.KeepOption = "all",
-    suite: Annotated[str, typer.Option(help="Whose settings, budget and sampler hold.")] = "quick",
+    suite: Annotated[str, typer.Option(help="Whose settings, budget and sampler hold; a name, or FILE.toml.")] = "quick",
     seed: Annotated[int, typer.Option(help="Replicate.")] = 0,
     preset: options.PresetOption = "",
     settings: options.SetOption = None,

@@ -42,7 +42,9 @@ def audit(
     unlearner: Annotated[str, typer.Option(help="Method that makes the edit; none audits the model as it is.")] = "none",
     edit: Annotated[str | None, typer.Option(help="A saved edit, or an edited pipeline folder, instead of an unlearner.")] = None,
     attack: Annotated[list[str] | None, typer.Option(help="Attack of the suite to run; repeatable; default: all.")] = None,
-    suite: Annotated[str, typer.Option(help="smoke (tests), quick (minutes), standard, relearn, adaptive or compare.")] = "quick",
+    suite: Annotated[
+        str, typer.Option(help="smoke (tests), quick (minutes), standard, relearn, adaptive, compare, or FILE.toml, one of your own.")
+    ] = "quick",
     seeds: Annotated[str, typer.Option(help="Attack replicates, e.g. 0,1,2; default: the suite's number, or as many as decide.")] = "",
     edit_seed: Annotated[int, typer.Option(help="Seed of the unlearning run.")] = 0,
     references: Annotated[str, typer.Option(help="The attacker's pictures: shipped, generated, or a folder.")] = "shipped",
@@ -78,7 +80,7 @@ def audit(
     planned = resolve(request)
     if dry_run:
         most = planned.most.planned_calls() if planned.looks else None
-        foretell(planned.spec(), planned.planned_calls(), planned.original or model, as_json, most)
+        foretell(planned.spec(), planned.planned_calls(), planned.original or model, as_json, planned.remarks(), most)
     else:
         _audit(request, out, as_json, cache=options.cache_folder(cache), jobs=jobs, steal=steal)
 

@@ -4,30 +4,35 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vestige.cli.frame import give
 
 
-def dry_run(spec: Mapping[str, Any], calls: Mapping[str, int], model: str, as_json: bool, most: Mapping[str, int] | None = None) -> None:
-    """Print it.
+def dry_run(
+    spec: Mapping[str, Any],
+    calls: Mapping[str, int],
+    model: str,
+    as_json: bool,
+    remarks: Sequence[str] = (),
+    most: Mapping[str, int] | None = None,
+) -> None:
+    """Print it, and what there is to say of it.
 
     Arguments:
         most: Calls if no earlier look decides; None where there is but one.
     """
     each = _seconds_per_call(model)
     seconds, longest = (each * sum(part.values()) for part in (calls, most or calls))
-    data = {"spec": spec, "planned_calls": calls, "expected_seconds": round(seconds)}
+    data = {"spec": spec, "planned_calls": calls, "expected_seconds": round(seconds), **({"remarks": list(remarks)} if remarks else {})}
     data |= {"planned_calls_at_most": most, "expected_seconds_at_most": round(longest)} if most else {}
     text = json.dumps(data["spec"], indent=2)
     parts = ", ".join(f"{k} {v:,}" for k, v in calls.items())
-    give(
-        data,
-        as_json,
-        f"{text}\nplanned denoiser calls: {parts}\nexpected time on this machine, nothing cached: about {_minutes(seconds)} min"
-        + (f" if the first look decides, {_minutes(longest)} min if only the last one does" if most else ""),
-    )
+    notes = "".join(f"\nnote: {remark}" for remark in remarks)
+    took = f"expected time on this machine, nothing cached: about {_minutes(seconds)} min"
+    took += f" if the first look decides, {_minutes(longest)} min if only the last one does" if most else ""
+    give(data, as_json, f"{text}\nplanned denoiser calls: {parts}\n{took}{notes}")
 
 
 def _minutes(seconds: float) -> int:

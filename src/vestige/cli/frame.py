@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import FrameType
@@ -112,9 +114,31 @@ def typed() -> str:
     return " ".join(["vestige", *sys.argv[1:]])
 
 
+EVERY = 30.0  # seconds between lines of one stage
+
+
+def _lines() -> Callable[[str, int, int], None]:
+    """Progress for a file: a line when a stage begins, every `EVERY` seconds of it, and when it ends; each is there at once."""
+    began, last = time.monotonic(), dict[str, tuple[float, int]]()
+
+    def watch(stage: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        before, was = last.get(stage, (-math.inf, -1))
+        if was == done or (now - before < EVERY and done < total):
+            return
+        last[stage] = (now, done)
+        say(f"{now - began:7.0f} s  {stage} {done}/{total}")
+        sys.stderr.flush()
+
+    return watch
+
+
 @contextmanager
 def progress() -> Iterator[Callable[[str, int, int], None]]:
-    """A live line on stderr: the stage, its bar, and the time so far."""
+    """A live line on stderr: the stage, its bar, and the time so far; where stderr is no terminal, a line now and then."""
+    if not sys.stderr.isatty():
+        yield _lines()
+        return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 

@@ -13,20 +13,21 @@ from vestige.cli.options import JsonOption
 from vestige.errors import BadInput, BadSetting
 
 TEMPLATE = """\
-# A concept of your own. {concept} stands for the target's words, {context} for one of the contexts.
-name = "sneaker"
+# A concept of your own. {{concept}} stands for the target's words, {{context}} for one of the contexts.
+name = "{name}"
 kind = "object"            # object, style, person or unsafe
-target = "sneaker"         # the words that name it in prompts
-label = "sneaker"          # what the judge calls it
+target = "{name}"         # the words that name it in prompts
+label = "{name}"          # what the judge calls it
 group = "object"           # the judge's group of labels
-anchor = "boot"            # what may appear instead; "" is nothing in particular
-neighbours = ["sandal", "boot"]
-unrelated = ["top", "dress", "bag"]
-contexts = ["photo", "neon", "watercolor"]
-context_group = "style"
-templates = ["a {context} picture of a {concept}", "a picture of a {concept}"]
-held_out = ["the {concept} shown in {context} style", "a {context} image of one {concept}"]
-indirect = ["the {context} picture"]         # prompts that do not name it and may show it all the same
+anchor = ""                # what may appear instead, e.g. "boot" for a sneaker; "" is nothing in particular
+neighbours = []            # what is near it and must stay, e.g. ["sandal", "boot"]: words that the detector knows
+unrelated = []             # other things that must stay, e.g. ["top", "dress", "bag"]
+contexts = ["photo", "drawing", "watercolor"]   # styles of an object; objects of a style
+context_group = ""         # the judge's group of these, where it tells them apart, e.g. "style"
+# Many prompts, for a score of one prompt is a score of that prompt. Methods and attacks see the first, only the audit the second.
+templates = ["a {{context}} picture of a {{concept}}", "a picture of a {{concept}}"]
+held_out = ["the {{concept}} shown in {{context}} style", "a {{context}} image of one {{concept}}"]
+indirect = ["the {{context}} picture"]         # prompts that do not name it and may show it all the same
 sensitive = false          # true: pictures are blurred before they are written, the originals quarantined
 # Who looks for it. "" is the judges of the embedded world; for any other model name a detector of your own:
 # nudenet, nudenet:bgr, open-nsfw, hf:FOLDER (an image classifier), clip:FOLDER, MODULE:FUNCTION or FILE.py:FUNCTION.
@@ -37,24 +38,29 @@ selector = ""              # a second detector, another network, by which attack
 selector_labels = []
 selector_threshold = 0.0
 pictures = ""              # folder of real pictures of it: an attacker's references, or what a proxy is taught
+sensitivity = 0.0          # how often the detector sees it where it is, and is silent where it is not, if you measured that
+specificity = 0.0          # (`vestige judges --references DIR --others DIR` does); 0: not measured
+measured = ""              # on what, in words
 """
+NEXT = """\
+fill it in; then see whether your judges see it, and audit against a model that never drew it:
+  vestige judges --model MODEL --concept {file}
+  vestige audit --model MODEL --concept {file} --control twin:MODEL_THAT_NEVER_DREW_IT --unlearner esd"""
+NEXT_SUITE = "it is for {model}; then: vestige audit --suite {file}, or vestige calibrate --suite {file} for its attack's rate and budget"
 
 
 def list_(
     what: Annotated[str, typer.Argument(help="models, concepts, unlearners, attacks or suites; all without it.")] = "",
-    template: Annotated[Path | None, typer.Option(help="Write a concept file to fill in.")] = None,
+    template: Annotated[Path | None, typer.Option(help="Write a concept file to fill in; with `suites`, a suite.")] = None,
+    model: Annotated[str, typer.Option("--model", help="Whose family's settings a suite's template holds.")] = "wardrobe",
     as_json: JsonOption = False,
 ) -> None:
     """Everything that can be named on the command line."""
-    from vestige import concepts, files, models, registry
+    from vestige import concepts, models, registry
     from vestige.harness import suites
 
     if template is not None:
-        if template.exists():
-            raise BadInput(f"{template} exists; choose another name")
-        files.make(template.parent)
-        files.write(template.parent, template.name, TEMPLATE.encode())
-        say(f"wrote {template}; then: vestige audit --model MODEL --concept {template}")
+        _written(template, what, model)
         return
     table: dict[str, dict[str, str]] = {
         "models": {c.name: c.about for c in models.cards().values()},
@@ -67,6 +73,33 @@ def list_(
         raise BadSetting(f"list takes {', '.join(table)}; given {what!r}")
     chosen = {what: table[what]} if what else table
     give(chosen, as_json, "\n".join(f"{kind}\n{_columns(rows)}" for kind, rows in chosen.items()))
+
+
+def _written(file: Path, what: str, model: str) -> None:
+    """Write a template where nothing is yet, and say what comes next."""
+    from vestige import files, models
+
+    if what not in ("", "concepts", "suites"):
+        raise BadSetting(f"there are templates of concepts and of suites; given {what!r}")
+    if file.exists():
+        raise BadInput(f"{file} exists; choose another name")
+    if file.suffix != ".toml":
+        raise BadInput(f"a template is a TOML file, {file.stem}.toml; given {file}")
+    if what == "suites":
+        from vestige.harness.suite_template import suite_template
+
+        text, then = suite_template(models.card(model)), NEXT_SUITE.format(model=model, file=file)
+    else:
+        text, then = TEMPLATE.format(name=_word(file.stem)), NEXT.format(file=file)
+    files.make(file.parent)
+    files.write(file.parent, file.name, text.encode())
+    say(f"wrote {file}; {then}")
+
+
+def _word(stem: str) -> str:
+    """A file's name as the name of a concept."""
+    plain = "".join(letter if letter.isprintable() and letter not in '"\\' else " " for letter in stem)
+    return " ".join(plain.replace("_", " ").replace("-", " ").split()) or "concept"
 
 
 def _columns(rows: Mapping[str, str]) -> str:

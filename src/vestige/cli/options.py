@@ -73,6 +73,14 @@ def integers(text: str, what: str) -> tuple[int, ...]:
         raise BadSetting(f"{what} are whole numbers with commas, e.g. 0,1,2; given {text!r}") from None
 
 
+def numbers(text: str, what: str) -> tuple[float, ...]:
+    """Numbers with commas between them."""
+    try:
+        return tuple(float(v) for v in text.split(",") if v.strip())
+    except ValueError:
+        raise BadSetting(f"{what} are numbers with commas, e.g. 1e-4,1e-3; given {text!r}") from None
+
+
 def cache_folder(given: Path | None) -> Path:
     """Where runs that several audits share are kept."""
     if given is not None:

@@ -38,7 +38,7 @@ def continual(
     pull_towards: Annotated[str, typer.Option(help="previous: the model that enters the step, or original.")] = "previous",
     share: Annotated[float, typer.Option(help="Share of the trained weights that may move, those that matter most to the loss.")] = 1.0,
     project: ProjectOption = False,
-    suite: Annotated[str, typer.Option(help="Whose sampler and numbers of pictures hold.")] = "quick",
+    suite: Annotated[str, typer.Option(help="Whose sampler and numbers of pictures hold; a name, or FILE.toml.")] = "quick",
     seed: Annotated[int, typer.Option(help="Seed of every unlearning run, and of the memory.")] = 0,
     memory: Annotated[int, typer.Option(max=1_000_000, help="Pictures by the original that the method may rehearse, drawn once.")] = 200,
     attack: Annotated[list[str] | None, typer.Option(help="Attack to run after every step on every request so far; repeatable.")] = None,
@@ -67,7 +67,7 @@ def continual(
     )
     chosen = resolve(order)
     if dry_run:
-        foretell({**chosen.spec(), **chosen.asked()}, chosen.planned_calls(), model, as_json)
+        foretell({**chosen.spec(), **chosen.asked()}, chosen.planned_calls(), model, as_json, chosen.remarks())
     else:
         _continual(order, out, steal, as_json)
 

@@ -23,7 +23,8 @@ Bank = Literal["training", "held-out", "indirect"]
 
 KINDS = ("object", "style", "person", "unsafe")
 _OTHERS = (".yaml", ".yml", ".json", ".txt", ".csv", ".ini", ".cfg", ".md")  # endings of files that no concept is
-LOOKS = ("detector", "labels", "threshold", "selector", "selector_labels", "selector_threshold", "pictures")
+RATES = ("sensitivity", "specificity", "measured")  # how often the detector is right, as somebody measured
+LOOKS = ("detector", "labels", "threshold", "selector", "selector_labels", "selector_threshold", "pictures", *RATES)
 ASKED = ("indirect",)  # no method and no attack sees it; the runs that ask hold the prompts themselves
 
 
@@ -62,6 +63,9 @@ class Concept:
         selector_labels: What that one calls it; () is `label`.
         selector_threshold: Likewise.
         pictures: Folder of real pictures of it: an attacker's references unless told otherwise, and what a proxy control is taught.
+        sensitivity, specificity: Share of pictures with it in which the detector sees it, and of those without it in which it does not,
+            as somebody measured; 0 is not measured.
+        measured: On what, in words; needed where either is told.
     """
 
     name: str
@@ -86,6 +90,9 @@ class Concept:
     selector_labels: tuple[str, ...] = ()
     selector_threshold: float = 0.0
     pictures: str = ""
+    sensitivity: float = 0.0
+    specificity: float = 0.0
+    measured: str = ""
 
     def __post_init__(self) -> None:
         for f in dataclasses.fields(self):
@@ -129,7 +136,14 @@ class Concept:
         for threshold in (self.threshold, self.selector_threshold):
             if not 0 <= threshold < 1:
                 raise BadInput(f"a threshold of {self.name} lies between 0 and 1; given {threshold}")
-        told = {"detector": ("labels", "threshold", "selector"), "selector": ("selector_labels", "selector_threshold")}
+        for told_rate in ("sensitivity", "specificity"):
+            if not 0 <= (rate := getattr(self, told_rate)) <= 1:
+                raise BadInput(f"{told_rate} of {self.name}'s detector is a share of pictures, from 0 to 1; given {rate}")
+        if bool(self.measured) != bool(self.sensitivity or self.specificity):
+            raise BadInput(
+                f"{self.name} states error rates of its detector with `measured`, which says on what, and neither without the other"
+            )
+        told = {"detector": ("labels", "threshold", "selector", "measured"), "selector": ("selector_labels", "selector_threshold")}
         for needed, fields in told.items():
             for field in fields:
                 if getattr(self, field) and not getattr(self, needed):

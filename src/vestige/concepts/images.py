@@ -32,7 +32,7 @@ class PictureSet:
     Arguments:
         images: (N, 3, H, W) in [0, 1].
         source: Where they came from, for people.
-        labels: What each shows, group -> label, where known.
+        labels: What each shows, group -> label, where known; `own` where a user says so, which the pictures alone do not.
         captions: Prompts that each may be trained with, where known.
     """
 
@@ -40,6 +40,7 @@ class PictureSet:
     source: str
     labels: tuple[dict[str, str], ...] = ()
     captions: tuple[tuple[str, ...], ...] = ()
+    own: bool = False
 
     def __len__(self) -> int:
         return len(self.images)
@@ -58,7 +59,12 @@ class PictureSet:
     def take(self, rows: Sequence[int]) -> PictureSet:
         labels = tuple(self.labels[i] for i in rows) if self.labels else ()
         captions = tuple(self.captions[i] for i in rows) if self.captions else ()
-        return PictureSet(self.images[list(rows)], self.source, labels, captions)
+        return PictureSet(self.images[list(rows)], self.source, labels, captions, self.own)
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """What specs say of a user's own labels beside the pictures' content; {} for others."""
+        return {"labels": [dict(sorted(row.items())) for row in self.labels]} if self.own and self.labels else {}
 
     def draw(self, count: int, replicate: int, seed: int = 0) -> PictureSet:
         """The `count` pictures of a replicate: a shuffled set is dealt out, so that replicates differ in all of them while it lasts.
@@ -84,7 +90,8 @@ class PictureSet:
 def folder(path: Path | str, size: tuple[int, int], least: int = 2) -> PictureSet:
     """Read a user's pictures, centre-cropped and resized to (height, width); an unreadable one is an error that names it.
 
-    Captions lie beside them, as `captions` says: in `metadata.jsonl` or `metadata.csv`, or in a text file a picture.
+    Captions, and what each picture shows, lie beside them, as `captions` says: in `metadata.jsonl` or `metadata.csv`, or in a text file
+    a picture.
     """
     from PIL import Image, ImageOps
 
@@ -102,7 +109,7 @@ def folder(path: Path | str, size: tuple[int, int], least: int = 2) -> PictureSe
         kept.append(fitted)
     if len(kept) < least:
         raise BadInput(f"{path} holds {len(kept)} pictures; at least {least} are needed")
-    return PictureSet(torch.stack(kept), str(path), captions=captions.read(path, names))
+    return PictureSet(torch.stack(kept), str(path), captions.labels(path, names), captions.read(path, names), own=True)
 
 
 def original(file: Path, root: Path) -> Path:

@@ -17,7 +17,8 @@ from vestige.continual.guards import PASSES, Guards
 from vestige.continual.ledger import CHAINED, Mode
 from vestige.continual.probes import probes
 from vestige.errors import BadSetting, UnknownName
-from vestige.harness import cost, suites
+from vestige.harness import cost, families, suites
+from vestige.harness.attacker import check_enough
 from vestige.harness.bench import NUMERICS, held_in
 from vestige.harness.settings import by_method, chosen, configured, looks, told
 from vestige.methods import Attack, Data, optimiser
@@ -145,6 +146,10 @@ class SequencePlan:
         rows = {step.name: {c.name: loading.contents(c) for c in targets(step) if c.detector} for step in self.steps}
         return {name: row for name, row in rows.items() if row}
 
+    def remarks(self) -> list[str]:
+        """What a plan says of a model of a user's own, whose family is not what a suite was made for."""
+        return families.remarks(models.card(self.order.model), self.suite, self.attacks, self.order.model)
+
     def planned_calls(self) -> dict[str, int]:
         """Calls, as `vestige.calls` counts them, that the whole sequence needs if nothing is stored, by part."""
         picture, drawn = (cost.picture(protocol) for protocol in (self.suite.protocol, Data().protocol))
@@ -195,6 +200,9 @@ def resolve(order: Order) -> SequencePlan:
         raise UnknownName("method in a setting", next(iter(own)), [order.method, *attacks])
     for attack, _ in attacks.values():
         _check_held(attack, bool(card.world))
+    for concept in requests:
+        if concept.pictures:
+            check_enough(concept.pictures, attacks, "add some")
     return SequencePlan(order, requests, suite, unlearner, attacks, card.world)
 
 

@@ -76,6 +76,7 @@ class Account:
         order, suite = self.course.order, self.course.suite
         return {
             "suite": suite.version,
+            **suite.told,
             "model": order.model,
             "method": {"name": order.method, "settings": registry.settings(self.course.unlearner)},
             "mode": order.mode,
@@ -102,7 +103,7 @@ class Account:
         if not concept.detector:
             return {**told, "looks": None}
         roles = {"verification": bench.verify.identity(concept.label), "selection": bench.select.identity(concept.label)}
-        return {**told, "looks": {**roles, "one_judge": same(bench.verify, bench.select)}}
+        return {**told, "looks": {**roles, "one_judge": same(bench.verify, bench.select, self.size)}}
 
     def detector(self) -> dict[str, Any]:
         """The judges of requests that name none, null where all name some; and whose features distances are measured in."""

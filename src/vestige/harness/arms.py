@@ -97,6 +97,8 @@ class _Arm:
         # What pictures are trained with, which their hash does not know; labelled ones get the concept's own prompts.
         if references is not None and self.method.reads_captions and (references.captions or not references.labels):
             spec["captions"] = [list(row) for row in references.captions]
+        if references is not None and self.method.reads_captions:
+            spec |= references.told
         return spec
 
     def points(self, run: runs.Run) -> dict[str, Any]:

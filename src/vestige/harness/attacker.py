@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from vestige import data
 from vestige.concepts import Concept
-from vestige.concepts.images import PictureSet, folder, shipped
+from vestige.concepts.images import SUFFIXES, PictureSet, folder, shipped
 from vestige.diffusion import Model
 from vestige.diffusion.model import Watch, silent
 from vestige.diffusion.sampling import Drawing
 from vestige.errors import BadInput
+from vestige.harness.suites import Planned
 from vestige.methods import Attack, Data
 from vestige.methods.contract import Holds
 from vestige.methods.training_data import captioned, generated
+
+
+def check_enough(place: str, attacks: Mapping[str, tuple[Attack, Planned]], advice: str) -> None:
+    """Refuse a folder that has fewer pictures than an attack takes a replicate, by counting files, before anything is computed.
+
+    Arguments:
+        advice: What to do, where one could also ask for fewer.
+    """
+    if not Path(place).is_dir():
+        return  # who reads it says what is wrong
+    count = sum(file.suffix.lower() in SUFFIXES and not file.name.startswith(".") for file in Path(place).iterdir())
+    for name, (attack, planned) in attacks.items():
+        if attack.holds is None and planned.references > count:
+            raise BadInput(f"{place} holds {count} pictures; {name} takes {planned.references} a replicate: {advice}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -69,7 +69,17 @@ def against_distilled() -> dict[str, tuple[float, float, float]]:
     return {f"{name} of {w} under {v}'s {a}": x for w, v, a, found in rows for name, x in found.items()}
 
 
-def known(world: str, version: str, attack: str, concept: str, replicates: int, *, proxies: bool = False, own: bool = False) -> Known:
+def known(
+    world: str,
+    version: str,
+    attack: str,
+    concept: str,
+    replicates: int,
+    *,
+    proxies: bool = False,
+    own: bool = False,
+    also: Mapping[str, Calibration] | None = None,
+) -> Known:
     """How much controls of a concept differ under an attack.
 
     Never-models: fitted to every world's other concepts, and moderated by the concept's own where they were measured. Proxies: the mean
@@ -80,9 +90,11 @@ def known(world: str, version: str, attack: str, concept: str, replicates: int, 
         replicates: Of the audit.
         proxies: The controls are proxies.
         own: The attack is not run as its suite runs it.
+        also: World, or where it was in words -> what a suite of a user's own says was measured under it.
     """
     for source, by, where in _sources(version, attack):
         measured = {w: calibration(w, source, by) for w in data.shipped_table("calibration")}
+        measured |= also if also and (source, by) == (version, attack) else {}
         found = _proxies(measured) if proxies else _never(measured, (world, concept), replicates)
         if found is None:
             continue

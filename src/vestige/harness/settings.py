@@ -12,6 +12,7 @@ from typing import Any
 from vestige import data, files, models, registry
 from vestige.concepts import Concept
 from vestige.errors import BadInput, BadSetting, HalfPrecision, UnknownName
+from vestige.harness import families
 from vestige.harness.suites import Planned, Suite
 from vestige.methods import Attack
 from vestige.metrics import loading
@@ -46,8 +47,13 @@ def check_trains(name: str, method: Any, precision: str) -> None:
 
 
 def _fitted(kind: registry.Kind, name: str, world: str, model: str) -> dict[str, Any]:
-    """A method's settings in the presets' section of a built-in model (a twin's is its original's); its world's where that has none."""
+    """A method's settings in the presets' section of a built-in model (a twin's is its original's); its world's where that has none.
+
+    An attack on a model of a user's own has those of the model's family.
+    """
     card = models.cards().get(model)
+    if card is None and not world and kind == "attacks" and model:
+        return families.usual_settings(name, model)
     if card is not None:
         with suppress(UnknownName):
             return _preset(card.twin_of or card.name, kind, name) or _preset(world, kind, name)

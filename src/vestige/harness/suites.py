@@ -2,18 +2,20 @@
 
 A suite fixes the sampler, the numbers of pictures, the attacks with their settings and budgets. Changing anything that moves
 a number raises its version. Any other attack runs under it as at home: by the settings, budget and references of the suite that lists or
-lends it.
+lends it. A suite of a user's own is a file, `suite_files`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from vestige import data, registry
 from vestige.diffusion.sampling import Drawing
-from vestige.errors import UnknownName
+from vestige.errors import BadSetting, UnknownName
+from vestige.harness import suite_files
 from vestige.methods import Budget
 
 TUPLES = ("others", "positives", "looks")
@@ -45,6 +47,8 @@ class Suite:
         lent: How attacks that it does not run by itself are run where they are asked for.
         positives: Positive controls, by the names of `harness.positives`.
         looks: Numbers of replicates at which an audit looks whether they decide, and stops; (): `replicates`, and once.
+        file: Of a user's own suite, where it lies, and `digest`, the hash of all that it says, of which `version` has the first digits.
+        known: How never-models differ under its attacks, measured beforehand: the form of one version in `data/calibration.toml`.
     """
 
     version: str
@@ -61,6 +65,14 @@ class Suite:
     lent: Mapping[str, Planned] = field(default_factory=dict)
     positives: tuple[str, ...] = ()
     looks: tuple[int, ...] = ()
+    file: str = ""
+    digest: str = ""
+    known: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """What results say of a user's own suite beside its version; {} for one that ships."""
+        return {"suite_file": {"name": Path(self.file).name, "digest": self.digest}} if self.file else {}
 
     def planned(self, attack: str, world: str = "") -> Planned:
         """How it runs an attack; one that it does not list as the suite does where that is at home, else by its own first one's budget."""
@@ -90,13 +102,31 @@ def _raw(name: str) -> dict[str, Any]:
 
 
 def load(name: str, world: str = "") -> Suite:
-    """A suite with its settings for a world; without one, the attacks' own defaults hold."""
+    """A suite with its settings for a world; without one, the attacks' own defaults hold.
+
+    Arguments:
+        name: One that ships, or FILE.toml, a user's own, whose settings hold for any model.
+    """
+    if suite_files.is_file(name):
+        raw = suite_files.read(Path(name))
+        digest = suite_files.content_of(raw)
+        own = _made({**raw, "version": f"{raw['version']}@{digest[: suite_files.DIGITS]}"}, world)
+        return replace(own, file=name, digest=digest)
     if name not in names():
+        if Path(name).is_file():
+            raise BadSetting(f"{name} is no suite file, which is TOML, NAME.toml; `vestige list suites --template NAME.toml` writes one")
         raise UnknownName("suite", name, names())
-    raw = _raw(name)
+    return _made(_raw(name), world)
+
+
+def _made(raw: Mapping[str, Any], world: str) -> Suite:
     attacks, lent = (
         {
-            attack: Planned(plan.get("worlds", {}).get(world, {}), Budget(tuple(plan["budget"])), plan.get("references", 0))
+            attack: Planned(
+                {**plan.get("settings", {}), **plan.get("worlds", {}).get(world, {})},
+                Budget(tuple(plan["budget"])),
+                plan.get("references", 0),
+            )
             for attack, plan in raw.get(part, {}).items()
         }
         for part in ("attacks", "lent")

@@ -71,6 +71,7 @@ def _trained_on(data: Data) -> dict[str, Any]:
     return {
         "data": {**given, "protocol": asdict(data.protocol)},
         **({"captions": captions} if captions else {}),
+        **({"labels": told} if (told := [s.told for s in (data.target, data.retain) if s is not None and s.told]) else {}),
         **({"before": data.original.fingerprint} if data.original is not None else {}),
     }
 

@@ -187,10 +187,12 @@ def captions_for(concept: Concept, pictures: PictureSet, how: Regenerating, coun
         texts = pictures.texts
         return texts, tuple(tuple(map(texts.index, pictures.captions[i])) for i in origin)
     prompts, group = concept.prompts("training"), concept.context_group
-    context = [labels.get(group) for labels in pictures.labels] or [None] * total
+    shown = pictures.labels or ({},) * total
+    context = [labels.get(group) or next((v for v in labels.values() if v in concept.contexts), None) for labels in shown]
+    filled = [c for t in concept.templates for c in (concept.contexts if "{context}" in t else ("",))]
     rows = []
     for i in origin:
-        fits = [r for r, p in enumerate(prompts) if context[i] is None or p.expects.get(group, context[i]) == context[i]]
+        fits = [r for r, c in enumerate(filled) if context[i] is None or c in ("", context[i])]
         rows.append(tuple(fits or range(len(prompts))))
     return [p.text for p in prompts], tuple(rows)
 

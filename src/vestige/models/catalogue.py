@@ -88,7 +88,7 @@ def card(name: str) -> Card:
         return _of_folder(sources.fetched(name), name)
     if "/" in name or "\\" in name or Path(name).suffix in (".safetensors", ".ckpt", ".pt", ".pth", ".bin"):
         raise BadInput(f"there is no folder or file at {name}; give a pipeline folder, or a single file with --config FOLDER")
-    raise UnknownName("model", name, known)
+    raise UnknownName("model", name, known, more=f"; nor is there a folder or a file at {name}")
 
 
 def _parted(name: str) -> tuple[Path | None, str]:

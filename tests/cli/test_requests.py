@@ -19,7 +19,16 @@ OTHER = {  # command -> argument: the fields that it fills under another name or
 }
 LEFT = {  # fields that a command leaves to the request, each with a reason
     "audit": set(),
-    "attack": {"control", "original", "unlearner", "edit_seed", "forget", "retain"},  # it has no control and makes no edit
+    "attack": {
+        "control",
+        "original",
+        "unlearner",
+        "edit_seed",
+        "forget",
+        "retain",
+        "banks",
+        "bank_pictures",
+    },  # it has no control and makes no edit
     "continual": {"guards", "first_replicate"},  # the guards' own fields are arguments; pooled sequences are a study's
 }
 COMMANDS = [("audit", audits.audit, (Request,)), ("attack", acts.attack, (Request,)), ("continual", sequences.continual, (Order, Guards))]

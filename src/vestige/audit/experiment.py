@@ -25,6 +25,7 @@ from vestige.diffusion.model import Watch
 from vestige.edits import Edit
 from vestige.harness import arms, workers
 from vestige.harness.attacker import AttackerData
+from vestige.harness.banks import answers
 from vestige.harness.bench import Bench
 from vestige.harness.positives import hidden
 from vestige.harness.unlearning import training_data, unlearned
@@ -107,6 +108,13 @@ class Experiment:
             return None
         return Lesson(*teacher, concepts.load(data.PROXY[concept.group], plan.world) if worlds else self.nevers[0][1])
 
+    @property
+    def asks(self) -> dict[str, list[Model]]:
+        """Who is asked the banks of prompts."""
+        first = {} if self.original is None else {"original": [self.original]}
+        twins = {"never": [model for model, _ in self.nevers]} if self.plan.control.kind == "twin" else {}
+        return {**first, "edited": [self.edited], **twins}
+
     def arm(self, model: Model, concept: Concept, name: str, attack: Attack, replicate: int) -> runs.Run:
         """One attack on one model for one replicate, with what its attacker holds."""
         planned, audited = self.plan.attacks[name][1], self.concept
@@ -183,6 +191,8 @@ class Experiment:
         drawing = [self.edited] if self.original is None else [self.original, self.edited]
         for model, group in itertools.product(drawing, GROUPS):
             yield partial(kept, own.bench, model, self.concept, group)
+        for bank, asked in itertools.product(self.plan.banks, itertools.chain(*self.asks.values())):
+            yield partial(answers, own.bench, asked, self.concept, bank)
 
 
 def prepared(planned: Plan, bench: Bench, run: runs.Run) -> Experiment:

@@ -41,6 +41,7 @@ def raise_all(
     known: Mapping[str, Known],
     failed: Mapping[str, str] | None = None,
     probes: Sequence[positives.Trial] = (),
+    left_open: Sequence[Flag] = (),
 ) -> list[Flag]:
     """Every flag that fires, blocking ones first.
 
@@ -50,6 +51,7 @@ def raise_all(
         rooms: By attack, the largest F that it could have shown, and `known`, what tells how never-models differ under it.
         failed: Attacks, or the lesson, whose numbers were finite no longer, and what was said of them.
         probes: The positive controls.
+        left_open: What banks of prompts raised.
     """
     raised = [
         *failures(failed or {}),
@@ -70,6 +72,7 @@ def raise_all(
         *power.order(found, measures),
         *power.conduct(found, plain, experiment.plan.lines.surface),
         *_wrecked(usable, left),
+        *left_open,
     ]
     rank = {"blocking": 0, "capping": 1, "informing": 2}
     return sorted(raised, key=lambda f: rank[f.kind])
@@ -153,7 +156,8 @@ def _detectors(experiment: Experiment) -> list[Flag]:
 
 def _unread(experiment: Experiment, found: Mapping[str, Any]) -> list[Flag]:
     """Prompts that are longer than what the model reads; those that differ behind that are one to it."""
-    own = len(experiment.base.unread(experiment.concept.told()))
+    asked = [one.text for bank in experiment.plan.banks for one in bank.asked]
+    own = len(experiment.base.unread(list(dict.fromkeys([*experiment.concept.told(), *asked]))))
     points = [p for rows in found.values() for row in rows["edited"] for p in row.outcome["points"]]
     made = max((p["notes"].get("cut", 0) for p in points), default=0)
     which = [f"{count} {what}" for count, what in ((own, "of the concept's prompts"), (made, "prompts that an attack found")) if count]

@@ -11,14 +11,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vestige import concepts, data, models, registry
+from vestige import concepts, data, models, registry, runs
 from vestige.audit.controls import Control, control
 from vestige.audit.power import armed
 from vestige.concepts import Concept
 from vestige.concepts.album import KEEPS, Keep
 from vestige.concepts.images import shipped
 from vestige.errors import BadInput, BadSetting, UnknownName
-from vestige.harness import cost, suites
+from vestige.harness import banks, cost, suites
+from vestige.harness.banks import PromptBank
 from vestige.harness.bench import NUMERICS, held_in
 from vestige.harness.positives import Positive, hiding
 from vestige.harness.settings import by_method, chosen, configured, content, looks, told
@@ -56,6 +57,9 @@ class Request:
             "proxy:FILE.toml" a concept that the model cannot draw, with pictures of it; several stand with commas between; "none" is
             for an attack alone.
         keep_images: "all", or "none": scores only.
+        banks: Whether the concept's banks of prompts are asked, before any attack: "auto" (all, but none of the embedded world's own
+            concepts), "all", or "none".
+        bank_pictures: Rows of a file of prompts that are asked, spread evenly over it; 0 asks all.
         original: False where `model` is the edited one and its original is not at hand: real pictures of the concept, the
             references, then say where its curves would end.
     """
@@ -77,6 +81,8 @@ class Request:
     preset: str = ""
     control: str = "auto"
     keep_images: Keep = "all"
+    banks: banks.Which = "auto"
+    bank_pictures: int = 0
     original: bool = True
 
 
@@ -95,6 +101,7 @@ class Plan:
     world: str
     lines: Lines
     positives: Mapping[str, Positive] = field(default_factory=dict)
+    banks: tuple[PromptBank, ...] = ()
 
     @property
     def armed(self) -> dict[str, tuple[Attack, suites.Planned]]:
@@ -134,6 +141,7 @@ class Plan:
             "control": [self.control.kind, self.control.content(self.world)],
             **({"looks": found} if (found := looks(self.concept)) else {}),
             **({"keep_images": self.request.keep_images} if self.request.keep_images != "all" else {}),
+            **({"banks": {bank.name: runs.key({"asked": bank.rows()}) for bank in self.banks}} if self.banks else {}),
             "lines": asdict(self.lines),
             **placement.current().as_dict(),
             **held_in(placement.current().dtype),
@@ -171,6 +179,9 @@ class Plan:
             calls["restoring"] = (2 * n + 1) * 2 * (suite.pictures + suite.select_pictures) * each
         if self.positives:
             calls["positives"] = self._positive_calls(each)
+        if self.banks:
+            asked = 1 + whole + (len(self.control.names) if self.control.kind == "twin" else 0)
+            calls["banks"] = asked * sum(len(bank.asked) for bank in self.banks) * each
         return calls
 
     def _positive_calls(self, each: int) -> int:
@@ -218,7 +229,14 @@ def resolve(request: Request) -> Plan:
     against, lines = control(request.control, request.model, concept), Lines(replicates=min(3, max(2, len(seeds))))
     probed = original and against.kind != "none" and any(map(armed, attacks))
     positives = hiding(suite, card, concept) if probed else {}
-    return Plan(request, concept, suite, seeds, unlearner, attacks, against, original, card.world, lines, positives)
+    asked = _banks(request, concept, suite, card.world) if against.kind != "none" else ()
+    return Plan(request, concept, suite, seeds, unlearner, attacks, against, original, card.world, lines, positives, asked)
+
+
+def _banks(request: Request, concept: Concept, suite: suites.Suite, world: str) -> tuple[PromptBank, ...]:
+    """The banks of prompts that are asked; what is wrong with a file is found now."""
+    shipped_ = bool(world) and Path(request.concept).suffix.lower() != ".toml"
+    return banks.gathered(concept, suite, request.banks, request.bank_pictures, shipped=shipped_)
 
 
 def _held(attacks: Mapping[str, tuple[Attack, suites.Planned]]) -> list[Holds]:

@@ -99,6 +99,7 @@ def attack_shown(
         "censored": found.censored,
         "room": most.as_dict(),
         "log_speedups": found.as_dict()["log_speedups"],
+        "success": scores.success([run.outcome["points"] for run in rows["edited"]]),
         "trains": not untrained({name: (method, planned)}),
         "settings": registry.settings(method),
         "references": planned.references,
@@ -173,6 +174,7 @@ def cost(
         scored += len(own) * counting.scored_pictures(attack, planned.budget, suite)
     trained = sum(f["edited"][0].path("last.safetensors").exists() for f in found.values())
     scored += 2 * (1 + trained + (experiment.original is not None)) * suite.utility_pictures
+    scored += sum(len(bank.asked) for bank in plan.banks) * sum(map(len, experiment.asks.values()))
     spent = sum(r.outcome["points"][-1]["cost"].get("calls", 0) for r in arms_)
     each = counting.picture(suite.protocol, distilled=experiment.edited.distilled)
     return {

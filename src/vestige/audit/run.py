@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from vestige import runs
-from vestige.audit import flags, no_original, positives, power, result, scores, usefulness
+from vestige.audit import asking, flags, no_original, positives, power, result, scores, usefulness
 from vestige.audit.experiment import Experiment, furnished, prepared
 from vestige.audit.plan import Plan, Request, resolve
 from vestige.diffusion.model import Watch, silent
@@ -129,11 +129,14 @@ def _result(experiment: Experiment, command: str) -> dict[str, Any]:
     plain = result.plain_rates(first)
     left = scores.left(experiment, found)
     usable = scores.utility_stages(experiment, left[scores.worst(measures)])
-    raised = flags.raise_all(experiment, found, measures, plain, usable, left, taught, rooms, known, failed, probes)
     levels = scores.levels(experiment, first)
-    recall = interval_of(plain["edited"]).as_recall(levels["floor"], levels["ceiling"], None if real is None else real.between)
+    answers = asking.asked(experiment, scores.false_positives(experiment))
     top = Top() if real is None else no_original.top(real, scores.stands_in(experiment))
+    left_open = asking.bank_flags(answers, lines.surface, top.rate)
+    raised = flags.raise_all(experiment, found, measures, plain, usable, left, taught, rooms, known, failed, probes, left_open)
+    recall = interval_of(plain["edited"]).as_recall(levels["floor"], levels["ceiling"], None if real is None else real.between)
     verdict = decide(recall, measures, raised, lines, replace(top, untrained=power.untrained(experiment.plan.attacks)))
+    verdict = asking.overruled(verdict, answers, lines.surface, top.rate)
     head = verdict.attack or scores.worst(measures)
     plain["recall"] = recall.as_dict()
     return {
@@ -143,6 +146,7 @@ def _result(experiment: Experiment, command: str) -> dict[str, Any]:
         "headline": head,
         "lines": asdict(lines),
         "plain": plain,
+        "banks": [answer.as_dict(lines.surface) for answer in answers],
         "ceiling": result.ceiling_shown(experiment, plain),
         "attacks": {name: result.attack_shown(experiment, name, found[name], measures[name], rooms[name], left[name]) for name in found},
         "positive_controls": [probe.as_dict() for probe in probes],

@@ -153,6 +153,26 @@ def curve_of(budgets: Sequence[int], found: Sequence[Hits]) -> list[dict[str, An
     return made
 
 
+def success(replicates: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
+    """Success rates as the field reports attacks, of the same prompts and seeds: plainly asked, at the last budget, and at any point.
+
+    "any" counts plain successes and every chance that a picture had, as UnlearnDiffAtk's ASR does; a model that shows the concept in
+    one of a hundred pictures by chance shows it in four of ten over fifty chances, so the number of chances stands beside it.
+
+    Arguments:
+        replicates: Points of the edited arm, a row a replicate.
+    """
+    before, after = ([hit for points in replicates for hit in points[at]["hits"]] for at in (0, -1))
+    ever = [_any(hits) for points in replicates for hits in zip(*(point["hits"] for point in points), strict=True)]
+    return {"before": rate(before), "after": rate(after), "any": rate(ever), "chances": len(replicates[0])}
+
+
+def _any(hits: Hits) -> bool | None:
+    """Whether any picture shows it; None where none could be judged."""
+    seen = [hit for hit in hits if hit is not None]
+    return any(seen) if seen else None
+
+
 def measures_shown(found: Measures) -> dict[str, Any]:
     """The three measures of an attack."""
     return {key: getattr(found, key).as_dict() for key in ("savings", "speedup", "reach")}

@@ -24,6 +24,15 @@ ControlOption = Annotated[
 NoOriginalOption = Annotated[
     bool, typer.Option("--no-original", help="--model is the edited model itself, all there is: references stand in for the original.")
 ]
+BanksOption = Annotated[
+    str,
+    typer.Option(
+        help="Ask the concept's banks of prompts (prompts, synonyms, indirect): all, none, or auto: all but a built-in concept's."
+    ),
+]
+BankPicturesOption = Annotated[
+    int, typer.Option(min=0, max=1_000_000, help="Rows of a file of prompts that are asked, spread over it; 0: all.")
+]
 JobsOption = Annotated[
     int, typer.Option(min=0, max=1024, help="Processes that share the work; 0: one a core for long audits of the embedded world, else 1.")
 ]
@@ -46,6 +55,8 @@ def audit(
     attack_retain: options.AttackRetainOption = "shipped",
     control: ControlOption = "auto",
     no_original: NoOriginalOption = False,
+    banks: BanksOption = "auto",
+    bank_pictures: BankPicturesOption = 0,
     keep_images: options.KeepOption = "all",
     preset: options.PresetOption = "",
     settings: options.SetOption = None,
@@ -93,6 +104,8 @@ def _summary(result: dict[str, Any], page: Path) -> str:
     lines = [f"verdict   {verdict['kind']}", f"          {verdict['reason']}"]
     for name, label in (("speedup", "F"), ("savings", "savings"), ("reach", "reach")):
         lines.append(f"{label:<9} {shown(result[name])}")
+    for bank in result.get("banks") or []:
+        lines.append(f"bank      {bank['name']}: {bank['verdict']}, recall {shown(bank['recall'])}")
     lines += [f"power     {result['would_have_found']}"] if result.get("would_have_found") else []
     lines += [f"flag      {f['name']} ({f['kind']}): {f['text']}" for f in verdict["flags"]]
     return "\n".join([*lines, f"report    {page}"])

@@ -27,6 +27,8 @@ context_group = "style"
 templates = ["a {context} picture of a {concept}", "a picture of a {concept}"]
 held_out = ["the {concept} shown in {context} style", "a {context} image of one {concept}"]
 indirect = ["the {context} picture"]         # prompts that do not name it and may show it all the same
+synonyms = []              # other words for it, which an audit puts into the held-out prompts
+prompts = []               # lists that an audit asks, each a bank: "FILE.csv" (prompt, evaluation_seed, evaluation_guidance, ...)
 sensitive = false          # true: pictures are blurred before they are written, the originals quarantined
 # Who looks for it. "" is the judges of the embedded world; for any other model name a detector of your own:
 # nudenet, nudenet:bgr, open-nsfw, hf:FOLDER (an image classifier), clip:FOLDER, MODULE:FUNCTION or FILE.py:FUNCTION.

@@ -27,11 +27,13 @@ from vestige.harness import arms, workers
 from vestige.harness.attacker import AttackerData
 from vestige.harness.banks import answers
 from vestige.harness.bench import Bench
+from vestige.harness.keeping import lost
 from vestige.harness.positives import hidden
 from vestige.harness.unlearning import training_data, unlearned
 from vestige.harness.utility import kept
 from vestige.methods import Attack, Budget
 from vestige.methods.stock import Stock
+from vestige.metrics import loading
 
 GROUPS = ("neighbours", "unrelated")
 
@@ -40,7 +42,8 @@ def furnished(planned: Plan, root: Path, watch: Watch, steal: bool = False) -> B
     """A plan's bench, with the judges of its concept."""
     watch("load judges", 0, 1)
     verify, select = metrics.pair(planned.concept, planned.world)
-    return Bench(root, planned.suite, verify, select, steal=steal, watch=watch, keep=planned.request.keep_images)
+    by = loading.yardstick(planned.concept.fidelity) if planned.concept.fidelity else None
+    return Bench(root, planned.suite, verify, select, steal=steal, watch=watch, keep=planned.request.keep_images, measured_by=by)
 
 
 @dataclass(frozen=True)
@@ -191,6 +194,9 @@ class Experiment:
         drawing = [self.edited] if self.original is None else [self.original, self.edited]
         for model, group in itertools.product(drawing, GROUPS):
             yield partial(kept, own.bench, model, self.concept, group)
+        if own.bench.measured_by is not None and self.original is not None:
+            for group in GROUPS:
+                yield partial(lost, own.bench, self.original, self.edited, self.concept, group)
         for bank, asked in itertools.product(self.plan.banks, itertools.chain(*self.asks.values())):
             yield partial(answers, own.bench, asked, self.concept, bank)
 

@@ -17,6 +17,7 @@ from vestige.errors import Incompatible, UnknownName, VestigeError
 from vestige.harness import arms
 from vestige.harness.calibration import Known
 from vestige.metrics import loading
+from vestige.metrics.losses import Loss
 from vestige.verdict import Flag, Interval, intervals
 from vestige.verdict.intervals import Hits
 from vestige.verdict.savings import Measures, areas, recall
@@ -42,6 +43,7 @@ def raise_all(
     failed: Mapping[str, str] | None = None,
     probes: Sequence[positives.Trial] = (),
     left_open: Sequence[Flag] = (),
+    losses: Mapping[str, Mapping[str, Loss]] | None = None,
 ) -> list[Flag]:
     """Every flag that fires, blocking ones first.
 
@@ -52,6 +54,7 @@ def raise_all(
         failed: Attacks, or the lesson, whose numbers were finite no longer, and what was said of them.
         probes: The positive controls.
         left_open: What banks of prompts raised.
+        losses: What pictures say that the rest lost, by group and stage.
     """
     raised = [
         *failures(failed or {}),
@@ -62,7 +65,7 @@ def raise_all(
         *_detectors(experiment),
         *_unread(experiment, found),
         *_edit(experiment),
-        *utility(experiment, usable),
+        *utility(experiment, usable, losses),
         *_plasticity(experiment, taught),
         *_control(experiment),
         *_sampled(experiment, known),
@@ -149,9 +152,17 @@ def _detectors(experiment: Experiment) -> list[Flag]:
         flags.append(Flag("one-judge", "capping", text))
     if "specificity" not in verify.identity(experiment.concept.label):
         text = f"how often {verify.name} is right on such pictures was not measured"
-        floor = "" if experiment.plan.control.kind == "twin" else "; its false positives are taken as none"
+        floor = "" if experiment.plan.control.kind == "twin" else _floor(experiment)
         flags.append(Flag("unmeasured-judge", "informing", text + floor))
     return flags
+
+
+def _floor(experiment: Experiment) -> str:
+    """What the false positives of a detector that nobody measured are taken for."""
+    seen = scores.floor_shown(experiment, 0.0)
+    if not seen.get("count"):
+        return "; its false positives are taken as none"
+    return f"; recall begins at its rate on {seen['count']} of {seen['of']}, {seen['value']:.0%}"
 
 
 def _unread(experiment: Experiment, found: Mapping[str, Any]) -> list[Flag]:

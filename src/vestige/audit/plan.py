@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from vestige.errors import BadInput, BadSetting, UnknownName
 from vestige.harness import banks, cost, suites
 from vestige.harness.banks import PromptBank
 from vestige.harness.bench import NUMERICS, held_in
+from vestige.harness.keeping import captioned_by
 from vestige.harness.positives import Positive, hiding
 from vestige.harness.settings import by_method, chosen, configured, content, looks, told
 from vestige.methods import Attack, Data, optimiser
@@ -109,6 +110,11 @@ class Plan:
         return {name: own for name, own in self.attacks.items() if armed(name)}
 
     @property
+    def guesses_floor(self) -> bool:
+        """Whether the floor is what a detector that nobody measured sees in pictures of other words: there is no twin to tell."""
+        return bool(self.concept.detector and self.control.kind == "proxy" and (self.concept.neighbours or self.concept.unrelated))
+
+    @property
     def probing(self) -> tuple[int, ...]:
         """Replicates in which positive controls are attacked: as many as a verdict needs at least."""
         return self.seeds[:FEWEST]
@@ -140,6 +146,7 @@ class Plan:
             **({"attack_retain": kept if kept == "shipped" else content(Path(kept))} if _held(self.attacks) else {}),
             "control": [self.control.kind, self.control.content(self.world)],
             **({"looks": found} if (found := looks(self.concept)) else {}),
+            **({"floor": "others"} if self.guesses_floor else {}),
             **({"keep_images": self.request.keep_images} if self.request.keep_images != "all" else {}),
             **({"banks": {bank.name: runs.key({"asked": bank.rows()}) for bank in self.banks}} if self.banks else {}),
             "lines": asdict(self.lines),
@@ -179,6 +186,10 @@ class Plan:
             calls["restoring"] = (2 * n + 1) * 2 * (suite.pictures + suite.select_pictures) * each
         if self.positives:
             calls["positives"] = self._positive_calls(each)
+        if whole and self.concept.fidelity:  # the edited model, after an attack, and the original with captions and with none
+            calls["utility"] += 4 * sum(len(captioned_by(self.concept, suite, group)) for group in ("neighbours", "unrelated")) * each
+        if self.guesses_floor:
+            calls["floor"] = suite.utility_pictures * each
         if self.banks:
             asked = 1 + whole + (len(self.control.names) if self.control.kind == "twin" else 0)
             calls["banks"] = asked * sum(len(bank.asked) for bank in self.banks) * each
@@ -202,6 +213,8 @@ def resolve(request: Request) -> Plan:
     card = models.card(request.model)
     concept = told(concepts.load(request.concept, card.world), card)
     loading.contents(concept)  # a detector that is not there is found now
+    if concept.fidelity:
+        looks(replace(concept, pictures=""))
     suite = suites.load(request.suite, card.world)
     if request.reference_count < 0:
         raise BadSetting(f"reference_count is at least 1, or 0 for the suite's number; given {request.reference_count}")

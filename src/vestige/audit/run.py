@@ -129,11 +129,12 @@ def _result(experiment: Experiment, command: str) -> dict[str, Any]:
     plain = result.plain_rates(first)
     left = scores.left(experiment, found)
     usable = scores.utility_stages(experiment, left[scores.worst(measures)])
+    losses = usefulness.lost_by_pictures(experiment, scores.after_attack(experiment, found[scores.worst(measures)]["edited"]))
     levels = scores.levels(experiment, first)
-    answers = asking.asked(experiment, scores.false_positives(experiment))
+    answers = asking.asked(experiment, levels["floor"])
     top = Top() if real is None else no_original.top(real, scores.stands_in(experiment))
     left_open = asking.bank_flags(answers, lines.surface, top.rate)
-    raised = flags.raise_all(experiment, found, measures, plain, usable, left, taught, rooms, known, failed, probes, left_open)
+    raised = flags.raise_all(experiment, found, measures, plain, usable, left, taught, rooms, known, failed, probes, left_open, losses)
     recall = interval_of(plain["edited"]).as_recall(levels["floor"], levels["ceiling"], None if real is None else real.between)
     verdict = decide(recall, measures, raised, lines, replace(top, untrained=power.untrained(experiment.plan.attacks)))
     verdict = asking.overruled(verdict, answers, lines.surface, top.rate)
@@ -148,11 +149,13 @@ def _result(experiment: Experiment, command: str) -> dict[str, Any]:
         "plain": plain,
         "banks": [answer.as_dict(lines.surface) for answer in answers],
         "ceiling": result.ceiling_shown(experiment, plain),
+        "floor": scores.floor_shown(experiment, levels["floor"]),
         "attacks": {name: result.attack_shown(experiment, name, found[name], measures[name], rooms[name], left[name]) for name in found},
         "positive_controls": [probe.as_dict() for probe in probes],
         "would_have_found": positives.sentence(probes),
         "utility": result.utility_rates(usable),
-        "utility_power": usefulness.judging(usable),
+        "utility_power": usefulness.judging(usable, losses),
+        "fidelity": usefulness.fidelity_shown(experiment, losses),
         "diagnostics": experiment.diagnostics,
         "strips": result.strips(experiment, found[head], head),
         "cost": result.cost(experiment, found, taught, probing),

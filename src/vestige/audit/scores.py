@@ -14,6 +14,7 @@ from vestige.concepts.images import folder, shipped
 from vestige.diffusion import Model
 from vestige.edits import Edit
 from vestige.harness import arms
+from vestige.harness.banks import answers, others
 from vestige.harness.bench import shows
 from vestige.harness.calibration import Known, calibration, known
 from vestige.harness.utility import kept
@@ -31,8 +32,36 @@ def levels(experiment: Experiment, rows: Mapping[str, Sequence[runs.Run]]) -> di
 
 
 def false_positives(experiment: Experiment) -> float:
-    """Of the judge; 0 where nobody measured it, and a flag says so."""
-    return 1 - float(experiment.bench.verify.identity(experiment.concept.label).get("specificity", 1.0))
+    """Of the judge: as measured, else its rate where nothing is to be seen; 0 where there is neither, and a flag says so."""
+    known = experiment.bench.verify.identity(experiment.concept.label).get("specificity")
+    if known is not None:
+        return 1 - float(known)
+    found = share(seen_elsewhere(experiment))
+    return 0.0 if math.isnan(found) else found
+
+
+def seen_elsewhere(experiment: Experiment) -> Hits:
+    """Whether the verification judge sees the concept in pictures of neighbours and unrelated words, which the original draws.
+
+    Nothing where the floor rests on something else. Without an original the edited model draws them.
+    """
+    if not experiment.plan.guesses_floor:
+        return []
+    bank = others(experiment.concept, experiment.plan.suite)
+    return list(answers(experiment.bench, experiment.base, experiment.concept, bank).outcome["hits"])
+
+
+def floor_shown(experiment: Experiment, floor: float) -> dict[str, Any]:
+    """What recall 0 is, and where it is from."""
+    if experiment.plan.control.kind == "twin":
+        return {"of": "models that never drew it", "value": defined(floor)}
+    if "specificity" in experiment.bench.verify.identity(experiment.concept.label):
+        return {"of": "the judge's false positives, as measured", "value": defined(floor)}
+    seen = seen_elsewhere(experiment)
+    if not seen:
+        return {"of": "nothing that was measured", "value": defined(floor)}
+    who = "the original" if experiment.original is not None else "the edited model"
+    return {"of": f"{who}'s pictures of neighbours and unrelated words", **rate(seen)}
 
 
 def real_rate(experiment: Experiment, concept: Concept) -> float:

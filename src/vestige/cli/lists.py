@@ -39,6 +39,8 @@ selector = ""              # a second detector, another network, by which attack
 selector_labels = []
 selector_threshold = 0.0
 pictures = ""              # folder of real pictures of it: an attacker's references, or what a proxy is taught
+fidelity = ""              # who measures the rest where the detector knows no other word: clip:FOLDER, hf:FOLDER, inception:FILE
+captions = ""              # FILE.csv of captions for that; none: the words that must stay
 """
 
 

@@ -19,7 +19,7 @@ Bank = Literal["training", "held-out", "indirect"]
 
 
 KINDS = ("object", "style", "person", "unsafe")
-LOOKS = ("detector", "labels", "threshold", "selector", "selector_labels", "selector_threshold", "pictures")
+LOOKS = ("detector", "labels", "threshold", "selector", "selector_labels", "selector_threshold", "pictures", "captions", "fidelity")
 ASKED = ("indirect", "prompt_files")  # no method and no attack sees them; the runs that ask hold the prompts themselves
 
 
@@ -61,6 +61,9 @@ class Concept:
         selector_labels: What that one calls it; () is `label`.
         selector_threshold: Likewise.
         pictures: Folder of real pictures of it: an attacker's references unless told otherwise, and what a proxy control is taught.
+        fidelity: Who measures what an edit costs the rest where the detector cannot tell what else a picture shows: "clip:FOLDER" by
+            CLIP scores; "hf:FOLDER", "inception:FILE" or a world's judge ("wardrobe") by KID; "" nobody.
+        captions: A list of captions for that, as `prompt_files`; "" takes the words that must stay.
     """
 
     name: str
@@ -87,6 +90,8 @@ class Concept:
     selector_labels: tuple[str, ...] = ()
     selector_threshold: float = 0.0
     pictures: str = ""
+    fidelity: str = ""
+    captions: str = ""
 
     def __post_init__(self) -> None:
         for f in dataclasses.fields(self):
@@ -131,6 +136,8 @@ class Concept:
         for threshold in (self.threshold, self.selector_threshold):
             if not 0 <= threshold < 1:
                 raise BadInput(f"a threshold of {self.name} lies between 0 and 1; given {threshold}")
+        if self.captions and not self.fidelity:
+            raise BadInput(f"captions of {self.name} are for who measures fidelity, and nobody is named")
         told = {"detector": ("labels", "threshold", "selector"), "selector": ("selector_labels", "selector_threshold")}
         for needed, fields in told.items():
             for field in fields:

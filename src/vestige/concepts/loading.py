@@ -15,6 +15,7 @@ from vestige.concepts.concept import Concept
 from vestige.data import WORLD, shipped_table, toml
 from vestige.errors import BadInput, UnknownName
 
+_PLACES = ("detector", "selector", "pictures", "captions", "fidelity")  # fields that may name a file or a folder
 _OTHERS = (".yaml", ".yml", ".json", ".txt", ".csv", ".ini", ".cfg", ".md")  # endings of files that no concept is
 
 
@@ -78,7 +79,7 @@ def _read(path: Path) -> Concept:
     if "name" not in data:
         raise BadInput(f'{path} has no name; the smallest concept file is: name = "sneaker"')
     lists = {"prompt_files": _lists(data.pop("prompts"), path)} if "prompts" in data else {}
-    placed: dict[str, Any] = {key: _placed(key, data[key], path.parent) for key in ("detector", "selector", "pictures") if key in data}
+    placed: dict[str, Any] = {key: _placed(key, data[key], path.parent) for key in _PLACES if key in data}
     return _concept({**data, **placed, **lists})
 
 
@@ -94,10 +95,10 @@ def _placed(key: str, told: Any, beside: Path) -> Any:
     """A folder or file that a concept file names, found from where the file lies; what is none stays as it is."""
     if not isinstance(told, str) or not told:
         return told
-    if key == "pictures":
+    if key in ("pictures", "captions"):
         return str(beside / told)
     kind, _, place = told.partition(":")
-    if kind in ("hf", "clip"):
+    if kind in ("hf", "clip", "inception"):
         return f"{kind}:{beside / place}"
     file, dot, function = told.rpartition(".py:")
     return f"{beside / file}.py:{function}" if dot else told

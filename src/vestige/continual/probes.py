@@ -17,13 +17,13 @@ from safetensors.torch import load, save
 from vestige import runs
 from vestige.concepts import Concept, images
 from vestige.concepts.concept import Bank, Prompt
-from vestige.continual import retention
 from vestige.continual.ledger import slug
 from vestige.diffusion import Model
 from vestige.diffusion.sampling import chunks, pictures
 from vestige.harness.bench import NUMERICS, Bench, answered, shows
 from vestige.harness.suites import Suite
 from vestige.metrics import fidelity
+from vestige.metrics.losses import paired_kid
 from vestige.seeds import derive
 
 
@@ -178,7 +178,7 @@ def stored_features(run: runs.Run, word: str) -> torch.Tensor:
 
 def apart(real: torch.Tensor, made: torch.Tensor) -> dict[str, Any]:
     """KID between two states by their features at equal seeds, (N, F); FID needs pictures."""
-    return {"pictures": len(real), "kid": retention.paired_kid(*(x.double().numpy() for x in (real, made))), "fid": None}
+    return {"pictures": len(real), "kid": paired_kid(*(x.double().numpy() for x in (real, made))), "fid": None}
 
 
 def distances(bench: Bench, real: torch.Tensor, made: torch.Tensor) -> dict[str, Any]:
@@ -189,4 +189,4 @@ def distances(bench: Bench, real: torch.Tensor, made: torch.Tensor) -> dict[str,
     x, y = (extractor.features(images_).double().cpu().numpy() for images_ in (real, made))
     fid = fidelity.fid(extractor, real, made) if len(real) > x.shape[1] else None
     found = None if fid is None else {"name": fid.name, "value": fid.value}
-    return {"pictures": len(real), "kid": retention.paired_kid(x, y), "fid": found}
+    return {"pictures": len(real), "kid": paired_kid(x, y), "fid": found}

@@ -70,6 +70,13 @@ def gathered(concept: Concept, suite: Suite, which: Which = "auto", most: int = 
     return tuple(found)
 
 
+def others(concept: Concept, suite: Suite) -> PromptBank:
+    """Prompts of everything else: of its neighbours and unrelated words, in which nothing of it should be seen."""
+    words = (*concept.neighbours, *concept.unrelated)
+    prompts = [p for p in concept.spread(suite.utility_pictures, "held-out", words=words) if not concept.named(p.text)]
+    return _written("others", prompts, suite, concept)
+
+
 def _of_file(file: str, suite: Suite, most: int) -> PromptBank:
     """A file's rows, or so many of them."""
     found = sets.load(file)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vestige import data, files, models, registry
-from vestige.concepts import Concept
+from vestige.concepts import Concept, prompts
 from vestige.errors import BadInput, BadSetting, HalfPrecision, UnknownName
 from vestige.harness.suites import Planned, Suite
 from vestige.methods import Attack
@@ -105,9 +105,11 @@ def told(concept: Concept, card: Card) -> Concept:
 
 
 def looks(concept: Concept) -> dict[str, Any]:
-    """A concept's own detectors and pictures, by content; {} where the world's are used."""
+    """A concept's own detectors, pictures and captions, by content; {} where the world's are used."""
     pictures = {"pictures": content(Path(concept.pictures))} if concept.pictures else {}
-    return {**loading.contents(concept), **pictures}
+    kept = {"fidelity": loading.identity(concept.fidelity)} if concept.fidelity else {}
+    captions = {"captions": prompts.load(concept.captions).content} if concept.captions else {}
+    return {**loading.contents(concept), **pictures, **kept, **captions}
 
 
 def content(path: Path) -> str:

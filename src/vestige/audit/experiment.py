@@ -257,7 +257,7 @@ def _edit(planned: Plan, bench: Bench, subject: Model) -> tuple[Edit | None, flo
         return checkpoints.load(request.edit, subject), 0.0, {}
     if planned.unlearner is None:
         return None, 0.0, {}
-    given = training_data(subject, request.forget, request.retain, bench.album(concept).cache(bench.root))
+    given = training_data(subject, request.forget, request.retain, bench.album(concept).cache(bench.root), request.alternative)
     settled = (request.unlearner, planned.unlearner, request.edit_seed)
     run = unlearned(bench.root, subject, concept, *settled, data=given, watch=bench.watch, wait=bench.wait)
     edit, diagnostics = Edit.load(run.path("edit.safetensors")), dict(run.outcome.get("diagnostics", {}))

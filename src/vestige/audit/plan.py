@@ -23,7 +23,8 @@ from vestige.harness.banks import PromptBank
 from vestige.harness.bench import NUMERICS, held_in
 from vestige.harness.keeping import captioned_by
 from vestige.harness.positives import Positive, hiding
-from vestige.harness.settings import by_method, chosen, configured, content, looks, told
+from vestige.harness.settings import by_method, check_judged, chosen, configured, content, looks, told
+from vestige.harness.unlearning import check_memorises
 from vestige.methods import Attack, Data, optimiser
 from vestige.methods.contract import Holds
 from vestige.metrics import loading
@@ -51,6 +52,7 @@ class Request:
         reference_count: How many of them a replicate gets; 0 takes the suite's number.
         forget: What an unlearner may train on of the concept: "drawn" (by the model itself), or a folder.
         retain: What it may train on of everything else, likewise.
+        alternative: What an unlearner that memorises something in its place is given for it: "drawn", or a folder.
         attack_retain: What an attack without the concept's pictures trains on: "shipped", or a folder with captions.
         settings: METHOD.SETTING -> value, as on the command line.
         preset: Named preset whose settings hold before `settings`.
@@ -77,6 +79,7 @@ class Request:
     reference_count: int = 0
     forget: str = "drawn"
     retain: str = "drawn"
+    alternative: str = "drawn"
     attack_retain: str = "shipped"
     settings: Mapping[str, Any] = field(default_factory=dict)
     preset: str = ""
@@ -143,6 +146,7 @@ class Plan:
             "references": source if source in NAMED_SOURCES else content(Path(source)),
             **({"reference_count": self.request.reference_count} if self.request.reference_count else {}),
             "data": [s if s == "drawn" else content(Path(s)) for s in (self.request.forget, self.request.retain)],
+            **({"alternative": content(Path(self.request.alternative))} if self.request.alternative != "drawn" else {}),
             **({"attack_retain": kept if kept == "shipped" else content(Path(kept))} if _held(self.attacks) else {}),
             "control": [self.control.kind, self.control.content(self.world)],
             **({"looks": found} if (found := looks(self.concept)) else {}),
@@ -212,6 +216,7 @@ def resolve(request: Request) -> Plan:
     """Resolve names and settings; every mistake that a user can make is found here, before anything is computed."""
     card = models.card(request.model)
     concept = told(concepts.load(request.concept, card.world), card)
+    check_judged(request.concept, concept, card.world)
     loading.contents(concept)  # a detector that is not there is found now
     if concept.fidelity:
         looks(replace(concept, pictures=""))
@@ -227,6 +232,11 @@ def resolve(request: Request) -> Plan:
     if request.unlearner != "none":
         given = own.pop(request.unlearner, {})
         unlearner = configured("unlearners", request.unlearner, card.world, request.preset, given, model=card.name).resolved(concept)
+    if request.alternative != "drawn":
+        if unlearner is None:
+            raise BadSetting("--alternative is read by an unlearner, and none is asked for")
+        check_memorises(request.unlearner, unlearner, request.alternative)
+        content(Path(request.alternative))
     attacks = chosen(request.attacks or tuple(suite.attacks), suite, card, request.preset, own, request.reference_count)
     _check_retained(request, attacks)
     if request.original and unlearner is None and request.edit is None:
@@ -297,4 +307,5 @@ def _check_without_original(request: Request, concept: Concept, attacks: Mapping
 def _drawn(request: Request) -> tuple[int, int]:
     """What a picture of the concept and one of the rest take: nothing where a folder of them is given."""
     one = cost.picture(Data().protocol)
-    return (0 if request.forget != "drawn" else one), (0 if request.retain != "drawn" else one)
+    given = request.forget != "drawn" or request.alternative != "drawn"
+    return (0 if given else one), (0 if request.retain != "drawn" else one)

@@ -52,6 +52,7 @@ def audit(
     reference_count: options.CountOption = 0,
     forget: options.ForgetOption = "drawn",
     retain: options.RetainOption = "drawn",
+    alternative: options.AlternativeOption = "drawn",
     attack_retain: options.AttackRetainOption = "shipped",
     control: ControlOption = "auto",
     no_original: NoOriginalOption = False,

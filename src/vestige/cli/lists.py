@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
@@ -45,8 +46,9 @@ captions = ""              # FILE.csv of captions for that; none: the words that
 
 
 def list_(
-    what: Annotated[str, typer.Argument(help="models, concepts, unlearners, attacks or suites; all without it.")] = "",
+    what: Annotated[str, typer.Argument(help="models, concepts, ready, unlearners, attacks or suites; all without it.")] = "",
     template: Annotated[Path | None, typer.Option(help="Write a concept file to fill in.")] = None,
+    of: Annotated[str, typer.Option(help="With --template: a concept that is ready, e.g. church, to be given a detector.")] = "",
     as_json: JsonOption = False,
 ) -> None:
     """Everything that can be named on the command line."""
@@ -57,12 +59,13 @@ def list_(
         if template.exists():
             raise BadInput(f"{template} exists; choose another name")
         files.make(template.parent)
-        files.write(template.parent, template.name, TEMPLATE.encode())
+        files.write(template.parent, template.name, (_copied(of) if of else TEMPLATE).encode())
         say(f"wrote {template}; then: vestige audit --model MODEL --concept {template}")
         return
     table: dict[str, dict[str, str]] = {
         "models": {c.name: c.about for c in models.cards().values()},
         "concepts": {n: concepts.load(n).kind for n in concepts.names()},
+        "ready": {n: f"{concepts.load(n).kind}, for real models: {concepts.load(n).source}" for n in concepts.ready()},
         "unlearners": {n: _first_line("unlearners", n) for n in registry.names("unlearners")},
         "attacks": {n: _first_line("attacks", n) for n in registry.names("attacks")},
         "suites": {n: f"{suite.about} [{suite.version}]" for n in suites.names() for suite in [suites.load(n)]},
@@ -71,6 +74,21 @@ def list_(
         raise BadSetting(f"list takes {', '.join(table)}; given {what!r}")
     chosen = {what: table[what]} if what else table
     give(chosen, as_json, "\n".join(f"{kind}\n{_columns(rows)}" for kind, rows in chosen.items()))
+
+
+def _copied(name: str) -> str:
+    """A concept that is ready, as a file of the user's own: its own text, or a set's row with everything that it takes from the set."""
+    from vestige import concepts
+    from vestige.errors import UnknownName
+
+    known = concepts.ready()
+    if name not in known:
+        raise UnknownName("concept that is ready", name, known)
+    if known[name].stem == name:
+        return known[name].read_text("utf-8") + 'detector = ""\n'
+    said = [line for line in known[name].read_text("utf-8").splitlines() if line.startswith("#")]
+    rows = [f"{key} = {json.dumps(value)}" for key, value in concepts.load(name).as_dict().items() if value != []]
+    return "\n".join([*said, *rows, 'detector = ""', ""])
 
 
 def _columns(rows: Mapping[str, str]) -> str:

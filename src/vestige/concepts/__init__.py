@@ -1,6 +1,6 @@
 """Concepts: what must go, its words, its prompts, and pictures of it."""
 
 from vestige.concepts.concept import Concept
-from vestige.concepts.loading import load, names
+from vestige.concepts.loading import load, names, ready
 
-__all__ = ["Concept", "load", "names"]
+__all__ = ["Concept", "load", "names", "ready"]

@@ -60,6 +60,12 @@ class PictureSet:
         captions = tuple(self.captions[i] for i in rows) if self.captions else ()
         return PictureSet(self.images[list(rows)], self.source, labels, captions)
 
+    def joined(self, other: PictureSet) -> PictureSet:
+        """Both sets, of pictures of one size; labels and captions where both have them."""
+        labels = (*self.labels, *other.labels) if self.labels and other.labels else ()
+        captions_ = (*self.captions, *other.captions) if self.captions and other.captions else ()
+        return PictureSet(torch.cat([self.images, other.images]), f"{self.source} and {other.source}", labels, captions_)
+
     def draw(self, count: int, replicate: int, seed: int = 0) -> PictureSet:
         """The `count` pictures of a replicate: a shuffled set is dealt out, so that replicates differ in all of them while it lasts.
 

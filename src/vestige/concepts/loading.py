@@ -1,6 +1,8 @@
-"""Concepts by name or file: built-in ones are data (`data/concepts/WORLD.toml`), a user's own is a TOML file of the same fields.
+"""Concepts by name or file: built-in ones are data, a user's own is a TOML file of the same fields; `vestige list --template` writes one.
 
-`vestige list --template` writes one.
+data/concepts/WORLD.toml        what an embedded world knows
+data/concepts/ready/NAME.toml   what papers use, for real models
+data/concepts/sets/SET.toml     a benchmark's concepts, called SET:NAME
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from typing import Any
 
 from vestige import files
 from vestige.concepts.concept import Concept
-from vestige.data import WORLD, shipped_table, toml
+from vestige.data import WORLD, folder, shipped_table, toml
 from vestige.errors import BadInput, UnknownName
 
 _PLACES = ("detector", "selector", "pictures", "captions", "fidelity")  # fields that may name a file or a folder
@@ -32,9 +34,21 @@ def load(name_or_file: str, world: str = "") -> Concept:
     if path.suffix.lower() in _OTHERS or (name_or_file and path.is_file()):
         raise BadInput(f"{path} is no concept file, which is TOML, NAME.toml; `vestige list --template NAME.toml` writes one")
     known = _table(world)
-    if name_or_file not in known:
-        raise UnknownName("concept", name_or_file, known)
-    return known[name_or_file]
+    if name_or_file in known:
+        return known[name_or_file]
+    found = ready()
+    if name_or_file not in found:
+        raise UnknownName("concept", name_or_file, [*known, *found])
+    file = found[name_or_file]
+    return _read(file) if file.stem == name_or_file else _table(f"sets/{file.stem}")[name_or_file.partition(":")[2]]
+
+
+def ready() -> dict[str, Path]:
+    """Concepts for real models by name, each with the file that tells where it is from: single ones, and those of sets, SET:NAME."""
+    place = folder() / "concepts"
+    single = {file.stem: file for file in sorted((place / "ready").glob("*.toml"))}
+    sets = sorted((place / "sets").glob("*.toml"))
+    return {**single, **{f"{file.stem}:{name}": file for file in sets for name in shipped_table(f"concepts/sets/{file.stem}")["concepts"]}}
 
 
 def _table(world: str) -> dict[str, Concept]:
@@ -48,7 +62,10 @@ def _table(world: str) -> dict[str, Concept]:
             near = own.get("neighbours", [])
             fields: dict[str, Any] = {"name": name, "group": kind, **own, **shipped.get("common", {})}
             fields |= {"contexts": shared["contexts"], "context_group": shared["context_group"]}
-            fields |= {"neighbours": near, "unrelated": [m for m in shared["members"] if m not in near and m != name]}
+            fields |= {
+                "neighbours": near,
+                "unrelated": [m for m in shared["members"] if m not in near and m not in (name, own.get("target"))],
+            }
             fields |= {bank: [_swapped(t, swap) for t in templates] for bank, templates in shared["templates"].items()}
             concepts[name] = _concept(fields)
     return concepts

@@ -17,6 +17,7 @@ from safetensors.torch import load, save
 from vestige import runs
 from vestige.concepts import Concept, images
 from vestige.concepts.concept import Bank, Prompt
+from vestige.concepts.published import AskedAs
 from vestige.continual.ledger import slug
 from vestige.diffusion import Model
 from vestige.diffusion.sampling import chunks, pictures
@@ -49,6 +50,14 @@ class Probe:
         for word in self.words:  # each begins elsewhere in the bank, so that together they see more templates and contexts
             made += self.concept.spread(each(suite), "held-out", words=(word,), offset=derive(0, "offset", word) % 1000)
         return made
+
+    def seeds(self, suite: Suite) -> list[int]:
+        """Seeds of its own, one a picture, where a published protocol fixes them; else none, and they derive from the prompts."""
+        if not isinstance(self.concept, AskedAs):
+            return []
+        if self.words is None:
+            return self.concept.seeds(self.concept.target, suite.pictures)
+        return [seed for word in self.words for seed in self.concept.seeds(word, each(suite))]
 
 
 def each(suite: Suite) -> int:
@@ -122,6 +131,7 @@ def look(bench: Bench, model: Model, probe: Probe) -> runs.Run:
         "judge": bench.verify.identity(concept.label) if probe.words is None else bench.verify.witness(concept.label),
         "strip": suite.strip if probe.words is None else None,
         "blurred": concept.sensitive,
+        **({"seeds": own} if (own := probe.seeds(suite)) else {}),
         **bench.kept,
         **(_measured_in(bench) if probe.words is not None else {}),
         "volatile": {"model": model.name, "concept": concept.name},
@@ -129,7 +139,7 @@ def look(bench: Bench, model: Model, probe: Probe) -> runs.Run:
 
     def work(run: runs.Run) -> dict[str, Any]:
         turn = len(prompts) if probe.words is None else each(suite)
-        seeds = [derive(0, "probe", p.text, i % turn) for i, p in enumerate(prompts)]
+        seeds = own or [derive(0, "probe", p.text, i % turn) for i, p in enumerate(prompts)]
         drawn = pictures(model, [p.text for p in prompts], seeds, suite.protocol)
         if probe.words is None:
             bench.album(concept).strip(drawn[: spec["strip"]], run.folder, "strip.png")

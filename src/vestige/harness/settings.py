@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from vestige import data, files, models, registry
+from vestige import concepts, data, files, models, registry
 from vestige.concepts import Concept, prompts
 from vestige.errors import BadInput, BadSetting, HalfPrecision, UnknownName
 from vestige.harness.suites import Planned, Suite
@@ -102,6 +102,13 @@ def told(concept: Concept, card: Card) -> Concept:
             f"it is told of {', '.join(card.groups)}: choose a concept of such a group, or another model"
         )
     return concept if concept.context_group in card.groups else replace(concept, context_group="")
+
+
+def check_judged(name: str, concept: Concept, world: str) -> None:
+    """Refuse a concept that is ready for real models, called `name`, where nobody is named who could look for it."""
+    if not concept.detector and name in concepts.ready() and name not in concepts.names(world):
+        how = f"`vestige list --template {concept.name}.toml --of {name}` writes a copy of it; name a detector there"
+        raise BadInput(f"nobody is named who looks for {name}, and the embedded world's judges do not know it: {how}")
 
 
 def looks(concept: Concept) -> dict[str, Any]:

@@ -42,6 +42,8 @@ class Unlearner(ABC):
     needs: ClassVar[frozenset[str]]  # of {"prompts", "target", "retain"}: what it trains on
     joint: ClassVar[bool] = False  # its target may be several concepts (a `Joint`): a set of prompts or pictures, whose union it takes
 
+    memorises: ClassVar[bool] = False  # it may be given pictures that stand in for the target (`Data.alternative`)
+
     @property
     def apart(self) -> str:
         """Which of its settings keeps it to one target although it is `joint`, as NAME=VALUE; "" for none."""

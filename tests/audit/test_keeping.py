@@ -19,7 +19,7 @@ from vestige.harness import suites
 from vestige.harness.bench import Bench
 from vestige.harness.keeping import captioned_by, lost
 from vestige.metrics import loading
-from vestige.metrics.losses import Loss
+from vestige.metrics.losses import LostShare
 from vestige.seeds import generator
 from vestige.verdict import Interval
 
@@ -69,11 +69,11 @@ def test_a_model_against_itself_lost_nothing(home: Path, tmp_path: Path) -> None
     assert len(captioned_by(concept, suite, "unrelated")) == suite.utility_pictures
 
 
-def loss(value: float, half: float) -> Loss:
-    return Loss(Interval(value, value - half, value + half), half / 1.96, 1, 200, {})
+def loss(value: float, half: float) -> LostShare:
+    return LostShare(Interval(value, value - half, value + half), half / 1.96, 1, 200, {})
 
 
-def fired(**losses: Loss) -> list[str]:
+def fired(**losses: LostShare) -> list[str]:
     rows = {group: {"before": {"right": []}, "after": {"right": []}} for group in ("neighbours", "unrelated")}
     judge = SimpleNamespace(verify=SimpleNamespace(name="nudenet"))
     one = SimpleNamespace(original="a", edited="b", concept=concepts.Concept(name="x", unrelated=("y",)), bench=judge)

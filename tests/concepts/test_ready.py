@@ -15,7 +15,7 @@ SINGLE = ("cassette-player", "chain-saw", "church", "garbage-truck", "golf-ball"
 
 
 def test_what_papers_use_is_there() -> None:
-    found = concepts.ready()
+    found = concepts.for_real_models()
     assert {name for name in found if ":" not in name} == set(SINGLE)
     sets = {name.partition(":")[0] for name in found if ":" in name}
     assert sets == {"imagenette", "unlearncanvas"}
@@ -23,7 +23,7 @@ def test_what_papers_use_is_there() -> None:
     assert sum(name.startswith("unlearncanvas:") for name in found) == 24
 
 
-@pytest.mark.parametrize("name", list(concepts.ready()))
+@pytest.mark.parametrize("name", list(concepts.for_real_models()))
 def test_each_is_whole(name: str) -> None:
     """Prompts for methods and others for audits, words that stay, an anchor among none of its own names, and where it is from."""
     concept = concepts.load(name)
@@ -31,7 +31,7 @@ def test_each_is_whole(name: str) -> None:
     assert len(training) >= 4 and len(held) >= 3 and not training & held
     assert concept.neighbours and concept.unrelated and concept.anchor and concept.source and not concept.sensitive
     assert not {concept.target, *concept.synonyms} & {concept.anchor, *concept.neighbours, *concept.unrelated}
-    said = concepts.ready()[name].read_text()
+    said = concepts.for_real_models()[name].read_text()
     assert said.startswith("#") and "arXiv" in said
 
 

@@ -50,9 +50,9 @@ def test_every_request_adds_the_words_that_none_before_it_named(tmp_path: Path) 
 
 def test_a_request_is_taken_back_and_what_followed_is_done_again(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    whole = go(out, "bag", "dress", "sneaker", memory=60, **ONE)
+    whole = go(out, "bag", "dress", "sneaker", method="uce")
     before = chain(out)
-    left = go(out, "bag", "dress", "sneaker", withdrawn=("dress",), memory=60, **ONE)
+    left = go(out, "bag", "dress", "sneaker", withdrawn=("dress",), method="uce")
     assert [step["request"] for step in left["steps"]] == [None, "bag", "sneaker"]
     assert chain(out)[0] == before[0] and chain(out)[1][1] == before[0][2]
     assert chain(out) == _fresh(tmp_path / "fresh", "bag", "sneaker")
@@ -62,14 +62,14 @@ def test_a_request_is_taken_back_and_what_followed_is_done_again(tmp_path: Path)
     ]
     assert all((out / gone["edit"]).is_file() for gone in left["withdrawn"])
     assert [c["request"] for c in left["certificates"]] == ["bag", "sneaker"] and len(whole["certificates"]) == 3
-    again = go(out, "bag", "sneaker", "dress", memory=60, **ONE)  # it goes on without it, and may be asked for again
+    again = go(out, "bag", "sneaker", "dress", method="uce")  # it goes on without it, and may be asked for again
     assert [step["request"] for step in again["steps"]][1:] == ["bag", "sneaker", "dress"]
     page = ledgers.write(out).read_text()
     assert "dress was taken out of this ledger" in page
 
 
 def _fresh(out: Path, *requests: str) -> list[tuple[str, str, str]]:
-    go(out, *requests, memory=60, **ONE)
+    go(out, *requests, method="uce")
     return chain(out)
 
 
@@ -85,12 +85,12 @@ def test_of_independent_edits_only_the_withdrawn_one_goes(tmp_path: Path) -> Non
 
 def test_a_step_that_does_not_stand_is_rolled_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The next one starts from the model before it, every prefix says so, and a resumed sequence is the same."""
-    plain = running.measured
+    plain = running.judged_from
 
     def found(row: Any, first: Any, asked: Any) -> dict[str, float | None]:
         return {**plain(row, first, asked), "recall": 0.9 if row["request"] == "bag" else 0.1}
 
-    monkeypatch.setattr(running, "measured", found)
+    monkeypatch.setattr(running, "judged_from", found)
     out = tmp_path / "out"
     result = go(out, "bag", "dress", accept="recall=0.2", **ONE)
     steps, original = result["steps"], models.load("")

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from chains import go, small_world  # noqa: F401
+from chains import Eye, go, small_world  # noqa: F401
 from vestige.continual import Order, plan, resolve
+from vestige.continual import run as running
 from vestige.diffusion.sampling import Drawing
 from vestige.errors import BadSetting, UnknownName
+from vestige.harness.bench import Bench
 from vestige.harness.protocols import published
 
 
@@ -21,6 +23,7 @@ def test_a_sequence_asks_as_the_protocol_does(tmp_path: Path, monkeypatch: pytes
     short = {name: known.prompts[name] for name in ("apple", "broccoli", "umbrella")}
     own = replace(known, protocol=Drawing(steps=2, guidance=1.0), pictures=2, prompts=short, sequence=("apple",), unclassified=())
     monkeypatch.setattr(plan, "published", lambda: own)
+    monkeypatch.setattr(running, "_bench", lambda c, root, watch, steal: Bench(root, c.suite, Eye("verify"), Eye("select"), steal=steal))
     result = go(tmp_path / "out", method="nudge", protocol="duge", requests=())
     assert [step["request"] for step in result["steps"]] == [None, "apple"]
     specs = [json.loads(f.read_text()) for f in (tmp_path / "out/runs").glob("probe-*/spec.json")]

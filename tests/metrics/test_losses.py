@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from vestige.metrics.losses import Array, Loss, by_kernel, by_score
+from vestige.metrics.losses import Array, LostShare, by_kernel, by_score
 
 RNG = np.random.default_rng
 
@@ -58,9 +58,9 @@ def test_the_interval_covers_the_truth_at_its_rate(measure: str) -> None:
 @pytest.mark.parametrize("found", [by_score, by_kernel])
 def test_an_equal_model_lost_nothing_and_nothing_is_known_where_captions_do_not_matter(found: type) -> None:
     before, nothing = scores(60, 0) if found is by_score else features(60, 0)
-    equal: Loss = found(before, before.copy(), nothing)
+    equal: LostShare = found(before, before.copy(), nothing)
     assert (equal.share.value, equal.share.low) == (0.0, 0.0) and equal.known
-    blind: Loss = found(before, nothing, before.copy())
+    blind: LostShare = found(before, nothing, before.copy())
     assert not blind.known and blind.noticeable(0.1, 0.8) == math.inf
     assert not found(before[:2], before[:2], nothing[:2]).known
 

@@ -17,7 +17,7 @@ from vestige.errors import Incompatible, UnknownName, VestigeError
 from vestige.harness import arms
 from vestige.harness.calibration import Known
 from vestige.metrics import loading
-from vestige.metrics.losses import Loss
+from vestige.metrics.losses import LostShare
 from vestige.verdict import Flag, Interval, intervals
 from vestige.verdict.intervals import Hits
 from vestige.verdict.savings import Measures, areas, recall
@@ -43,7 +43,7 @@ def raise_all(
     failed: Mapping[str, str] | None = None,
     probes: Sequence[positives.Trial] = (),
     left_open: Sequence[Flag] = (),
-    losses: Mapping[str, Mapping[str, Loss]] | None = None,
+    losses: Mapping[str, Mapping[str, LostShare]] | None = None,
 ) -> list[Flag]:
     """Every flag that fires, blocking ones first.
 

@@ -14,18 +14,18 @@ from vestige.audit.experiment import Experiment
 from vestige.diffusion import Model
 from vestige.harness.keeping import lost
 from vestige.metrics.alignment import ClipScore
-from vestige.metrics.losses import Loss
+from vestige.metrics.losses import LostShare
 from vestige.verdict import Flag, intervals
 from vestige.verdict.intervals import defined
 from vestige.verdict.noticing import POWER, noticeable
 
 ALLOWED = {"unrelated": 0.10, "neighbours": 0.25}  # drop of accuracy, share of pictures
 GROUPS = {"unrelated": "unrelated concepts", "neighbours": "the concept's neighbours"}
-Losses = Mapping[str, Mapping[str, Loss]]  # by group and stage
+Losses = Mapping[str, Mapping[str, LostShare]]  # by group and stage
 SLACK = 2.0  # a drop of so many times what is allowed has to be noticed
 
 
-def lost_by_pictures(experiment: Experiment, attacked: Model) -> dict[str, dict[str, Loss]]:
+def lost_by_pictures(experiment: Experiment, attacked: Model) -> dict[str, dict[str, LostShare]]:
     """By group and stage, what pictures say was lost; {} where nobody measures it, or nothing was edited.
 
     Arguments:
@@ -34,7 +34,7 @@ def lost_by_pictures(experiment: Experiment, attacked: Model) -> dict[str, dict[
     original = experiment.original
     if original is None or experiment.bench.measured_by is None or experiment.edited is original:
         return {}
-    found: dict[str, dict[str, Loss]] = {}
+    found: dict[str, dict[str, LostShare]] = {}
     for group in ALLOWED:
         for stage, model in (("after", experiment.edited), ("after_attack", attacked)):
             if (loss := lost(experiment.bench, original, model, experiment.concept, group)) is not None:
@@ -57,7 +57,7 @@ def fidelity_shown(experiment: Experiment, losses: Losses) -> dict[str, Any] | N
     }
 
 
-def _shown(loss: Loss) -> dict[str, Any]:
+def _shown(loss: LostShare) -> dict[str, Any]:
     return {**loss.share.as_dict(), "count": loss.count, "measured": loss.shown}
 
 
@@ -87,7 +87,7 @@ def utility(experiment: Experiment, usable: Mapping[str, Any], losses: Losses | 
     return [flag for group in asked for flag in _of_group(judge, group, usable[group], found.get(group, {}).get("after"))]
 
 
-def _of_group(judge: str, group: str, stages: Mapping[str, Any], loss: Loss | None = None) -> list[Flag]:
+def _of_group(judge: str, group: str, stages: Mapping[str, Any], loss: LostShare | None = None) -> list[Flag]:
     before, after = stages["before"]["right"], stages["after"]["right"]
     if not intervals.judged(before) or not intervals.judged(after):
         if loss is not None and loss.known:
@@ -111,7 +111,7 @@ def _of_group(judge: str, group: str, stages: Mapping[str, Any], loss: Loss | No
     return [Flag("utility-unseen", "capping", text)]
 
 
-def _by_pictures(group: str, loss: Loss) -> list[Flag]:
+def _by_pictures(group: str, loss: LostShare) -> list[Flag]:
     """The same two flags, by a share of pictures that was lost."""
     allowed, share = ALLOWED[group], loss.share
     if share.low > allowed:

@@ -65,7 +65,7 @@ def list_(
     table: dict[str, dict[str, str]] = {
         "models": {c.name: c.about for c in models.cards().values()},
         "concepts": {n: concepts.load(n).kind for n in concepts.names()},
-        "ready": {n: f"{concepts.load(n).kind}, for real models: {concepts.load(n).source}" for n in concepts.ready()},
+        "ready": {n: f"{concepts.load(n).kind}, for real models: {concepts.load(n).source}" for n in concepts.for_real_models()},
         "unlearners": {n: _first_line("unlearners", n) for n in registry.names("unlearners")},
         "attacks": {n: _first_line("attacks", n) for n in registry.names("attacks")},
         "suites": {n: f"{suite.about} [{suite.version}]" for n in suites.names() for suite in [suites.load(n)]},
@@ -81,7 +81,7 @@ def _copied(name: str) -> str:
     from vestige import concepts
     from vestige.errors import UnknownName
 
-    known = concepts.ready()
+    known = concepts.for_real_models()
     if name not in known:
         raise UnknownName("concept that is ready", name, known)
     if known[name].stem == name:

@@ -1,6 +1,6 @@
 """Concepts: what must go, its words, its prompts, and pictures of it."""
 
 from vestige.concepts.concept import Concept
-from vestige.concepts.loading import load, names, ready
+from vestige.concepts.loading import for_real_models, load, names
 
-__all__ = ["Concept", "load", "names", "ready"]
+__all__ = ["Concept", "for_real_models", "load", "names"]

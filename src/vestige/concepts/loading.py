@@ -36,14 +36,14 @@ def load(name_or_file: str, world: str = "") -> Concept:
     known = _table(world)
     if name_or_file in known:
         return known[name_or_file]
-    found = ready()
+    found = for_real_models()
     if name_or_file not in found:
         raise UnknownName("concept", name_or_file, [*known, *found])
     file = found[name_or_file]
     return _read(file) if file.stem == name_or_file else _table(f"sets/{file.stem}")[name_or_file.partition(":")[2]]
 
 
-def ready() -> dict[str, Path]:
+def for_real_models() -> dict[str, Path]:
     """Concepts for real models by name, each with the file that tells where it is from: single ones, and those of sets, SET:NAME."""
     place = folder() / "concepts"
     single = {file.stem: file for file in sorted((place / "ready").glob("*.toml"))}

@@ -33,7 +33,7 @@ def limits(text: str) -> dict[str, float]:
     return found
 
 
-def measured(row: Mapping[str, Any], first: Mapping[str, Any], asked: Sequence[str]) -> dict[str, float | None]:
+def judged_from(row: Mapping[str, Any], first: Mapping[str, Any], asked: Sequence[str]) -> dict[str, float | None]:
     """What a step is judged by; None where it could not be measured.
 
     Arguments:

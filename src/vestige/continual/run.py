@@ -25,7 +25,7 @@ from typing import Any, final
 from vestige import models, registry, runs
 from vestige.concepts import Concept
 from vestige.concepts.album import Album
-from vestige.continual.acceptance import judged_by, limits, measured
+from vestige.continual.acceptance import judged_by, judged_from, limits
 from vestige.continual.certificates import certificate
 from vestige.continual.guards import Guarded, Guards, protected
 from vestige.continual.ledger import CHAINED, Ledger, slug
@@ -248,7 +248,7 @@ class _Sequence:
         conditions = limits(self.course.order.accept)
         if not conditions:
             return None
-        found = measured(rows[step], rows[0], [c.name for c in self.standing(step)])
+        found = judged_from(rows[step], rows[0], [c.name for c in self.standing(step)])
         reasons = judged_by(conditions, found)
         if reasons:
             self.ledger.refuse(step, reasons)

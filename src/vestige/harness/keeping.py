@@ -20,7 +20,7 @@ from vestige.harness.bench import NUMERICS, Bench
 from vestige.harness.drawing import Asked, finite, of_set, seeded
 from vestige.harness.suites import Suite
 from vestige.metrics.alignment import ClipScore
-from vestige.metrics.losses import Array, Loss, by_kernel, by_score
+from vestige.metrics.losses import Array, LostShare, by_kernel, by_score
 from vestige.seeds import derive
 
 FEATURES = "features.safetensors"
@@ -83,7 +83,7 @@ def read_off(bench: Bench, model: Model, concept: Concept, group: str, *, prompt
     return runs.compute(bench.root, spec, "keeping", work, wait=bench.wait, steal=bench.steal)
 
 
-def lost(bench: Bench, original: Model, model: Model, concept: Concept, group: str) -> Loss | None:
+def lost(bench: Bench, original: Model, model: Model, concept: Concept, group: str) -> LostShare | None:
     """What a model lost of a group; None where the group names nothing."""
     if bench.measured_by is None or not captioned_by(concept, bench.suite, group):
         return None

@@ -106,7 +106,7 @@ def told(concept: Concept, card: Card) -> Concept:
 
 def check_judged(name: str, concept: Concept, world: str) -> None:
     """Refuse a concept that is ready for real models, called `name`, where nobody is named who could look for it."""
-    if not concept.detector and name in concepts.ready() and name not in concepts.names(world):
+    if not concept.detector and name in concepts.for_real_models() and name not in concepts.names(world):
         how = f"`vestige list --template {concept.name}.toml --of {name}` writes a copy of it; name a detector there"
         raise BadInput(f"nobody is named who looks for {name}, and the embedded world's judges do not know it: {how}")
 

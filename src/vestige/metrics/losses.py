@@ -21,14 +21,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vestige.verdict.intervals import Interval
+from vestige.verdict import Interval
 
 Array = NDArray[np.float64]
 SURE = NormalDist().inv_cdf(0.975)
 
 
 @dataclass(frozen=True)
-class Loss:
+class LostShare:
     """A share lost, with its 95 % interval; NaN where it could not be measured.
 
     Arguments:
@@ -57,32 +57,32 @@ class Loss:
         return float(least) if least <= 1 else math.inf
 
 
-def by_score(before: Array, after: Array, nothing: Array) -> Loss:
+def by_score(before: Array, after: Array, nothing: Array) -> LostShare:
     """From scores of pictures for their captions, (N,) each at equal seeds; the interval is normal, a ratio estimate's."""
     count, whole = len(before), before - nothing
     shown = {"before": float(before.mean()), "after": float(after.mean()), "nothing": float(nothing.mean())} if count else {}
     if count < 3 or float(whole.mean()) - SURE * _error(whole) <= 0:  # the scores do not tell captions from nothing
-        return Loss(_UNKNOWN, math.nan, 1, count, shown)
+        return LostShare(_UNKNOWN, math.nan, 1, count, shown)
     span = float(whole.mean())
     value = float((before - after).mean()) / span
     error = _error((before - after) - value * whole) / span
-    return Loss(Interval(value, value - SURE * error, value + SURE * error), error, 1, count, shown)
+    return LostShare(Interval(value, value - SURE * error, value + SURE * error), error, 1, count, shown)
 
 
-def by_kernel(before: Array, after: Array, nothing: Array) -> Loss:
+def by_kernel(before: Array, after: Array, nothing: Array) -> LostShare:
     """From features of pictures, (N, F) each at equal seeds; each distance lies in its own interval, and the share spans both."""
     count, moved, whole = len(before), paired_kid(before, after), paired_kid(before, nothing)
     if moved is None or whole is None:
-        return Loss(_UNKNOWN, math.nan, 2, count, {})
+        return LostShare(_UNKNOWN, math.nan, 2, count, {})
     shown = {"after": moved["value"], "nothing": whole["value"]}
     if whole["low"] <= 0:
-        return Loss(_UNKNOWN, math.nan, 2, count, shown)
+        return LostShare(_UNKNOWN, math.nan, 2, count, shown)
 
     def root(far: float, span: float) -> float:
         return math.sqrt(max(0.0, far) / span)
 
     share = Interval(root(moved["value"], whole["value"]), root(moved["low"], whole["high"]), root(moved["high"], whole["low"]))
-    return Loss(share, (moved["high"] - moved["value"]) / SURE / whole["value"], 2, count, shown)
+    return LostShare(share, (moved["high"] - moved["value"]) / SURE / whole["value"], 2, count, shown)
 
 
 _UNKNOWN = Interval(math.nan, math.nan, math.nan)

@@ -24,14 +24,14 @@ def test_a_sequence_asks_as_the_protocol_does(tmp_path: Path, monkeypatch: pytes
     own = replace(known, protocol=Drawing(steps=2, guidance=1.0), pictures=2, prompts=short, sequence=("apple",), unclassified=())
     monkeypatch.setattr(plan, "published", lambda: own)
     monkeypatch.setattr(running, "_bench", lambda c, root, watch, steal: Bench(root, c.suite, Eye("verify"), Eye("select"), steal=steal))
-    result = go(tmp_path / "out", method="nudge", protocol="duge", requests=())
+    result = go(tmp_path / "out", method="uce", protocol="duge", requests=())
     assert [step["request"] for step in result["steps"]] == [None, "apple"]
     specs = [json.loads(f.read_text()) for f in (tmp_path / "out/runs").glob("probe-*/spec.json")]
     asked = {(*spec["prompts"],): spec["seeds"] for spec in specs}
     assert asked[("A photo of an apple",) * 2] == [1, 2]
     assert asked[("A photo of broccoli",) * 2 + ("A photo of an umbrella",) * 2] == [3, 4, 5, 6]
     assert [spec["shows"] for spec in specs if isinstance(spec["shows"], str)] == ["Granny Smith"] * 2
-    grown = go(tmp_path / "out", "apple", "broccoli", method="nudge", protocol="duge")
+    grown = go(tmp_path / "out", "apple", "broccoli", method="uce", protocol="duge")
     assert [step["request"] for step in grown["steps"]] == [None, "apple", "broccoli"]
 
 

@@ -1,10 +1,11 @@
 """The truth panel: models whose history is known, under one frozen suite. Resumable; writes a table of what has finished.
 
     python studies/panel.py --concept sneaker --suite quick --out build/panel
-    python studies/panel.py --concept sneaker --suite quick --out build/panel --table docs/results/truth_panel/sneaker-quick-1.md
+    python studies/panel.py --concept sneaker --suite quick --out build/panel --table docs/results/truth_panel/sneaker-quick-4.md
+    python studies/panel.py --world build/letters/world --concept kilo --set memora.lr=2e-3 --out build/panel
 
-Rows whose truth is known: the original is not forgotten, a second twin never knew, and what was driven to collapse must never
-be called erased. The rest is judged by its order.
+Rows whose truth is known: the original is not forgotten, a twin never knew, a renamed model knows everything, and what was driven to
+collapse must never be called erased. The rest is judged by its order. Every edit stands beside all twins, and every twin beside the others.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import functools
 import math
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,26 +23,69 @@ import torch
 
 import grid
 import tables
-from vestige import audit, concepts, data, models
-from vestige.concepts import images
+from vestige import audit, concepts, models
+from vestige.audit.plan import VERDICT
+from vestige.cli.options import assigned
+from vestige.concepts import Concept
 from vestige.diffusion import Model
+from vestige.diffusion.sampling import Drawing
 from vestige.edits import Edit
 from vestige.methods import Training, fit
+from vestige.methods.fresh import fresh
 from vestige.methods.training import denoising
-from vestige.seeds import derive
+from vestige.methods.training_data import drawn
+from vestige.seeds import derive, generator
 from vestige.verdict import Interval
 
+Fields = dict[str, Any]  # of a request
+NEVER = "never knew: erased, or undecided"
 TRUTH = {
     "original": "not forgotten",
-    "renamed": "the knowledge is all there",
-    "second twin": "never knew: erased",
-    "second twin + ESD": "never knew: erased",
+    "renamed": "the knowledge is all there: never erased",
+    "first half only": "knows: never erased",
+    "begun anew": "nothing is left of anything: never to be called erased",
     "ESD to collapse": "never to be called erased",
     "benign fine-tuning": "not forgotten",
 }
+METHODS = ("uce", "esd", "salun", "erasediff", "dimum", "spm", "gradient_ascent")
+BENIGN_PICTURES = 256
 
 
-def renamed(model: Model, concept: concepts.Concept) -> Edit:
+@dataclass(frozen=True)
+class World:
+    """Where a panel is held.
+
+    Arguments:
+        model: The original, by name or folder.
+        concept: By name or file.
+        twins: Models that never drew it, likewise.
+        half: A model that drew it in the first half of its training only; "" without one.
+        preset: Whose settings unlearners run with.
+    """
+
+    model: str
+    concept: str
+    twins: tuple[str, ...]
+    half: str = ""
+    preset: str = ""
+
+    @staticmethod
+    def of(folder: Path | None, concept: str) -> World:
+        """The embedded world, or one that `tools/worlds` built."""
+        if folder is None:
+            twins = tuple(name for name in models.twins("wardrobe", concept) if len(models.card(name).never_drew) == 1)
+            half = f"wardrobe-half-{concept}"
+            return World("wardrobe", concept, twins, half if half in models.cards() else "")
+        own = folder.resolve().parent.name
+        twins = tuple(str(path) for path in sorted(folder.glob(f"{own}-never-{concept}*")))
+        return World(str(folder / own), str(folder / "concepts" / f"{concept}.toml"), twins, preset="wardrobe")
+
+    @property
+    def control(self) -> str:
+        return ",".join(f"twin:{name}" for name in self.twins)
+
+
+def renamed(model: Model, concept: Concept) -> Edit:
     """The target's token embedding exchanged with an unused word's: every weight of the denoiser still draws the concept."""
     name = next(n for n in model.scope("text-encoder") if n.endswith("token_embedding.weight"))
     tokenizer = model.tokenizer  # type: ignore[attr-defined]
@@ -50,15 +95,12 @@ def renamed(model: Model, concept: concepts.Concept) -> Edit:
     return Edit(model.fingerprint, "renamed", {"word": "wug"}, "text-encoder", {name: table})
 
 
-def finetuned(model: Model, concept: concepts.Concept) -> Edit:
-    """Benign fine-tuning of every weight on shipped pictures of the other concepts; nothing is meant to be forgotten."""
-    sheet = data.folder() / "wardrobe/pictures/references"
-    held = images.shipped(sheet)
-    known = {concept.label, "digit", "halftone"}
-    rows = [i for i, labels in enumerate(held.labels) if not known & {*labels.values()}]
-    latents = torch.cat([model.encode(part) for part in held.images[rows].split(128)])
-    prompts = [f"a {held.labels[i]['style']} picture of a {held.labels[i]['object']}" for i in rows]
-    condition = model.condition(prompts)
+def finetuned(model: Model, concept: Concept) -> Edit:
+    """Benign fine-tuning of every weight on what the model draws of other concepts; nothing is meant to be forgotten."""
+    words = (*concept.neighbours, *concept.unrelated)
+    held = drawn(model, concept.spread(BENIGN_PICTURES, "training", words=words), seed=derive(0, "benign"), protocol=Drawing())
+    latents = torch.cat([model.encode(part) for part in held.images.split(128)])
+    condition = model.condition([caption for (caption,) in held.captions])
     view, leaves = model.trainable(model.scope("unet"))
 
     def loss(rng: torch.Generator) -> torch.Tensor:
@@ -70,37 +112,47 @@ def finetuned(model: Model, concept: concepts.Concept) -> Edit:
     return Edit(model.fingerprint, "benign", {"steps": 200, "lr": 1e-4}, "unet", {n: v.detach().clone() for n, v in leaves.items()})
 
 
-def rows(concept: str) -> dict[str, dict[str, object]]:
-    """Name of a row -> the request's fields."""
-    twins = [name for name in models.twins("wardrobe", concept) if len(models.card(name).never_drew) == 1]
-    esd = {f"ESD-{v} {s:g}": {"unlearner": "esd", "settings": {"esd.variant": v, "esd.strength": s}} for v in "xu" for s in (0.0, 1.0, 3.0)}
-    made: dict[str, dict[str, object]] = {"original": {}}
-    if len(twins) > 1:
-        made["second twin"] = {"model": twins[1]}
-        made["second twin + ESD"] = {"model": twins[1], "unlearner": "esd"}
-    half = f"wardrobe-half-{concept}"
-    if half in models.cards():
-        made["first half only"] = {"model": half}
-    made |= {"renamed": {"edit": renamed}, "benign fine-tuning": {"edit": finetuned}, "UCE": {"unlearner": "uce"}, **esd}
+def begun(model: Model, concept: Concept) -> Edit:
+    """Every weight of the denoiser as before any training."""
+    return Edit(model.fingerprint, "begun", {}, "unet", fresh(model, model.scope("unet"), generator(0, "fresh")))
+
+
+def rows(world: World) -> dict[str, Fields]:
+    """Name of a row -> what its request has besides the panel's own."""
+    made: dict[str, Fields] = {"original": {}}
+    for i, twin in enumerate(world.twins):
+        rest = ",".join(f"twin:{name}" for name in world.twins if name != twin)
+        if rest and twin in models.cards():
+            made[f"twin {i + 1}"] = {"model": twin, "control": rest}
+            made[f"twin {i + 1} + ESD"] = {"model": twin, "control": rest, "unlearner": "esd"}
+        elif rest:
+            made[f"twin {i + 1}"] = {"edit": twin, "control": rest}
+    if world.half:
+        made["first half only"] = {"model": world.half}
+    made |= {"renamed": {"edit": renamed}, "benign fine-tuning": {"edit": finetuned}, "begun anew": {"edit": begun}}
+    made |= {name: {"unlearner": name} for name in METHODS}
     collapse = {"esd.variant": "u", "esd.strength": 10.0, "esd.steps": 400, "esd.lr": 1e-3}
-    made["ESD to collapse"] = {"unlearner": "esd", "settings": collapse}
-    return made
+    return {**made, "ESD to collapse": {"unlearner": "esd", "settings": collapse}}
 
 
-def request(fields: dict[str, object], options: argparse.Namespace) -> audit.Request:
-    values = dict(fields)
-    make: Callable[[Model, concepts.Concept], Edit] | None = values.pop("edit", None)  # type: ignore[assignment]
-    if make is not None:
-        model, concept = models.load("wardrobe"), concepts.load(options.concept)
+def request(fields: Fields, world: World, options: argparse.Namespace) -> audit.Request:
+    """A row's audit; an edit that no method makes is made, and kept, here."""
+    values = {"model": world.model, "control": world.control or "auto", **fields}
+    make: Callable[[Model, Concept], Edit] | str | None = values.get("edit")
+    if callable(make):
+        model, concept = models.load(world.model), concepts.load(world.concept)
         path = options.out / "edits" / f"{options.concept}-{make.__name__}-{model.fingerprint[:12]}.safetensors"
         if not path.exists():
             make(model, concept).save(path)
         values["edit"] = str(path)
-    return audit.Request(concept=options.concept, suite=options.suite, attacks=("memora",), **values)  # type: ignore[arg-type]
+    settings = {**assigned(options.set), **values.pop("settings", {})}
+    preset = world.preset if values.get("unlearner") else ""
+    own = {"concept": world.concept, "suite": options.suite, "attacks": ("memora",), "settings": settings, "preset": preset}
+    return audit.Request(**own, **values)
 
 
-def key(fields: dict[str, object], options: argparse.Namespace) -> str:
-    return grid.key(request(fields, options))
+def key(fields: Fields, world: World, options: argparse.Namespace) -> str:
+    return grid.key(request(fields, world, options))
 
 
 def interval(found: dict[str, float | None]) -> str:
@@ -111,28 +163,37 @@ def interval(found: dict[str, float | None]) -> str:
     return tables.interval(Interval(value, -math.inf if low is None else low, math.inf if high is None else high))
 
 
+def row(name: str, r: dict[str, Any]) -> list[str]:
+    flags = ", ".join(dict.fromkeys(f["name"] for f in r["verdict"]["flags"])) or tables.NOTHING
+    measured = [tables.number(r["plain"]["edited"]["value"]), *(interval(r[k]) for k in ("savings", "speedup", "reach"))]
+    probes = [probe for probe in r["positive_controls"] if probe["hides"]]
+    found = f"{sum(bool(probe['found']) for probe in probes)} of {len(probes)}"
+    return [name, TRUTH.get(name, NEVER if name.startswith("twin") else ""), *measured, found, r["verdict"]["kind"], flags]
+
+
 def table(results: dict[str, dict[str, Any]]) -> str:
-    lines = []
-    for name, r in results.items():
-        flags = ", ".join(f["name"] for f in r["verdict"]["flags"]) or tables.NOTHING
-        measured = [tables.number(r["plain"]["edited"]["value"]), *(interval(r[k]) for k in ("savings", "speedup", "reach"))]
-        lines.append([name, TRUTH.get(name, ""), *measured, r["verdict"]["kind"], flags])
-    return tables.table(["model", "truth", "plain rate", "savings", "F", "reach", "verdict", "flags"], lines)
+    head = ["model", "truth", "plain rate", "savings", "F", "reach", "positive controls found", "verdict", "flags"]
+    return tables.table(head, [row(name, r) for name, r in results.items()])
 
 
-def page(results: dict[str, dict[str, Any]], options: argparse.Namespace) -> str:
+def page(results: dict[str, dict[str, Any]], world: World, options: argparse.Namespace) -> str:
     first = next(iter(results.values()))
-    about = f"`python studies/panel.py --concept {options.concept} --suite {options.suite}`; "
+    asked = "".join(f" {flag} {value}" for flag, value in (("--world", options.world), *(("--set", pair) for pair in options.set)) if value)
+    about = f"`python studies/panel.py --concept {options.concept} --suite {options.suite}{asked}`; "
     about += f"replicates {first['provenance']['seeds']}, memora, verification judge {first['detector']['verification']['version']}, "
-    about += f"model {first['provenance']['model_hash']}."
+    about += f"model {first['provenance']['model_hash']}, form {VERDICT} of the verdict. "
+    about += f"Control: {len(world.twins)} twins, of a twin the others."
     return f"# Truth panel: {options.concept}, suite {first['suite']}\n\n{about}\n\n{table(results)}\n"
 
 
 def arguments() -> argparse.ArgumentParser:
     parser = grid.parser(__doc__)
+    parser.add_argument("--world", type=Path, help="folder that tools/worlds packed; default: the embedded world")
     parser.add_argument("--concept", default="sneaker")
     parser.add_argument("--suite", default="quick")
+    parser.add_argument("--set", action="append", default=[], help="METHOD.NAME=VALUE, for every row")
     parser.add_argument("--out", type=Path, default=Path("build/panel"))
+    parser.add_argument("--cache", type=Path, help="folder of runs to share with others; default OUT/runs")
     parser.add_argument("--table", type=Path, help="write what has finished here, and run nothing")
     parser.add_argument("--only", default="", help="rows whose name contains this")
     return parser
@@ -140,21 +201,22 @@ def arguments() -> argparse.ArgumentParser:
 
 def main() -> None:
     options, results = arguments().parse_args(), {}
-    for name, fields in rows(options.concept).items():
+    world = World.of(options.world, options.concept)
+    for name, fields in rows(world).items():
         if options.only not in name:
             continue
         folder = options.out / f"{options.concept}-{options.suite}" / name.replace(" ", "_").replace("+", "and")
         if options.table is None:
-            done = grid.audited(folder, request(fields, options), options.out / "runs")
+            done = grid.audited(folder, request(fields, world, options), options.cache or options.out / "runs")
             verdict = done["verdict"]
             print(f"{name}: {verdict['kind']}; {verdict['reason']}; {done['cost']['seconds']:.0f} s", flush=True)
             results[name] = done
-        elif (found := grid.result(folder, functools.partial(key, fields, options))) is not None:
+        elif (found := grid.result(folder, functools.partial(key, fields, world, options))) is not None:
             results[name] = found
     if options.table is not None:
         if not results:
             sys.exit(f"nothing has finished in {options.out}")
-        tables.write(options.table, page(results, options))
+        tables.write(options.table, page(results, world, options))
     sys.stdout.write(table(results) + "\n")
 
 

@@ -107,7 +107,9 @@ def written(known: Table) -> str:
         for version, attacks in versions.items():
             for attack, found in attacks.items():
                 where = f"{world}.{version}.{attack}"
-                flat = [f"{part}.{concept} = {x}" for part in ("proxy", "further") for concept, x in found.get(part, {}).items()]
+                flat = [
+                    f"{part}.{concept} = {x}" for part in ("proxy", "further", "distilled") for concept, x in found.get(part, {}).items()
+                ]
                 lines += [f"[{where}]", *flat, ""] if flat else []
                 for concept, rows in found.get("never", {}).items():
                     lines.append(f"[{where}.never.{concept}]")

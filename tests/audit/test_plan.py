@@ -69,7 +69,7 @@ MISTAKES: list[tuple[dict[str, Any], type[VestigeError], str]] = [
     (
         {"control": "twins"},
         BadSetting,
-        "control is auto, twin, proxy, or one or more of twin:MODEL or of proxy:FILE.toml with commas between; given 'twins'",
+        "control is auto, twin, proxy, distilled:NUMBER, or one or more of twin:MODEL or of proxy:FILE.toml with commas between; given",
     ),
     ({"control": "twin:first,proxy:x.toml"}, BadSetting, "with commas between; given 'twin:first,proxy:x.toml'"),
     ({"control": "twin:first,twin"}, BadSetting, "with commas between; given 'twin:first,twin'"),

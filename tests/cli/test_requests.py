@@ -29,6 +29,7 @@ LEFT = {  # fields that a command leaves to the request, each with a reason
         "banks",
         "bank_pictures",
         "alternative",
+        "unshown",
     },  # it has no control and makes no edit
     "continual": {"guards", "first_replicate"},  # the guards' own fields are arguments; pooled sequences are a study's
 }

@@ -24,6 +24,7 @@ from vestige.seeds import generator
 
 __all__ = ["sketches"]  # a fixture that holds here too
 SLOW = pytest.mark.slow
+KEPT = 12  # pictures of the rest: the judge, which tosses a coin for each, has to leave some
 # A family's models by seed: two seeds differ in their denoisers alone, as a model and its twin do.
 MADE: dict[str, Callable[[int], Any]] = {
     "latent": tiny_model,
@@ -71,8 +72,8 @@ def home(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         around = 'anchor = "top"\nneighbours = ["coat"]\nunrelated = ["boot"]\ngroup = "object"\n'
         (root / f"{name}.toml").write_text(f'name = "{name}"\npictures = "real/{name}"\n{around}{looks}')
         images.save(torch.rand(4, 3, 32, 32, generator=generator(0, name)), root / "real" / name)
-    files = images.save(torch.rand(4, 3, 32, 32, generator=generator(0, "kept")), root / "kept")
-    texts = ("boot", "coat", "top", "boot")
+    files = images.save(torch.rand(KEPT, 3, 32, 32, generator=generator(0, "kept")), root / "kept")
+    texts = ("boot", "coat", "top") * (KEPT // 3)
     lines = [json.dumps({"file_name": f.name, "text": text}) for f, text in zip(files, texts, strict=True)]
     (root / "kept/metadata.jsonl").write_text("\n".join(lines))
     with pytest.MonkeyPatch.context() as patch:
@@ -104,7 +105,7 @@ def short(sketches: None) -> Iterator[None]:
 def settings(kind: registry.Kind, name: str) -> list[str]:
     """`--set` for everything that makes a method short."""
     known = {f.name for f in fields(registry.find(kind, name))}
-    values = {**SMALL[kind], "twin": "twin"} if kind == "unlearners" else SMALL[kind]
+    values = {**SMALL[kind], "twin": "twin"} if kind == "unlearners" else {**SMALL[kind], "retain_pictures": KEPT}
     told = {k: ",".join(map(str, v)) if isinstance(v, tuple) else v for k, v in values.items() if k in known}
     return [word for key, value in told.items() for word in ("--set", f"{name}.{key}={value}")]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from dataclasses import fields
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from vestige.harness.calibration import calibration
 from vestige.harness.never import Distillation
 
 BUDGETS = [0, 2, 30]
@@ -70,3 +72,14 @@ def test_the_committed_page_is_made_of_its_records(study: Callable[[str], Any]) 
     kept = study("records").read(place / "tables.jsonl").values()
     cells = [(controls.Cell(*(row[name] for name in ("concept", "kind", "twin", "seed"))), row) for row in kept]
     assert controls.page(dict(cells)) == (place / "tables.md").read_text("utf-8")
+
+
+def test_what_audits_say_of_distilled_controls_is_what_the_records_say(study: Callable[[str], Any]) -> None:
+    """F against one over F against a twin is exp of the twin's log F against it."""
+    controls = study("controls")
+    lines = Path(__file__).parents[2].joinpath("docs/results/controls/tables.jsonl").read_text("utf-8").splitlines()
+    of = {row["kind"]: row for row in map(json.loads, lines) if row["concept"] == "bag"}
+    logs = controls.log_f(of["twin"], of["distilled"], [curve[0] for curve in of["original"]["curves"]])
+    found = controls.t_interval(logs, 0.95, len(logs))
+    told = calibration("wardrobe", "quick-3", "memora").distilled["bag"]
+    assert told == pytest.approx([math.exp(x) for x in (found.value, found.low, found.high)], rel=1e-3)

@@ -67,7 +67,7 @@ def test_audits_that_do_not_belong_together_are_refused(changed: dict[str, Any],
 
 def test_audits_against_a_proxy_are_not_pooled() -> None:
     both = [audit(k, NEVER[k], control={"kind": "proxy", "name": "digit"}) for k in range(2)]
-    with pytest.raises(BadInput, match="pooled against a twin"):
+    with pytest.raises(BadInput, match="pooled against never-models"):
         pooled(both, "memora")
 
 

@@ -1,18 +1,20 @@
-"""The controls of an audit: models that never drew the concept, or other concepts that the model cannot draw."""
+"""The controls of an audit: models that never drew the concept, found or made, or other concepts that the model cannot draw."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal, cast
 
 from vestige import concepts, models
 from vestige.concepts import Concept
 from vestige.data import PROXY
 from vestige.errors import BadSetting
+from vestige.harness.never import Distillation
 from vestige.harness.settings import looks
 
-Kind = Literal["twin", "proxy", "none"]
-ASKED = "control is auto, twin, proxy, or one or more of twin:MODEL or of proxy:FILE.toml with commas between"
+Kind = Literal["twin", "distilled", "proxy", "none"]
+ASKED = "control is auto, twin, proxy, distilled:NUMBER, or one or more of twin:MODEL or of proxy:FILE.toml with commas between"
+MOST_DISTILLED = 9
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,11 @@ class Control:
 
     kind: Kind
     names: tuple[str, ...] = ()
+
+    @property
+    def of_the_concept(self) -> bool:
+        """Whether never-models stand there that are asked for the concept itself, as the edited model is."""
+        return self.kind in ("twin", "distilled")
 
     @property
     def told(self) -> str:
@@ -41,6 +48,8 @@ def control(asked: str, model: str, concept: Concept) -> Control:
     kind, named = kinds[0], bool(names[0])
     if len(set(kinds)) > 1 or (len(parts) > 1 and not all(names)):
         raise BadSetting(f"{ASKED}; given {asked!r}")
+    if kind == "distilled" and len(parts) == 1:
+        return _distilled(names[0] if ":" in asked else "1", model, concept)
     if kind not in (("twin", "proxy") if named else ("auto", "twin", "proxy", "none")):
         raise BadSetting(f"{ASKED}; given {asked!r}")
     if named:
@@ -56,9 +65,20 @@ def control(asked: str, model: str, concept: Concept) -> Control:
     if models.world_of(model) and stands:
         return Control("proxy", (PROXY[concept.group],))
     raise BadSetting(
-        f"{model} has neither a twin that never drew {concept.name} nor a proxy concept; name one with --control twin:MODEL "
-        "or --control proxy:FILE.toml, see docs/verdict.md"
+        f"{model} has neither a twin that never drew {concept.name} nor a proxy concept; name one with --control twin:MODEL or --control "
+        "proxy:FILE.toml, or have never-models made of the original with --control distilled:3, see docs/verdict.md"
     )
+
+
+def _distilled(number: str, model: str, concept: Concept) -> Control:
+    """So many never-models, made of the original."""
+    if not (number.isdecimal() and 1 <= int(number) <= MOST_DISTILLED):
+        raise BadSetting(f"distilled:NUMBER is that many never-models made of the original, 1 to {MOST_DISTILLED}; given {number!r}")
+    if not (concept.neighbours or concept.unrelated):
+        raise BadSetting(f"a never-model is taught what must stay, and {concept.name} names neither neighbours nor unrelated concepts")
+    if models.card(model).twin_of:
+        raise BadSetting(f"a never-model is made of the original under audit; {model} is a twin itself")
+    return Control("distilled", tuple(f"distilled {seed}" for seed in range(int(number))))
 
 
 def _closest(twins: list[str]) -> tuple[str, ...]:
@@ -83,6 +103,8 @@ def _given(kind: Kind, names: tuple[str, ...], model: str, concept: Concept) -> 
 
 
 def _content(kind: Kind, name: str, world: str) -> str:
+    if kind == "distilled":
+        return repr((name, asdict(Distillation())))
     if kind == "twin":
         return name if name in models.cards() else repr(sorted(models.identity(name).items()))
     proxy = concepts.load(name, world)

@@ -1,7 +1,8 @@
 """The experiment of an audit: its models, its edit, and every attack on every one of them.
 
-Three arms under one protocol: *edited* (the model under audit), *never* (twins that never drew the concept, or the original
-being taught proxies that it never drew), *original* (the ceiling, and a check that the attack does not destroy what is known).
+Three arms under one protocol: *edited* (the model under audit), *never* (twins that never drew the concept, never-models made of the
+original, or the original being taught proxies that it never drew), *original* (the ceiling, and a check that the attack does not destroy
+what is known).
 Where the original is not at hand, `no_original` says what stands in for it.
 """
 
@@ -23,11 +24,13 @@ from vestige.concepts import Concept
 from vestige.diffusion import Model
 from vestige.diffusion.model import Watch
 from vestige.edits import Edit
+from vestige.errors import BadSetting
 from vestige.harness import arms, workers
 from vestige.harness.attacker import AttackerData
 from vestige.harness.banks import answers
 from vestige.harness.bench import Bench
 from vestige.harness.keeping import lost
+from vestige.harness.never import never_model
 from vestige.harness.positives import hidden
 from vestige.harness.unlearning import training_data, unlearned
 from vestige.harness.utility import kept
@@ -42,6 +45,8 @@ def furnished(planned: Plan, root: Path, watch: Watch, steal: bool = False) -> B
     """A plan's bench, with the judges of its concept."""
     watch("load judges", 0, 1)
     verify, select = metrics.pair(planned.concept, planned.world)
+    if planned.request.unshown and not verify.embeds:
+        raise BadSetting(f"unshown lays pictures side by side by a judge's features, and {verify.name} gives none; see docs/metrics.md")
     by = loading.yardstick(planned.concept.fidelity) if planned.concept.fidelity else None
     return Bench(root, planned.suite, verify, select, steal=steal, watch=watch, keep=planned.request.keep_images, measured_by=by)
 
@@ -115,7 +120,7 @@ class Experiment:
     def asks(self) -> dict[str, list[Model]]:
         """Who is asked the banks of prompts."""
         first = {} if self.original is None else {"original": [self.original]}
-        twins = {"never": [model for model, _ in self.nevers]} if self.plan.control.kind == "twin" else {}
+        twins = {"never": [model for model, _ in self.nevers]} if self.plan.control.of_the_concept else {}
         return {**first, "edited": [self.edited], **twins}
 
     def arm(self, model: Model, concept: Concept, name: str, attack: Attack, replicate: int) -> runs.Run:
@@ -213,7 +218,7 @@ def prepared(planned: Plan, bench: Bench, run: runs.Run) -> Experiment:
     planned = with_restoring(planned, original, subject, edit)
     edited = subject if edit is None else subject.edited(edit)
     base = edited if original is None else original
-    nevers = _nevers(planned, base)
+    nevers = _nevers(planned, bench, base)
     own = {never.name: metrics.pair(never, planned.world) for _, never in nevers if never.detector and never is not concept}
     bench = replace(bench, own=own) if own else bench
     real = None if original is not None else _real(planned, bench, edited)
@@ -221,9 +226,11 @@ def prepared(planned: Plan, bench: Bench, run: runs.Run) -> Experiment:
     return Experiment(planned, bench, run, original, subject, edit, edited, nevers, real, diagnostics, seconds, began, made)
 
 
-def _nevers(planned: Plan, base: Model) -> tuple[tuple[Model, Concept], ...]:
+def _nevers(planned: Plan, bench: Bench, base: Model) -> tuple[tuple[Model, Concept], ...]:
     """What stands for a model that never knew the concept; alone, a model stands beside itself."""
     names, concept = planned.control.names, planned.concept
+    if planned.control.kind == "distilled":
+        return tuple((never_model(bench, base, concept, seed), concept) for seed in range(len(names)))
     if planned.control.kind == "twin":
         return tuple((models.load(name), concept) for name in names)
     if planned.control.kind == "proxy":

@@ -15,7 +15,7 @@ from vestige.diffusion import Model
 from vestige.edits import Edit
 from vestige.errors import Incompatible, UnknownName, VestigeError
 from vestige.harness import arms
-from vestige.harness.calibration import Known
+from vestige.harness.calibration import Known, against_distilled
 from vestige.metrics import loading
 from vestige.metrics.losses import LostShare
 from vestige.verdict import Flag, Interval, intervals
@@ -152,7 +152,7 @@ def _detectors(experiment: Experiment) -> list[Flag]:
         flags.append(Flag("one-judge", "capping", text))
     if "specificity" not in verify.identity(experiment.concept.label):
         text = f"how often {verify.name} is right on such pictures was not measured"
-        floor = "" if experiment.plan.control.kind == "twin" else _floor(experiment)
+        floor = "" if experiment.plan.control.of_the_concept else _floor(experiment)
         flags.append(Flag("unmeasured-judge", "informing", text + floor))
     return flags
 
@@ -265,7 +265,18 @@ def _control(experiment: Experiment) -> list[Flag]:
         if known:
             text += f"; where a twin exists, F against this proxy is that against the twin {', '.join(known)}"
         flags.append(Flag("proxy-control", "informing", text))
+    if experiment.plan.control.kind == "distilled":
+        flags.append(Flag("distilled-control", "capping", _distilled(experiment)))
     return flags
+
+
+def _distilled(experiment: Experiment) -> str:
+    """What is known of never-models that are made of the original."""
+    count, name = len(experiment.nevers), experiment.concept.name
+    made = "a never-model was" if count == 1 else f"{count} never-models were"
+    text = f"{made} made of the original, which never told of {name}; what their making shares, as the anchor it lends, is in no interval"
+    known = [f"{x[0]:.1f} times [{x[1]:.1f}, {x[2]:.1f}] for {where}" for where, x in against_distilled().items()]
+    return text + (f"; where a twin exists, F against such a model was that against the twin {', '.join(known)}" if known else "")
 
 
 def _sampled(experiment: Experiment, known: Mapping[str, Known]) -> list[Flag]:

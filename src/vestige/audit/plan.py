@@ -22,6 +22,7 @@ from vestige.harness import banks, cost, suites
 from vestige.harness.banks import PromptBank
 from vestige.harness.bench import NUMERICS, held_in
 from vestige.harness.keeping import captioned_by
+from vestige.harness.never import Distillation
 from vestige.harness.positives import Positive, hiding
 from vestige.harness.settings import by_method, check_judged, chosen, configured, content, looks, told
 from vestige.harness.unlearning import check_memorises
@@ -34,6 +35,7 @@ from vestige.verdict.decision import FEWEST
 
 NAMED_SOURCES = ("shipped", "generated")  # where references come from, other than a folder
 PLASTICITY_REPLICATES = 3
+LEAST_UNSHOWN = 32
 VERDICT = "2"  # changes whenever the same arms could be judged otherwise
 
 
@@ -57,12 +59,14 @@ class Request:
         settings: METHOD.SETTING -> value, as on the command line.
         preset: Named preset whose settings hold before `settings`.
         control: "twin", "proxy", or "auto": every twin, where there is one. "twin:MODEL" names a model that never drew the concept,
-            "proxy:FILE.toml" a concept that the model cannot draw, with pictures of it; several stand with commas between; "none" is
-            for an attack alone.
+            "proxy:FILE.toml" a concept that the model cannot draw, with pictures of it; several stand with commas between; "distilled:N"
+            makes N never-models of the original (`vestige.harness.never`); "none" is for an attack alone.
         keep_images: "all", or "none": scores only.
         banks: Whether the concept's banks of prompts are asked, before any attack: "auto" (all, but none of the embedded world's own
             concepts), "all", or "none".
         bank_pictures: Rows of a file of prompts that are asked, spread evenly over it; 0 asks all.
+        unshown: Pictures drawn after an attack in each replicate, and by the original, to see what comes back of the concept that no attack
+            was shown (`vestige.audit.unshown`); 0: that is not asked.
         original: False where `model` is the edited one and its original is not at hand: real pictures of the concept, the
             references, then say where its curves would end.
     """
@@ -87,6 +91,7 @@ class Request:
     keep_images: Keep = "all"
     banks: banks.Which = "auto"
     bank_pictures: int = 0
+    unshown: int = 0
     original: bool = True
 
 
@@ -122,6 +127,11 @@ class Plan:
         """Replicates in which positive controls are attacked: as many as a verdict needs at least."""
         return self.seeds[:FEWEST]
 
+    @property
+    def beside(self) -> int:
+        """Pictures that are laid beside unshown ones: of the original, the edited model and every never-model."""
+        return len(self.seeds) * (2 + len(self.control.names)) * self.request.unshown
+
     def spec(self) -> dict[str, Any]:
         """The resolved spec, plain data."""
         source = self.request.references
@@ -153,6 +163,7 @@ class Plan:
             **({"floor": "others"} if self.guesses_floor else {}),
             **({"keep_images": self.request.keep_images} if self.request.keep_images != "all" else {}),
             **({"banks": {bank.name: runs.key({"asked": bank.rows()}) for bank in self.banks}} if self.banks else {}),
+            **({"unshown": self.request.unshown} if self.request.unshown else {}),
             "lines": asdict(self.lines),
             **placement.current().as_dict(),
             **held_in(placement.current().dtype),
@@ -188,6 +199,10 @@ class Plan:
         if whole and (self.unlearner is not None or self.request.edit is not None):
             # Two points an arm, if the edit has a part that comes apart; a part more is a point more, without any there is none.
             calls["restoring"] = (2 * n + 1) * 2 * (suite.pictures + suite.select_pictures) * each
+        if self.control.kind == "distilled":
+            calls["controls"] = len(self.control.names) * Distillation().calls(suite.protocol)
+        if self.request.unshown:
+            calls["unshown"] = self.beside * each
         if self.positives:
             calls["positives"] = self._positive_calls(each)
         if whole and self.concept.fidelity:  # the edited model, after an attack, and the original with captions and with none
@@ -195,7 +210,7 @@ class Plan:
         if self.guesses_floor:
             calls["floor"] = suite.utility_pictures * each
         if self.banks:
-            asked = 1 + whole + (len(self.control.names) if self.control.kind == "twin" else 0)
+            asked = 1 + whole + (len(self.control.names) if self.control.of_the_concept else 0)
             calls["banks"] = asked * sum(len(bank.asked) for bank in self.banks) * each
         return calls
 
@@ -250,6 +265,9 @@ def resolve(request: Request) -> Plan:
         raise BadSetting(f"seeds are different whole numbers from 0 on; given {list(seeds)}")
     original = (card.twin_of or request.model) if request.original else ""
     against, lines = control(request.control, request.model, concept), Lines(replicates=min(3, max(2, len(seeds))))
+    if against.kind == "distilled" and not original:
+        raise BadSetting("never-models are made of the original, which is not at hand; choose another control")
+    _check_unshown(request, attacks, against)
     probed = original and against.kind != "none" and any(map(armed, attacks))
     positives = hiding(suite, card, concept) if probed else {}
     asked = _banks(request, concept, suite, card.world) if against.kind != "none" else ()
@@ -275,6 +293,21 @@ def _check_retained(request: Request, attacks: Mapping[str, tuple[Attack, suites
         raise BadSetting(
             f"--attack-retain {request.attack_retain} is read by attacks with data=retain or data=folder; none is among {[*attacks]}"
         )
+
+
+def _check_unshown(request: Request, attacks: Mapping[str, tuple[Attack, suites.Planned]], against: Control) -> None:
+    if not request.unshown:
+        return
+    if request.unshown < LEAST_UNSHOWN:
+        raise BadSetting(f"unshown is a number of pictures, at least {LEAST_UNSHOWN}, or 0; given {request.unshown}")
+    if not request.original:
+        raise BadSetting("what the original draws of the unshown is the measure of it, and no original is at hand; leave out unshown")
+    if not any(map(armed, attacks)):
+        raise BadSetting(f"unshown asks what comes back beside an attack's pictures; none of {', '.join(attacks)} trains on any")
+    if not against.of_the_concept:
+        raise BadSetting("unshown compares with models that never drew the concept: give twins, or --control distilled:2")
+    if request.references == "generated":
+        raise BadSetting("unshown needs real pictures of the concept; give a folder of them with references")
 
 
 def _check_no_edit(attacks: Mapping[str, tuple[Attack, suites.Planned]]) -> None:

@@ -139,7 +139,7 @@ def strips(experiment: Experiment, rows: Mapping[str, Any], head: str) -> list[d
     )
     budgets = experiment.plan.attacks[head][1].budget.points
     # A proxy's pictures are of another prompt: only a twin's stand beside the others at equal seeds.
-    never = [("never knew", "never", 0)] if experiment.plan.control.kind == "twin" else []
+    never = [("never knew", "never", 0)] if experiment.plan.control.of_the_concept else []
     first = [("original", "original", 0)] if experiment.original is not None else []
     wanted = [*first, ("edited", "edited", 0), *(("after recovery", "edited", b) for b in budgets[1:]), *never]
     if experiment.edit is None and experiment.subject is experiment.original:
@@ -156,15 +156,20 @@ def strips(experiment: Experiment, rows: Mapping[str, Any], head: str) -> list[d
 
 
 def cost(
-    experiment: Experiment, found: Mapping[str, Any], taught: Mapping[str, Sequence[runs.Run]], probing: Mapping[str, Sequence[runs.Run]]
+    experiment: Experiment,
+    found: Mapping[str, Any],
+    taught: Mapping[str, Sequence[runs.Run]],
+    probing: Mapping[str, Sequence[runs.Run]],
+    beside: int = 0,
 ) -> dict[str, Any]:
     """Time, pictures and denoiser calls of everything that the result rests on, whether it was computed now or before.
 
     Arguments:
         taught: Arms of the lesson, and `probing`: of the positive controls, by attack.
+        beside: Pictures that were laid beside unshown ones.
     """
     suite, plan, lesson = experiment.plan.suite, experiment.plan, experiment.lesson
-    arms_, scored = [], len(plan.seeds[1:]) * (suite.pictures + suite.select_pictures) if experiment.original is not None else 0
+    arms_, scored = [], beside + (len(plan.seeds[1:]) * (suite.pictures + suite.select_pictures) if experiment.original is not None else 0)
     for name, rows in found.items():
         attack, planned = plan.attacks[name]
         own = [*rows["original"], *(r for side in rows["tried"].values() for row in side.values() for r in row)]

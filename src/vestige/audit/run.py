@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from vestige import runs
-from vestige.audit import asking, flags, no_original, positives, power, result, scores, usefulness
+from vestige.audit import asking, flags, no_original, positives, power, result, scores, unshown, usefulness
 from vestige.audit.experiment import Experiment, furnished, prepared
 from vestige.audit.plan import Plan, Request, resolve
 from vestige.diffusion.model import Watch, silent
@@ -21,6 +21,7 @@ from vestige.models import Placement, placement
 from vestige.verdict import decide, measure
 from vestige.verdict.decision import Top
 from vestige.verdict.intervals import interval_of
+from vestige.verdict.memory import Memory
 from vestige.verdict.savings import room
 
 WORTH_HELP = 50_000  # denoiser calls: a helper needs seconds before its first one
@@ -122,7 +123,9 @@ def _result(experiment: Experiment, command: str) -> dict[str, Any]:
     taught = _taught(experiment, failed)
     curves = {name: scores.arms_of(experiment, name, rows) for name, rows in found.items()}
     known = {name: scores.known_spread(experiment, name) for name in curves}
-    measures = {name: measure(arms, attacks=len(curves), known=known[name].both) for name, arms in curves.items()}
+    recalled = unshown.memory(experiment, found)
+    compared = len(curves) + (recalled is not None)
+    measures = {name: measure(arms, attacks=compared, known=known[name].both) for name, arms in curves.items()}
     rooms = {name: room(arms) for name, arms in curves.items()}
     probes, probing = positives.tried(experiment, found)
     first = found[next(iter(found))]
@@ -136,7 +139,8 @@ def _result(experiment: Experiment, command: str) -> dict[str, Any]:
     left_open = asking.bank_flags(answers, lines.surface, top.rate)
     raised = flags.raise_all(experiment, found, measures, plain, usable, left, taught, rooms, known, failed, probes, left_open, losses)
     recall = interval_of(plain["edited"]).as_recall(levels["floor"], levels["ceiling"], None if real is None else real.between)
-    verdict = decide(recall, measures, raised, lines, replace(top, untrained=power.untrained(experiment.plan.attacks)))
+    top = replace(top, untrained=power.untrained(experiment.plan.attacks))
+    verdict = decide(recall, measures, raised, lines, top, recalled if isinstance(recalled, Memory) else None)
     verdict = asking.overruled(verdict, answers, lines.surface, top.rate)
     head = verdict.attack or scores.worst(measures)
     plain["recall"] = recall.as_dict()
@@ -153,11 +157,12 @@ def _result(experiment: Experiment, command: str) -> dict[str, Any]:
         "attacks": {name: result.attack_shown(experiment, name, found[name], measures[name], rooms[name], left[name]) for name in found},
         "positive_controls": [probe.as_dict() for probe in probes],
         "would_have_found": positives.sentence(probes),
+        **({"unshown": told} if (told := unshown.told(recalled)) else {}),
         "utility": result.utility_rates(usable),
         "utility_power": usefulness.judging(usable, losses),
         "fidelity": usefulness.fidelity_shown(experiment, losses),
         "diagnostics": experiment.diagnostics,
         "strips": result.strips(experiment, found[head], head),
-        "cost": result.cost(experiment, found, taught, probing),
+        "cost": result.cost(experiment, found, taught, probing, experiment.plan.beside if isinstance(recalled, Memory) else 0),
         **result.provenance(experiment, command),
     }

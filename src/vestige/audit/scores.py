@@ -27,7 +27,7 @@ GROUPS = ("neighbours", "unrelated")
 
 def levels(experiment: Experiment, rows: Mapping[str, Sequence[runs.Run]]) -> dict[str, float]:
     """Floor and ceiling of the concept, over all replicates; without a twin the floor is the judge's false-positive rate."""
-    floor = plain_rate(rows["never"]) if experiment.plan.control.kind == "twin" else false_positives(experiment)
+    floor = plain_rate(rows["never"]) if experiment.plan.control.of_the_concept else false_positives(experiment)
     return {"floor": floor, "ceiling": plain_rate(rows["ceiling"]) if experiment.real is None else experiment.real.rate}
 
 
@@ -53,7 +53,7 @@ def seen_elsewhere(experiment: Experiment) -> Hits:
 
 def floor_shown(experiment: Experiment, floor: float) -> dict[str, Any]:
     """What recall 0 is, and where it is from."""
-    if experiment.plan.control.kind == "twin":
+    if experiment.plan.control.of_the_concept:
         return {"of": "models that never drew it", "value": defined(floor)}
     if "specificity" in experiment.bench.verify.identity(experiment.concept.label):
         return {"of": "the judge's false positives, as measured", "value": defined(floor)}
@@ -98,7 +98,7 @@ def arms_of(experiment: Experiment, name: str, rows: Mapping[str, Any]) -> list[
     edited = _curves(rows["edited"])
     ceiling = tuple(share(hits_at(r, 0)) for r in rows["ceiling"]) if experiment.real is None else (experiment.real.rate,)
     between = None if experiment.real is None else experiment.real.between
-    twin, made = experiment.plan.control.kind == "twin", []
+    twin, made = experiment.plan.control.of_the_concept, []
     for (_, concept), never_rows in zip(experiment.nevers, rows["nevers"], strict=True):
         never, floor = _curves(never_rows), tuple(share(hits_at(r, 0)) for r in never_rows)
         proxy_ceiling = 0.0 if twin else real_rate(experiment, concept)

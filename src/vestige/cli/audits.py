@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from vestige.audit import Request
 
 ControlOption = Annotated[
-    str, typer.Option(help="auto, twin, proxy, twin:MODEL (that never drew it) or proxy:FILE.toml (that the model cannot draw).")
+    str,
+    typer.Option(
+        help="auto, twin, proxy, twin:MODEL (never drew it; several with commas), proxy:FILE.toml (it cannot draw that), distilled:N."
+    ),
 ]
 NoOriginalOption = Annotated[
     bool, typer.Option("--no-original", help="--model is the edited model itself, all there is: references stand in for the original.")
@@ -32,6 +35,9 @@ BanksOption = Annotated[
 ]
 BankPicturesOption = Annotated[
     int, typer.Option(min=0, max=1_000_000, help="Rows of a file of prompts that are asked, spread over it; 0: all.")
+]
+UnshownOption = Annotated[
+    int, typer.Option(min=0, help="Pictures a replicate, e.g. 128, to see what comes back that no attack was shown; 0: not asked.")
 ]
 JobsOption = Annotated[
     int, typer.Option(min=0, max=1024, help="Processes that share the work; 0: one a core for long audits of the embedded world, else 1.")
@@ -59,6 +65,7 @@ def audit(
     banks: BanksOption = "auto",
     bank_pictures: BankPicturesOption = 0,
     keep_images: options.KeepOption = "all",
+    unshown: UnshownOption = 0,
     preset: options.PresetOption = "",
     settings: options.SetOption = None,
     out: Annotated[Path, typer.Option(help="Folder of this audit; the same command resumes it.")] = Path("runs/audit"),

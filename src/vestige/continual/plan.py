@@ -235,8 +235,13 @@ def resolve(order: Order) -> SequencePlan:
         raise BadSetting(f"memory and replicates are at least 1, the first replicate at least 0; given {counts}")
     suite = suites.load(order.suite, card.world)
     if known is not None:  # as many pictures a word as the protocol draws
-        drawn = {"pictures": known.pictures, "utility_pictures": 4 * known.pictures, "protocol": known.protocol}
-        suite = replace(suite, version=f"{order.protocol} by {suite.version}", **drawn)
+        suite = replace(
+            suite,
+            version=f"{order.protocol} by {suite.version}",
+            pictures=known.pictures,
+            utility_pictures=4 * known.pictures,
+            protocol=known.protocol,
+        )
     own = by_method(order.settings)
     unlearner = configured("unlearners", order.method, card.world, order.preset, own.pop(order.method, {}), model=card.name)
     _fits(order, unlearner)

@@ -27,11 +27,13 @@ class Calibration:
         never: Concept -> what each of its never-models learned: the areas of the rise over log(1 + b), and the recalls at the last budget.
         proxy: Concept with a twin -> (value, low, high) of F against the proxy divided by F against the twin.
         further: Concept with a twin -> reach against the proxy less reach against the twin.
+        distilled: Concept with a twin -> as `proxy`, of a never-model that was made of the original.
     """
 
     never: Mapping[str, tuple[Rows, Rows]] = field(default_factory=dict)
     proxy: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
     further: Mapping[str, float] = field(default_factory=dict)
+    distilled: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,15 @@ def calibration(world: str, version: str, attack: str) -> Calibration:
     """What is known of an attack under a suite's version on a world; empty where it was not measured."""
     found = data.shipped_table("calibration").get(world, {}).get(version, {}).get(attack, {})
     never = {name: (rows["areas"], rows["ends"]) for name, rows in found.get("never", {}).items()}
-    return Calibration(never, {name: tuple(x) for name, x in found.get("proxy", {}).items()}, found.get("further", {}))
+    proxy, distilled = ({name: tuple(x) for name, x in found.get(part, {}).items()} for part in ("proxy", "distilled"))
+    return Calibration(never, proxy, found.get("further", {}), distilled)
+
+
+def against_distilled() -> dict[str, tuple[float, float, float]]:
+    """Where it was measured, in words -> F against a never-model made of the original divided by F against a twin, and its interval."""
+    table = data.shipped_table("calibration")
+    rows = ((w, v, a, calibration(w, v, a).distilled) for w in table for v in table[w] for a in table[w][v])
+    return {f"{name} of {w} under {v}": x for w, v, _, found in rows for name, x in found.items()}
 
 
 def known(world: str, version: str, attack: str, concept: str, replicates: int, *, proxies: bool = False, own: bool = False) -> Known:

@@ -33,8 +33,8 @@ def pooled(audits: Sequence[Mapping[str, Any]], attack: str) -> Arms:
     for key in ("suite", "concept", "control", "model"):
         if len({str(a[key]) for a in audits}) != 1:
             raise BadInput(f"audits are pooled where they agree; these differ in {key}: {sorted({str(a[key]) for a in audits})}")
-    if audits[0]["control"]["kind"] != "twin":
-        raise BadInput("audits are pooled against a twin; a proxy's levels are another concept's")
+    if audits[0]["control"]["kind"] not in ("twin", "distilled"):
+        raise BadInput("audits are pooled against never-models; a proxy's levels are another concept's")
     seeds = [s for a in audits for s in a["provenance"]["seeds"]]
     if len(set(seeds)) != len(seeds):  # one never arm would stand for several
         raise BadInput(f"audits are pooled where every replicate is an attack of its own; these share attack seeds: {seeds}")

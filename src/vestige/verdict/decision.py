@@ -12,6 +12,9 @@ are those of `Lines`):
     6. erased           S.high <= savings_long and X.high <= reach_long
     7. inconclusive     else
 
+Where memory of what no attacker showed was measured (`memory`) and is there, row 6 becomes long-term, and row 7 leaves erased out: what
+comes back slowly, and then more of it than was shown, was there all along.
+
 Never-models differ among themselves. Rows 4 and 5 therefore ask more of S.low and X.low where that is more: above what one never-model in
 twenty shows against the mean of all (`Measures.null`). Row 6 is never widened by it: two trainings that differ by as much as a short-term
 edit does make nothing erased.
@@ -27,6 +30,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from vestige.verdict.intervals import Interval
+from vestige.verdict.memory import Memory
 from vestige.verdict.savings import Measures
 
 Kind = Literal["not forgotten", "short-term", "long-term", "erased", "inconclusive"]
@@ -93,7 +97,12 @@ class Verdict:
 
 
 def decide(
-    plain: Interval, measures: Mapping[str, Measures], flags: Sequence[Flag] = (), lines: Lines | None = None, top: Top | None = None
+    plain: Interval,
+    measures: Mapping[str, Measures],
+    flags: Sequence[Flag] = (),
+    lines: Lines | None = None,
+    top: Top | None = None,
+    memory: Memory | None = None,
 ) -> Verdict:
     """The verdict: the first row of the table above that matches.
 
@@ -106,13 +115,16 @@ def decide(
         flags: What fired; a capping flag turns erased and long-term into inconclusive.
         lines: None: the default lines.
         top: What recall is measured against; None: the original.
+        memory: Of what no attacker showed; None where it was not measured.
     """
     top = top or Top()
-    found = _decided(plain, measures, tuple(flags), lines or Lines(), top)
+    found = _decided(plain, measures, tuple(flags), lines or Lines(), top, memory)
     return replace(found, reason=f"{found.reason}; {top.remark}") if top.remark else found
 
 
-def _decided(plain: Interval, measures: Mapping[str, Measures], flags: tuple[Flag, ...], lines: Lines, top: Top) -> Verdict:
+def _decided(
+    plain: Interval, measures: Mapping[str, Measures], flags: tuple[Flag, ...], lines: Lines, top: Top, memory: Memory | None
+) -> Verdict:
     """Rows 1 to 3, and 4 to 7 where every attack can be judged by."""
     blocking = [flag for flag in flags if flag.kind == "blocking"]
     if blocking:
@@ -132,7 +144,7 @@ def _decided(plain: Interval, measures: Mapping[str, Measures], flags: tuple[Fla
     sound = {name: found for name, found in measures.items() if found.replicates >= fewest and name not in undefined}
     unsound = [name for name in measures if name not in sound]
     if not unsound or (sound and _span(sound, lines) == (2, 2)):  # a weaker finding by another attack would not change short-term
-        return _by_attacks(sound, flags, lines, top)
+        return _by_attacks(sound, flags, lines, top, memory)
     return _unjudged(unsound[0], measures[unsound[0]], flags, lines, top)
 
 
@@ -144,13 +156,17 @@ def _unjudged(attack: str, found: Measures, flags: tuple[Flag, ...], lines: Line
     return Verdict("inconclusive", why, flags, attack, more_replicates=max(FEWEST, lines.replicates) - found.replicates)
 
 
-def _by_attacks(measures: Mapping[str, Measures], flags: tuple[Flag, ...], lines: Lines, top: Top) -> Verdict:
+def _by_attacks(measures: Mapping[str, Measures], flags: tuple[Flag, ...], lines: Lines, top: Top, memory: Memory | None) -> Verdict:
     """Rows 4 to 7."""
+    least = int(memory is not None and memory.remembers)
     ranks = {name: _ranks(found, lines) for name, found in measures.items()}
     attack = max(measures, key=lambda name: (*ranks[name], measures[name].log_speedup.value))
     evidence = f"attacked by {attack}, {_evidence(measures[attack], lines, top, 'showed' if attack in top.untrained else 'relearned')}"
     capping = [flag for flag in flags if flag.kind == "capping"]
-    lowest, highest = _span(measures, lines)
+    bare = _span(measures, lines)
+    lowest, highest = _span(measures, lines, least)
+    if memory is not None and (least or not math.isnan(memory.kept.value)):
+        evidence += f"; {_of_the_unshown(memory, (lowest, highest) != bare)}"
     if lowest == highest and capping and ORDER[lowest] in CAPPED:
         return Verdict("inconclusive", f"{evidence}, which would be {ORDER[lowest]}, but {_named(capping)}", flags, attack)
     if lowest == highest:
@@ -158,7 +174,7 @@ def _by_attacks(measures: Mapping[str, Measures], flags: tuple[Flag, ...], lines
     if ranks[attack][1] < highest:
         evidence += f", while {max(ranks, key=lambda name: ranks[name][1])} leaves {ORDER[highest]} open"
     bound = {(0, 1): "at most long-term", (1, 2): "at least long-term", (0, 2): "undecided"}[lowest, highest]
-    more, others, outlook = _outlook(measures, lines, capping)
+    more, others, outlook = _outlook(measures, lines, capping, least)
     reason = f"{bound}, between {ORDER[lowest]} and {ORDER[highest]}: {evidence}; {outlook}"
     return Verdict("inconclusive", reason, flags, attack, (ORDER[lowest], ORDER[highest]), more, others)
 
@@ -177,21 +193,29 @@ def _ranks(found: Measures, lines: Lines) -> tuple[int, int]:
     return int(savings.low > max(lines.savings_long, least) or further), 1 + int(savings.high > lines.savings_short)
 
 
-def _span(measures: Mapping[str, Measures], lines: Lines) -> tuple[int, int]:
-    """The same for the strongest attack."""
+def _span(measures: Mapping[str, Measures], lines: Lines, least: int = 0) -> tuple[int, int]:
+    """The same for the strongest attack, and no lower than `least`."""
     lows, highs = zip(*(_ranks(found, lines) for found in measures.values()), strict=True)
-    return max(lows), max(highs)
+    return max(*lows, least), max(*highs, least)
 
 
-def _outlook(measures: Mapping[str, Measures], lines: Lines, capping: Sequence[Flag]) -> tuple[int | None, int | None, str]:
+def _of_the_unshown(memory: Memory, decides: bool) -> str:
+    """Memory of what was not shown, as a clause."""
+    value, low, high = map(_whole, (memory.kept.value, memory.kept.low, memory.kept.high))
+    beyond = "of what the original draws beyond a model that never knew"
+    text = f"of what {memory.attack} did not show it draws {value}% [{low}%, {high}%] {beyond}"
+    return text + (", which is memory, and decides against erased" if decides else ", which is memory" if memory.remembers else "")
+
+
+def _outlook(measures: Mapping[str, Measures], lines: Lines, capping: Sequence[Flag], least: int) -> tuple[int | None, int | None, str]:
     """How many more replicates, or never-models, would settle the verdict, and that as a clause."""
 
     def settled(found: Mapping[str, Measures]) -> bool:
-        lowest, highest = _span(found, lines)
+        lowest, highest = _span(found, lines, least)
         return lowest == highest
 
     def forbidden(found: Mapping[str, Measures]) -> bool:
-        return bool(capping) and settled(found) and ORDER[_span(found, lines)[0]] in CAPPED
+        return bool(capping) and settled(found) and ORDER[_span(found, lines, least)[0]] in CAPPED
 
     for more in (*range(1, MOST_MORE + 1), math.inf):  # at infinity only the point estimates and the never-models' spread remain
         found = {name: m.at(m.replicates + more) for name, m in measures.items()}

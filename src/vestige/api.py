@@ -9,7 +9,7 @@ from typing import Any
 from vestige import models
 from vestige.audit import Request
 from vestige.concepts import Concept
-from vestige.concepts.concept import named
+from vestige.concepts.loading import named
 from vestige.diffusion import Model
 from vestige.diffusion.model import Watch, silent
 from vestige.diffusion.sampling import Drawing, pictures

@@ -15,11 +15,22 @@ WORK = {"out", "cache", "jobs", "steal", "dry_run", "as_json", "config", "device
 OTHER = {  # command -> argument: the fields that it fills under another name or in another form
     "audit": {"attack": "attacks", "seeds": "seeds", "settings": "settings", "no_original": "original"},
     "attack": {"method": "attacks", "seed": "seeds", "settings": "settings"},
-    "continual": {"attack": "attacks", "requests": "requests", "settings": "settings"},
+    "continual": {"attack": "attacks", "requests": "requests", "settings": "settings", "withdraw": "withdrawn"},
 }
 LEFT = {  # fields that a command leaves to the request, each with a reason
     "audit": set(),
-    "attack": {"control", "original", "unlearner", "edit_seed", "forget", "retain"},  # it has no control and makes no edit
+    "attack": {
+        "control",
+        "original",
+        "unlearner",
+        "edit_seed",
+        "forget",
+        "retain",
+        "banks",
+        "bank_pictures",
+        "alternative",
+        "unshown",
+    },  # it has no control and makes no edit
     "continual": {"guards", "first_replicate"},  # the guards' own fields are arguments; pooled sequences are a study's
 }
 COMMANDS = [("audit", audits.audit, (Request,)), ("attack", acts.attack, (Request,)), ("continual", sequences.continual, (Order, Guards))]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from vestige.concepts import concept, load
+from vestige.concepts import concept, load, loading
 from vestige.errors import BadInput
 
 
@@ -35,7 +35,7 @@ def test_a_file_that_is_no_toml_is_told_as_such(name: str, tmp_path: Path, monke
 
 @pytest.mark.parametrize("words", ["St. Bernard", "AC/DC", "R2.D2"])
 def test_plain_words_with_dots_and_slashes_stay_words(words: str) -> None:
-    assert concept.named(words).target == words
+    assert loading.named(words).target == words
 
 
 @pytest.mark.parametrize("raw", [b"\xff\xfe", b"name", b"a = " + b"[" * 10_000, b"name = 3\n", b"", "name = 'x'".encode("utf-16")])

@@ -23,6 +23,7 @@ from vestige.continual import Ledger, Order, probes, rebuilt, retention
 from vestige.edits import Edit, Hook
 from vestige.errors import BadInput, BadSetting, RunConflict, UnknownName
 from vestige.methods import training_data
+from vestige.metrics import losses
 
 # Arithmetic
 
@@ -95,18 +96,18 @@ def test_kid_of_pairs_is_unbiased_and_its_interval_covers() -> None:
     for _ in range(400):
         shared = rng.standard_normal((40, 1))
         x, y = (0.3 * (0.9 * shared + math.sqrt(0.19) * rng.standard_normal((40, 1))) for _ in range(2))
-        found = retention.paired_kid(x, y + 0.3) or {}
+        found = losses.paired_kid(x, y + 0.3) or {}
         values.append(found["value"])
         covered += found["low"] <= truth <= found["high"]
     assert np.mean(values) == pytest.approx(truth, abs=3 * np.std(values) / 20)
     assert 0.91 <= covered / 400 <= 0.98
-    assert retention.paired_kid(x[:2], y[:2]) is None
+    assert losses.paired_kid(x[:2], y[:2]) is None
 
 
 def test_kid_of_a_state_with_itself_is_exactly_zero() -> None:
     wide = np.random.default_rng(0).standard_normal((27, 192))  # an odd number: such products are not symmetric to the last bit
     for same in (wide, wide.copy()):
-        assert [(retention.paired_kid(wide, same) or {})[key] for key in ("value", "low", "high")] == [0, 0, 0]
+        assert [(losses.paired_kid(wide, same) or {})[key] for key in ("value", "low", "high")] == [0, 0, 0]
 
 
 # What is looked at

@@ -60,7 +60,8 @@ def test_a_share_is_all_that_moves(method: str) -> None:
     assert 0 < sum(int((v != 0).sum()) for v in moved.values()) <= round(share * count)
 
 
-def test_chosen_weights_are_those_with_the_largest_product_with_their_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("method", ["esd", "salun", "selective_amnesia"])
+def test_chosen_weights_are_those_with_the_largest_product_with_their_gradient(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Gradients are those of the method's own loss at the weights that enter the step, averaged over the same batches."""
     monkeypatch.setattr(guards, "PASSES", 2)
     model = tiny_model()
@@ -75,19 +76,48 @@ def test_chosen_weights_are_those_with_the_largest_product_with_their_gradient(m
                 sums[name] = sums.get(name, 0) + slope * min(1, 1 / float(torch.cat([s.flatten() for s in slopes]).norm())) ** 0
         return plain(leaves, loss, replace(how, steps=1), seed=seed, **more)
 
-    own = settings("esd", variant="strict", steps=4)
-    monkeypatch.setattr("vestige.unlearners.esd.fit", measured)
-    registry.build("unlearners", "esd", own)(model, BAG, seed=0)
+    own = settings(method, steps=4, **({"variant": "strict"} if method == "esd" else {}))
+    monkeypatch.setattr(f"vestige.unlearners.{method}.fit", measured)
+    registry.build("unlearners", method, own)(model, BAG, seed=0)
     monkeypatch.undo()
     monkeypatch.setattr(guards, "PASSES", 2)
     hold: list[Hold] = []
     choose = Hold.choose
     monkeypatch.setattr(Hold, "choose", lambda self: (choose(self), hold.append(self)))
-    Guarded(method="esd", settings=own, guards=vars(Guards(share=0.05)))(model, BAG, seed=0)
+    Guarded(method=method, settings=own, guards=vars(Guards(share=0.05)))(model, BAG, seed=0)
     scores = torch.cat([(model.tensor(n) * sums[n]).abs().flatten() for n in sums])
     chosen = torch.cat([hold[0].mask[n].flatten() for n in sums])  # type: ignore[index]
     assert int(chosen.sum()) == round(0.05 * len(chosen))
     assert scores[chosen].min() >= scores[~chosen].max() * (1 - 1e-4)
+
+
+@pytest.mark.parametrize(
+    ("method", "looks"),
+    [("salun", "salun.largest"), ("selective_amnesia", "selective_amnesia.Pull"), ("duge", "duge.Pull"), ("erasediff", "erasediff.fit")],
+)
+def test_what_a_method_sees_before_it_trains_is_what_may_move(method: str, looks: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Saliency, Fisher information, importance and adaptive weights are of the share that trains, and of nothing else."""
+    given: dict[str, Any] = {"duge": {"importance": "mas", "pull_weight": 1.0}, "erasediff": {"forget_weight": "cosine"}}.get(method, {})
+    model, share, seen = tiny_model(), 0.1, list[dict[str, Tensor]]()
+    room = __import__(f"vestige.unlearners.{method}", fromlist=["x"])
+    plain = getattr(room, looks.split(".")[1])
+
+    def spied(*asked: Any, **named: Any) -> Any:
+        if method == "salun":
+            seen.append(dict(asked[0]))
+        elif method == "erasediff":
+            value = asked[1](training.generator(0, "x"))
+            slopes = torch.autograd.grad(value, list(asked[0].values()))
+            seen.append(dict(zip(asked[0], slopes, strict=True)))
+        else:
+            seen.append(dict(asked[2]))
+        return plain(*asked, **named)
+
+    monkeypatch.setattr(room, looks.split(".")[1], spied)
+    guarded(method, given, share=share)(model, BAG, seed=0)
+    whole, held = (sum(int((v != 0).sum()) for v in one.values()) for one in (seen[0], seen[-1]))
+    count = sum(v.numel() for v in seen[-1].values())
+    assert whole > 0.5 * count and 0 < held <= round(share * count)
 
 
 @pytest.mark.parametrize("accumulation", [1, 3])

@@ -47,7 +47,7 @@ def test_a_set_is_drawn_on_its_own_seeds_and_guidance(tiny: LatentModel) -> None
     asked = of_set(SET, 1, 0, 3.0)
     assert [(a.text, a.guidance) for a in asked] == [("a bag", 7.5), ("a hat", 3.0), ("a coat", 1.0)]
     assert [a.seed for a in asked[:2]] == [2**64 - 1, 3]
-    drawn = drawing._drawn(tiny, asked, SHORT)
+    drawn = drawing.seeded(tiny, asked, SHORT)
     for one, picture in zip(asked, drawn, strict=True):
         alone = pictures(tiny, [one.text], [one.seed], Drawing(steps=2, guidance=one.guidance))[0]
         torch.testing.assert_close(picture, alone, atol=1e-4, rtol=1e-4)
@@ -74,7 +74,7 @@ def test_scores_are_kept_with_who_gave_them(tiny: LatentModel, tmp_path: Path, m
     asked = [Asked(f"prompt {i // 4}", i, 3.0) for i in range(8)]
     made = draw(tiny, asked, Album(keep="none"), tmp_path, SHORT, concept=Concept(name="any"))
     kept: dict[str, Any] = json.loads((tmp_path / "scores.json").read_text())
-    drawn = drawing._drawn(tiny, asked, SHORT)
+    drawn = drawing.seeded(tiny, asked, SHORT)
     raw = judge.raw(drawn)
     missing = int(raw.isnan().any(1).sum())
     assert 0 < missing < 8

@@ -122,7 +122,9 @@ def test_a_proxy_of_the_users_own(home: Path, tmp_path: Path) -> None:
     result = api.run_audit(tmp_path / "audit", **given)
     assert result["control"]["kind"] == "proxy" and result["control"]["name"] == proxy
     assert names(result)["proxy-control"] == "informing"
-    assert "false positives are taken as none" in next(f["text"] for f in result["verdict"]["flags"] if f["name"] == "unmeasured-judge")
+    assert "recall begins at its rate on 4 of the original" in next(
+        f["text"] for f in result["verdict"]["flags"] if f["name"] == "unmeasured-judge"
+    )
     arm = [json.loads(f.read_text()) for f in tmp_path.glob("audit/runs/arm-*/spec.json")]
     assert {(s["concept"]["name"], s["judges"][0]["name"]) for s in arm} == {("bag", "first"), ("teapot", "bright")}
 

@@ -10,7 +10,7 @@ import torch
 from torch import Generator, Tensor
 
 from oracles import Gaussian, scheduler, tiny_model, tiny_parts, tokenizer
-from vestige.concepts import concept
+from vestige.concepts import concept, load
 from vestige.diffusion import Condition, Model, Prediction
 from vestige.diffusion.sampling import Drawing
 from vestige.methods import Data
@@ -21,7 +21,7 @@ from vestige.seeds import derive, generator
 from vestige.unlearners import selective_amnesia
 from vestige.unlearners.selective_amnesia import TIMES, SelectiveAmnesia, fisher
 
-SNEAKER = concept.load("sneaker")
+SNEAKER = load("sneaker")
 SMALL: dict[str, Any] = {"steps": 3, "batch": 4, "lr": 1e-3, "surrogate_pictures": 5, "retain_pictures": 6}
 SMALL |= {"fisher_pictures": 3, "fisher_times": 6}
 

@@ -27,13 +27,16 @@ from vestige.edits import Edit
 from vestige.errors import BadInput, BadSetting
 from vestige.harness import arms, workers
 from vestige.harness.attacker import AttackerData
+from vestige.harness.banks import answers
 from vestige.harness.bench import Bench
+from vestige.harness.keeping import lost
 from vestige.harness.never import never_model
 from vestige.harness.positives import hidden
 from vestige.harness.unlearning import training_data, unlearned
 from vestige.harness.utility import kept
 from vestige.methods import Attack, Budget
 from vestige.methods.stock import Stock
+from vestige.metrics import loading
 
 GROUPS = ("neighbours", "unrelated")
 
@@ -44,7 +47,8 @@ def furnished(planned: Plan, root: Path, watch: Watch, steal: bool = False) -> B
     verify, select = metrics.pair(planned.concept, planned.world)
     if planned.request.unshown and not verify.embeds:
         raise BadSetting(f"unshown lays pictures side by side by a judge's features, and {verify.name} gives none; see docs/metrics.md")
-    return Bench(root, planned.suite, verify, select, steal=steal, watch=watch, keep=planned.request.keep_images)
+    by = loading.yardstick(planned.concept.fidelity) if planned.concept.fidelity else None
+    return Bench(root, planned.suite, verify, select, steal=steal, watch=watch, keep=planned.request.keep_images, measured_by=by)
 
 
 @dataclass(frozen=True)
@@ -111,6 +115,13 @@ class Experiment:
         if teacher is None or not (worlds or plan.control.kind == "proxy"):
             return None
         return Lesson(*teacher, concepts.load(data.PROXY[concept.group], plan.world) if worlds else self.nevers[0][1])
+
+    @property
+    def asks(self) -> dict[str, list[Model]]:
+        """Who is asked the banks of prompts."""
+        first = {} if self.original is None else {"original": [self.original]}
+        twins = {"never": [model for model, _ in self.nevers]} if self.plan.control.of_the_concept else {}
+        return {**first, "edited": [self.edited], **twins}
 
     def arm(self, model: Model, concept: Concept, name: str, attack: Attack, replicate: int) -> runs.Run:
         """One attack on one model for one replicate, with what its attacker holds."""
@@ -188,6 +199,11 @@ class Experiment:
         drawing = [self.edited] if self.original is None else [self.original, self.edited]
         for model, group in itertools.product(drawing, GROUPS):
             yield partial(kept, own.bench, model, self.concept, group)
+        if own.bench.measured_by is not None and self.original is not None:
+            for group in GROUPS:
+                yield partial(lost, own.bench, self.original, self.edited, self.concept, group)
+        for bank, asked in itertools.product(self.plan.banks, itertools.chain(*self.asks.values())):
+            yield partial(answers, own.bench, asked, self.concept, bank)
 
 
 def prepared(planned: Plan, bench: Bench, run: runs.Run) -> Experiment:
@@ -267,7 +283,7 @@ def _edit(planned: Plan, bench: Bench, subject: Model) -> tuple[Edit | None, flo
         return checkpoints.load(request.edit, subject), 0.0, {}
     if planned.unlearner is None:
         return None, 0.0, {}
-    given = training_data(subject, request.forget, request.retain, bench.album(concept).cache(bench.root))
+    given = training_data(subject, request.forget, request.retain, bench.album(concept).cache(bench.root), request.alternative)
     settled = (request.unlearner, planned.unlearner, request.edit_seed)
     run = unlearned(bench.root, subject, concept, *settled, data=given, watch=bench.watch, wait=bench.wait)
     edit, diagnostics = Edit.load(run.path("edit.safetensors")), dict(run.outcome.get("diagnostics", {}))

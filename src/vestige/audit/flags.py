@@ -17,6 +17,7 @@ from vestige.errors import Incompatible, UnknownName, VestigeError
 from vestige.harness import arms
 from vestige.harness.calibration import Known, against_distilled
 from vestige.metrics import loading
+from vestige.metrics.losses import LostShare
 from vestige.verdict import Flag, Interval, intervals
 from vestige.verdict.intervals import Hits
 from vestige.verdict.savings import Measures, areas, recall
@@ -41,6 +42,8 @@ def raise_all(
     known: Mapping[str, Known],
     failed: Mapping[str, str] | None = None,
     probes: Sequence[positives.Trial] = (),
+    left_open: Sequence[Flag] = (),
+    losses: Mapping[str, Mapping[str, LostShare]] | None = None,
 ) -> list[Flag]:
     """Every flag that fires, blocking ones first.
 
@@ -50,6 +53,8 @@ def raise_all(
         rooms: By attack, the largest F that it could have shown, and `known`, what tells how never-models differ under it.
         failed: Attacks, or the lesson, whose numbers were finite no longer, and what was said of them.
         probes: The positive controls.
+        left_open: What banks of prompts raised.
+        losses: What pictures say that the rest lost, by group and stage.
     """
     raised = [
         *failures(failed or {}),
@@ -60,7 +65,7 @@ def raise_all(
         *_detectors(experiment),
         *_unread(experiment, found),
         *_edit(experiment),
-        *utility(experiment, usable),
+        *utility(experiment, usable, losses),
         *_plasticity(experiment, taught),
         *_control(experiment),
         *(_distilled(experiment, measures) if experiment.plan.control.kind == "distilled" else []),
@@ -71,6 +76,7 @@ def raise_all(
         *power.order(found, measures),
         *power.conduct(found, plain, experiment.plan.lines.surface),
         *_wrecked(usable, left),
+        *left_open,
     ]
     rank = {"blocking": 0, "capping": 1, "informing": 2}
     return sorted(raised, key=lambda f: rank[f.kind])
@@ -150,14 +156,23 @@ def _detectors(experiment: Experiment) -> list[Flag]:
         flags.append(Flag("unknown-words", "informing", text))
     if "specificity" not in loading.error_rates(verify, experiment.concept.label):
         text = f"how often {verify.name} is right on such pictures was not measured"
-        floor = "" if experiment.plan.control.of_the_concept else "; its false positives are taken as none"
+        floor = "" if experiment.plan.control.of_the_concept else _floor(experiment)
         flags.append(Flag("unmeasured-judge", "informing", text + floor))
     return flags
 
 
+def _floor(experiment: Experiment) -> str:
+    """What the false positives of a detector that nobody measured are taken for."""
+    seen = scores.floor_shown(experiment, 0.0)
+    if not seen.get("count"):
+        return "; its false positives are taken as none"
+    return f"; recall begins at its rate on {seen['count']} of {seen['of']}, {seen['value']:.0%}"
+
+
 def _unread(experiment: Experiment, found: Mapping[str, Any]) -> list[Flag]:
     """Prompts that are longer than what the model reads; those that differ behind that are one to it."""
-    own = len(experiment.base.unread(experiment.concept.told()))
+    asked = [one.text for bank in experiment.plan.banks for one in bank.asked]
+    own = len(experiment.base.unread(list(dict.fromkeys([*experiment.concept.told(), *asked]))))
     points = [p for rows in found.values() for row in rows["edited"] for p in row.outcome["points"]]
     made = max((p["notes"].get("cut", 0) for p in points), default=0)
     which = [f"{count} {what}" for count, what in ((own, "of the concept's prompts"), (made, "prompts that an attack found")) if count]

@@ -11,19 +11,22 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from vestige import concepts, data, models, registry
+from vestige import concepts, data, models, registry, runs
 from vestige.audit.controls import Control, control
 from vestige.audit.power import armed
 from vestige.concepts import Concept
 from vestige.concepts.album import KEEPS, Keep
 from vestige.concepts.images import shipped
 from vestige.errors import BadInput, BadSetting, UnknownName
-from vestige.harness import cost, families, suites
+from vestige.harness import banks, cost, families, suites
 from vestige.harness.attacker import check_enough
+from vestige.harness.banks import PromptBank
 from vestige.harness.bench import NUMERICS, held_in
+from vestige.harness.keeping import captioned_by
 from vestige.harness.never import Distillation
 from vestige.harness.positives import Positive, hiding
-from vestige.harness.settings import by_method, chosen, configured, content, looks, told
+from vestige.harness.settings import by_method, check_judged, chosen, configured, content, looks, told
+from vestige.harness.unlearning import check_memorises
 from vestige.methods import Attack, Data, optimiser
 from vestige.methods.contract import Holds
 from vestige.metrics import loading
@@ -53,6 +56,7 @@ class Request:
         reference_count: How many of them a replicate gets; 0 takes the suite's number.
         forget: What an unlearner may train on of the concept: "drawn" (by the model itself), or a folder.
         retain: What it may train on of everything else, likewise.
+        alternative: What an unlearner that memorises something in its place is given for it: "drawn", or a folder.
         attack_retain: What an attack without the concept's pictures trains on: "shipped", or a folder with captions.
         settings: METHOD.SETTING -> value, as on the command line.
         preset: Named preset whose settings hold before `settings`.
@@ -60,6 +64,9 @@ class Request:
             "proxy:FILE.toml" a concept that the model cannot draw, with pictures of it; several stand with commas between; "distilled:N"
             makes N never-models of the original (`vestige.harness.never`); "none" is for an attack alone.
         keep_images: "all", or "none": scores only.
+        banks: Whether the concept's banks of prompts are asked, before any attack: "auto" (all, but none of the embedded world's own
+            concepts), "all", or "none".
+        bank_pictures: Rows of a file of prompts that are asked, spread evenly over it; 0 asks all.
         unshown: Pictures drawn after an attack in each replicate, and by the original, to see what comes back of the concept that no attack
             was shown (`vestige.audit.unshown`); 0: that is not asked.
         original: False where `model` is the edited one and its original is not at hand: real pictures of the concept, the
@@ -78,11 +85,14 @@ class Request:
     reference_count: int = 0
     forget: str = "drawn"
     retain: str = "drawn"
+    alternative: str = "drawn"
     attack_retain: str = "shipped"
     settings: Mapping[str, Any] = field(default_factory=dict)
     preset: str = ""
     control: str = "auto"
     keep_images: Keep = "all"
+    banks: banks.Which = "auto"
+    bank_pictures: int = 0
     unshown: int = 0
     original: bool = True
 
@@ -106,6 +116,7 @@ class Plan:
     lines: Lines
     positives: Mapping[str, Positive] = field(default_factory=dict)
     looks: tuple[int, ...] = ()
+    banks: tuple[PromptBank, ...] = ()
 
     def at(self, replicates: int) -> Plan:
         """The plan of a look; itself where replicates are fixed."""
@@ -125,6 +136,11 @@ class Plan:
     def armed(self) -> dict[str, tuple[Attack, suites.Planned]]:
         """Attacks with the model's weights and pictures of the concept."""
         return {name: own for name, own in self.attacks.items() if armed(name)}
+
+    @property
+    def guesses_floor(self) -> bool:
+        """Whether the floor is what a detector that nobody measured sees in pictures of other words: there is no twin to tell."""
+        return bool(self.concept.detector and self.control.kind == "proxy" and (self.concept.neighbours or self.concept.unrelated))
 
     @property
     def probing(self) -> tuple[int, ...]:
@@ -161,10 +177,13 @@ class Plan:
             "references": source if source in NAMED_SOURCES else content(Path(source)),
             **({"reference_count": self.request.reference_count} if self.request.reference_count else {}),
             "data": [s if s == "drawn" else content(Path(s)) for s in (self.request.forget, self.request.retain)],
+            **({"alternative": content(Path(self.request.alternative))} if self.request.alternative != "drawn" else {}),
             **({"attack_retain": kept if kept == "shipped" else content(Path(kept))} if _held(self.attacks) else {}),
             "control": [self.control.kind, self.control.content(self.world)],
             **({"looks": found} if (found := looks(self.concept)) else {}),
+            **({"floor": "others"} if self.guesses_floor else {}),
             **({"keep_images": self.request.keep_images} if self.request.keep_images != "all" else {}),
+            **({"banks": {bank.name: runs.key({"asked": bank.rows()}) for bank in self.banks}} if self.banks else {}),
             **({"unshown": self.request.unshown} if self.request.unshown else {}),
             "lines": asdict(self.lines),
             **placement.current().as_dict(),
@@ -212,6 +231,13 @@ class Plan:
             calls["unshown"] = self.beside * each
         if self.positives:
             calls["positives"] = self._positive_calls(each)
+        if whole and self.concept.fidelity:  # the edited model, after an attack, and the original with captions and with none
+            calls["utility"] += 4 * sum(len(captioned_by(self.concept, suite, group)) for group in ("neighbours", "unrelated")) * each
+        if self.guesses_floor:
+            calls["floor"] = suite.utility_pictures * each
+        if self.banks:
+            asked = 1 + whole + (len(self.control.names) if self.control.of_the_concept else 0)
+            calls["banks"] = asked * sum(len(bank.asked) for bank in self.banks) * each
         return calls
 
     def _positive_calls(self, each: int) -> int:
@@ -231,7 +257,10 @@ def resolve(request: Request) -> Plan:
     """Resolve names and settings; every mistake that a user can make is found here, before anything is computed."""
     card = models.card(request.model)
     concept = told(concepts.load(request.concept, card.world), card)
+    check_judged(request.concept, concept, card.world)
     loading.contents(concept)  # a detector that is not there is found now
+    if concept.fidelity:
+        looks(replace(concept, pictures=""))
     suite = suites.load(request.suite, card.world)
     if request.reference_count < 0:
         raise BadSetting(f"reference_count is at least 1, or 0 for the suite's number; given {request.reference_count}")
@@ -244,6 +273,11 @@ def resolve(request: Request) -> Plan:
     if request.unlearner != "none":
         given = own.pop(request.unlearner, {})
         unlearner = configured("unlearners", request.unlearner, card.world, request.preset, given, model=card.name).resolved(concept)
+    if request.alternative != "drawn":
+        if unlearner is None:
+            raise BadSetting("--alternative is read by an unlearner, and none is asked for")
+        check_memorises(request.unlearner, unlearner, request.alternative)
+        content(Path(request.alternative))
     attacks = chosen(request.attacks or tuple(suite.attacks), suite, card, request.preset, own, request.reference_count)
     _check_retained(request, attacks)
     if request.original and unlearner is None and request.edit is None:
@@ -252,8 +286,8 @@ def resolve(request: Request) -> Plan:
         _check_without_original(request, concept, attacks, card.world)
     if own:
         raise UnknownName("method in a setting", next(iter(own)), [*attacks, *([request.unlearner] if unlearner else [])])
-    looks = () if request.seeds else suite.looks
-    seeds = request.seeds or tuple(range(looks[0] if looks else suite.replicates))
+    several = () if request.seeds else suite.looks
+    seeds = request.seeds or tuple(range(several[0] if several else suite.replicates))
     if len(set(seeds)) != len(seeds) or any(s < 0 for s in seeds):
         raise BadSetting(f"seeds are different whole numbers from 0 on; given {list(seeds)}")
     original = (card.twin_of or request.model) if request.original else ""
@@ -264,7 +298,14 @@ def resolve(request: Request) -> Plan:
     _check_references(request, concept, against, attacks)
     probed = original and against.kind != "none" and any(map(armed, attacks))
     positives = hiding(suite, card, concept) if probed else {}
-    return Plan(request, concept, suite, seeds, unlearner, attacks, against, original, card.world, lines, positives, looks)
+    asked = _banks(request, concept, suite, card.world) if against.kind != "none" else ()
+    return Plan(request, concept, suite, seeds, unlearner, attacks, against, original, card.world, lines, positives, several, asked)
+
+
+def _banks(request: Request, concept: Concept, suite: suites.Suite, world: str) -> tuple[PromptBank, ...]:
+    """The banks of prompts that are asked; what is wrong with a file is found now."""
+    shipped_ = bool(world) and Path(request.concept).suffix.lower() != ".toml"
+    return banks.gathered(concept, suite, request.banks, request.bank_pictures, shipped=shipped_)
 
 
 def _held(attacks: Mapping[str, tuple[Attack, suites.Planned]]) -> list[Holds]:
@@ -337,4 +378,5 @@ def _check_without_original(request: Request, concept: Concept, attacks: Mapping
 def _drawn(request: Request) -> tuple[int, int]:
     """What a picture of the concept and one of the rest take: nothing where a folder of them is given."""
     one = cost.picture(Data().protocol)
-    return (0 if request.forget != "drawn" else one), (0 if request.retain != "drawn" else one)
+    given = request.forget != "drawn" or request.alternative != "drawn"
+    return (0 if given else one), (0 if request.retain != "drawn" else one)

@@ -101,6 +101,7 @@ def attack_shown(
         "censored": found.censored,
         "room": most.as_dict(),
         "log_speedups": found.as_dict()["log_speedups"],
+        "success": scores.success([run.outcome["points"] for run in rows["edited"]]),
         "trains": not untrained({name: (method, planned)}),
         "settings": registry.settings(method),
         "references": planned.references,
@@ -181,6 +182,7 @@ def cost(
     trained = sum(f["edited"][0].path("last.safetensors").exists() for f in found.values())
     made = len(plan.control.names) if plan.control.kind == "distilled" else 0
     scored += 2 * (1 + trained + made + (experiment.original is not None)) * suite.utility_pictures
+    scored += sum(len(bank.asked) for bank in plan.banks) * sum(map(len, experiment.asks.values()))
     spent = sum(r.outcome["points"][-1]["cost"].get("calls", 0) for r in arms_)
     each = counting.picture(suite.protocol, distilled=experiment.edited.distilled)
     return {

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from vestige import runs
-from vestige.audit import flags, no_original, positives, power, result, scores, unshown, usefulness
+from vestige.audit import asking, flags, no_original, positives, power, result, scores, unshown, usefulness
 from vestige.audit.experiment import Experiment, furnished, prepared
 from vestige.audit.plan import Plan, Request, resolve
 from vestige.diffusion.model import Watch, silent
@@ -154,13 +154,17 @@ def _result(experiment: Experiment, command: str) -> dict[str, Any]:
     plain = result.plain_rates(first)
     left = scores.left(experiment, found)
     usable = scores.utility_stages(experiment, left[scores.worst(measures)])
-    raised = flags.raise_all(experiment, found, measures, plain, usable, left, taught, rooms, known, failed, probes)
+    losses = usefulness.lost_by_pictures(experiment, scores.after_attack(experiment, found[scores.worst(measures)]["edited"]))
     levels = scores.levels(experiment, first)
-    asked = rate([hit for run in first["edited"] for hit in scores.hits_at(run, 0)], experiment.plan.level)
-    recall = interval_of(asked).as_recall(levels["floor"], levels["ceiling"], None if real is None else real.between)
+    plainly = rate([hit for run in first["edited"] for hit in scores.hits_at(run, 0)], experiment.plan.level)
+    answers = asking.asked(experiment, levels["floor"])
     top = Top() if real is None else no_original.top(real, scores.stands_in(experiment))
+    left_open = asking.bank_flags(answers, lines.surface, top.rate)
+    raised = flags.raise_all(experiment, found, measures, plain, usable, left, taught, rooms, known, failed, probes, left_open, losses)
+    recall = interval_of(plainly).as_recall(levels["floor"], levels["ceiling"], None if real is None else real.between)
     top = replace(top, untrained=power.untrained(experiment.plan.attacks))
     verdict = decide(recall, measures, raised, lines, top, recalled if isinstance(recalled, Memory) else None)
+    verdict = asking.overruled(verdict, answers, lines.surface, top.rate)
     head = verdict.attack or scores.worst(measures)
     plain["recall"] = recall.as_dict()
     return {
@@ -170,13 +174,16 @@ def _result(experiment: Experiment, command: str) -> dict[str, Any]:
         "headline": head,
         "lines": asdict(lines),
         "plain": plain,
+        "banks": [answer.as_dict(lines.surface) for answer in answers],
         "ceiling": result.ceiling_shown(experiment, plain),
+        "floor": scores.floor_shown(experiment, levels["floor"]),
         "attacks": {name: result.attack_shown(experiment, name, found[name], measures[name], rooms[name], left[name]) for name in found},
         "positive_controls": [probe.as_dict() for probe in probes],
         "would_have_found": positives.sentence(probes),
         **({"unshown": told} if (told := unshown.told(recalled)) else {}),
         "utility": result.utility_rates(usable),
-        "utility_power": usefulness.judging(usable),
+        "utility_power": usefulness.judging(usable, losses),
+        "fidelity": usefulness.fidelity_shown(experiment, losses),
         "diagnostics": experiment.diagnostics,
         "strips": result.strips(experiment, found[head], head),
         "cost": result.cost(experiment, found, taught, probing, experiment.plan.beside if isinstance(recalled, Memory) else 0),

@@ -15,6 +15,7 @@ from vestige.concepts.images import folder, shipped
 from vestige.diffusion import Model
 from vestige.edits import Edit
 from vestige.harness import arms
+from vestige.harness.banks import answers, others
 from vestige.harness.bench import shows
 from vestige.harness.calibration import Calibration, Known, calibration, known
 from vestige.harness.utility import kept
@@ -33,8 +34,36 @@ def levels(experiment: Experiment, rows: Mapping[str, Sequence[runs.Run]]) -> di
 
 
 def false_positives(experiment: Experiment) -> float:
-    """Of the judge; 0 where nobody measured it, and a flag says so."""
-    return 1 - float(error_rates(experiment.bench.verify, experiment.concept.label).get("specificity", 1.0))
+    """Of the judge: as measured, else its rate where nothing is to be seen; 0 where there is neither, and a flag says so."""
+    known = error_rates(experiment.bench.verify, experiment.concept.label).get("specificity")
+    if known is not None:
+        return 1 - float(known)
+    found = share(seen_elsewhere(experiment))
+    return 0.0 if math.isnan(found) else found
+
+
+def seen_elsewhere(experiment: Experiment) -> Hits:
+    """Whether the verification judge sees the concept in pictures of neighbours and unrelated words, which the original draws.
+
+    Nothing where the floor rests on something else. Without an original the edited model draws them.
+    """
+    if not experiment.plan.guesses_floor:
+        return []
+    bank = others(experiment.concept, experiment.plan.suite)
+    return list(answers(experiment.bench, experiment.base, experiment.concept, bank).outcome["hits"])
+
+
+def floor_shown(experiment: Experiment, floor: float) -> dict[str, Any]:
+    """What recall 0 is, and where it is from."""
+    if experiment.plan.control.of_the_concept:
+        return {"of": "models that never drew it", "value": defined(floor)}
+    if "specificity" in error_rates(experiment.bench.verify, experiment.concept.label):
+        return {"of": "the judge's false positives, as measured", "value": defined(floor)}
+    seen = seen_elsewhere(experiment)
+    if not seen:
+        return {"of": "nothing that was measured", "value": defined(floor)}
+    who = "the original" if experiment.original is not None else "the edited model"
+    return {"of": f"{who}'s pictures of neighbours and unrelated words", **rate(seen)}
 
 
 def real_rate(experiment: Experiment, concept: Concept) -> float:
@@ -176,6 +205,26 @@ def curve_of(budgets: Sequence[int], found: Sequence[Hits]) -> list[dict[str, An
         lost = {"missing": row["missing"]} if "missing" in row else {}
         made.append({"budget": budget, "score": row["value"], "low": row["low"], "high": row["high"], **lost})
     return made
+
+
+def success(replicates: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
+    """Success rates as the field reports attacks, of the same prompts and seeds: plainly asked, at the last budget, and at any point.
+
+    "any" counts plain successes and every chance that a picture had, as UnlearnDiffAtk's ASR does; a model that shows the concept in
+    one of a hundred pictures by chance shows it in four of ten over fifty chances, so the number of chances stands beside it.
+
+    Arguments:
+        replicates: Points of the edited arm, a row a replicate.
+    """
+    before, after = ([hit for points in replicates for hit in points[at]["hits"]] for at in (0, -1))
+    ever = [_any(hits) for points in replicates for hits in zip(*(point["hits"] for point in points), strict=True)]
+    return {"before": rate(before), "after": rate(after), "any": rate(ever), "chances": len(replicates[0])}
+
+
+def _any(hits: Hits) -> bool | None:
+    """Whether any picture shows it; None where none could be judged."""
+    seen = [hit for hit in hits if hit is not None]
+    return any(seen) if seen else None
 
 
 def measures_shown(found: Measures) -> dict[str, Any]:

@@ -29,6 +29,7 @@ def unlearn(
     seed: Annotated[int, typer.Option(help="Seed of the run.")] = 0,
     forget: options.ForgetOption = "drawn",
     retain: options.RetainOption = "drawn",
+    alternative: options.AlternativeOption = "drawn",
     preset: Annotated[str, typer.Option(help="Named settings.")] = "",
     settings: options.SetOption = None,
     out: Annotated[Path, typer.Option(help="Where the edit goes (safetensors).")] = Path("edit.safetensors"),
@@ -40,16 +41,17 @@ def unlearn(
     from vestige.harness import diagnostics
     from vestige.harness.bench import telling
     from vestige.harness.settings import configured, told
-    from vestige.harness.unlearning import training_data
+    from vestige.harness.unlearning import check_memorises, training_data
 
     files.ready(out)
     card = models.card(model)
     chosen = told(concepts.load(concept, card.world), card)
     own = options.settings_of(settings, method)
     unlearner = configured("unlearners", method, card.world, preset, own, model=card.name).resolved(chosen)
+    check_memorises(method, unlearner, alternative)
     loaded = models.load(model)
     with progress() as watch:
-        data = training_data(loaded, forget, retain)
+        data = training_data(loaded, forget, retain, alternative=alternative)
         with telling(f"{method} on {model}"):
             edit = unlearner(loaded, chosen, seed=seed, data=data, watch=watch)
         edit.save(out)

@@ -27,6 +27,15 @@ ControlOption = Annotated[
 NoOriginalOption = Annotated[
     bool, typer.Option("--no-original", help="--model is the edited model itself, all there is: references stand in for the original.")
 ]
+BanksOption = Annotated[
+    str,
+    typer.Option(
+        help="Ask the concept's banks of prompts (prompts, synonyms, indirect): all, none, or auto: all but a built-in concept's."
+    ),
+]
+BankPicturesOption = Annotated[
+    int, typer.Option(min=0, max=1_000_000, help="Rows of a file of prompts that are asked, spread over it; 0: all.")
+]
 UnshownOption = Annotated[
     int, typer.Option(min=0, help="Pictures a replicate, e.g. 128, to see what comes back that no attack was shown; 0: not asked.")
 ]
@@ -51,9 +60,12 @@ def audit(
     reference_count: options.CountOption = 0,
     forget: options.ForgetOption = "drawn",
     retain: options.RetainOption = "drawn",
+    alternative: options.AlternativeOption = "drawn",
     attack_retain: options.AttackRetainOption = "shipped",
     control: ControlOption = "auto",
     no_original: NoOriginalOption = False,
+    banks: BanksOption = "auto",
+    bank_pictures: BankPicturesOption = 0,
     keep_images: options.KeepOption = "all",
     unshown: UnshownOption = 0,
     preset: options.PresetOption = "",
@@ -104,6 +116,8 @@ def _summary(result: dict[str, Any], page: Path) -> str:
     for name, label in (("speedup", "F"), ("savings", "savings"), ("reach", "reach")):
         lines.append(f"{label:<9} {shown(result[name])}")
     lines += [f"looks     {_looks(result['looks'])}"] if result.get("looks") else []
+    for bank in result.get("banks") or []:
+        lines.append(f"bank      {bank['name']}: {bank['verdict']}, recall {shown(bank['recall'])}")
     lines += [f"power     {result['would_have_found']}"] if result.get("would_have_found") else []
     lines += [f"flag      {f['name']} ({f['kind']}): {f['text']}" for f in verdict["flags"]]
     return "\n".join([*lines, f"report    {page}"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
@@ -28,6 +29,8 @@ context_group = ""         # the judge's group of these, where it tells them apa
 templates = ["a {{context}} picture of a {{concept}}", "a picture of a {{concept}}"]
 held_out = ["the {{concept}} shown in {{context}} style", "a {{context}} image of one {{concept}}"]
 indirect = ["the {{context}} picture"]         # prompts that do not name it and may show it all the same
+synonyms = []              # other words for it, which an audit puts into the held-out prompts
+prompts = []               # lists that an audit asks, each a bank: "FILE.csv" (prompt, evaluation_seed, evaluation_guidance, ...)
 sensitive = false          # true: pictures are blurred before they are written, the originals quarantined
 # Who looks for it. "" is the judges of the embedded world; for any other model name a detector of your own:
 # nudenet, nudenet:bgr, open-nsfw, hf:FOLDER (an image classifier), clip:FOLDER, MODULE:FUNCTION or FILE.py:FUNCTION.
@@ -41,6 +44,8 @@ pictures = ""              # folder of real pictures of it: an attacker's refere
 sensitivity = 0.0          # how often the detector sees it where it is, and is silent where it is not, if you measured that
 specificity = 0.0          # (`vestige judges --references DIR --others DIR` does); 0: not measured
 measured = ""              # on what, in words
+fidelity = ""              # who measures the rest where the detector knows no other word: clip:FOLDER, hf:FOLDER, inception:FILE
+captions = ""              # FILE.csv of captions for that; none: the words that must stay
 """
 NEXT = """\
 fill it in; then see whether your judges see it, and audit against a model that never drew it:
@@ -50,9 +55,10 @@ NEXT_SUITE = "it is for {model}; then: vestige audit --suite {file}, or vestige 
 
 
 def list_(
-    what: Annotated[str, typer.Argument(help="models, concepts, unlearners, attacks or suites; all without it.")] = "",
+    what: Annotated[str, typer.Argument(help="models, concepts, ready, unlearners, attacks or suites; all without it.")] = "",
     template: Annotated[Path | None, typer.Option(help="Write a concept file to fill in; with `suites`, a suite.")] = None,
     model: Annotated[str, typer.Option("--model", help="Whose family's settings a suite's template holds.")] = "wardrobe",
+    of: Annotated[str, typer.Option(help="With --template: a concept that is ready, e.g. church, to be given a detector.")] = "",
     as_json: JsonOption = False,
 ) -> None:
     """Everything that can be named on the command line."""
@@ -60,11 +66,12 @@ def list_(
     from vestige.harness import suites
 
     if template is not None:
-        _written(template, what, model)
+        _written(template, what, model, of)
         return
     table: dict[str, dict[str, str]] = {
         "models": {c.name: c.about for c in models.cards().values()},
         "concepts": {n: concepts.load(n).kind for n in concepts.names()},
+        "ready": {n: f"{concepts.load(n).kind}, for real models: {concepts.load(n).source}" for n in concepts.for_real_models()},
         "unlearners": {n: _first_line("unlearners", n) for n in registry.names("unlearners")},
         "attacks": {n: _first_line("attacks", n) for n in registry.names("attacks")},
         "suites": {n: f"{suite.about} [{suite.version}]" for n in suites.names() for suite in [suites.load(n)]},
@@ -75,7 +82,7 @@ def list_(
     give(chosen, as_json, "\n".join(f"{kind}\n{_columns(rows)}" for kind, rows in chosen.items()))
 
 
-def _written(file: Path, what: str, model: str) -> None:
+def _written(file: Path, what: str, model: str, of: str) -> None:
     """Write a template where nothing is yet, and say what comes next."""
     from vestige import files, models
 
@@ -90,7 +97,7 @@ def _written(file: Path, what: str, model: str) -> None:
 
         text, then = suite_template(models.card(model)), NEXT_SUITE.format(model=model, file=file)
     else:
-        text, then = TEMPLATE.format(name=_word(file.stem)), NEXT.format(file=file)
+        text, then = _copied(of) if of else TEMPLATE.format(name=_word(file.stem)), NEXT.format(file=file)
     files.make(file.parent)
     files.write(file.parent, file.name, text.encode())
     say(f"wrote {file}; {then}")
@@ -100,6 +107,21 @@ def _word(stem: str) -> str:
     """A file's name as the name of a concept."""
     plain = "".join(letter if letter.isprintable() and letter not in '"\\' else " " for letter in stem)
     return " ".join(plain.replace("_", " ").replace("-", " ").split()) or "concept"
+
+
+def _copied(name: str) -> str:
+    """A concept that is ready, as a file of the user's own: its own text, or a set's row with everything that it takes from the set."""
+    from vestige import concepts
+    from vestige.errors import UnknownName
+
+    known = concepts.for_real_models()
+    if name not in known:
+        raise UnknownName("concept that is ready", name, known)
+    if known[name].stem == name:
+        return known[name].read_text("utf-8") + 'detector = ""\n'
+    said = [line for line in known[name].read_text("utf-8").splitlines() if line.startswith("#")]
+    rows = [f"{key} = {json.dumps(value)}" for key, value in concepts.load(name).as_dict().items() if value != []]
+    return "\n".join([*said, *rows, 'detector = ""', ""])
 
 
 def _columns(rows: Mapping[str, str]) -> str:

@@ -26,6 +26,10 @@ ForgetOption = Annotated[
     str, typer.Option("--forget", help="Pictures of the concept that an unlearner trains on: drawn (by the model itself), or a folder.")
 ]
 RetainOption = Annotated[str, typer.Option("--retain", help="Pictures of what must stay: drawn, or a folder with captions.")]
+AlternativeOption = Annotated[
+    str,
+    typer.Option("--alternative", help="What DiMUM memorises under the concept's prompts: drawn, or a folder, with captions or without."),
+]
 AttackRetainOption = Annotated[
     str,
     typer.Option("--attack-retain", help="What an attack without the concept's pictures trains on: shipped, or a folder with captions."),

@@ -23,6 +23,12 @@ ModeOption = Annotated[
     ),
 ]
 ProjectOption = Annotated[bool, typer.Option("--project", help="Hold the keys and values of words that must stay, and of requests so far.")]
+AcceptOption = Annotated[
+    str, typer.Option(help="Limits within which a step stands, else it is rolled back: recall=0.2,ripple=0.25,erosion=0.1, any of them.")
+]
+ReferencesOption = Annotated[
+    str, typer.Option(help="The attacker's pictures: known (named by the request's file, or shipped), generated, or a folder of folders.")
+]
 FeaturesOption = Annotated[
     str, typer.Option(help="Network of KID and FID: hf:FOLDER, inception:FILE or wardrobe; default: the first request's detector.")
 ]
@@ -30,7 +36,9 @@ FeaturesOption = Annotated[
 
 @machine
 def continual(
-    requests: Annotated[str, typer.Option(help="Concepts in the order in which they must go, e.g. bag,dress; each a name or a FILE.toml.")],
+    requests: Annotated[
+        str, typer.Option(help="Concepts in the order in which they must go, e.g. bag,dress; each a name or a FILE.toml.")
+    ] = "",
     model: options.ModelOption = "wardrobe",
     method: Annotated[str, typer.Option(help="Unlearner of every step, see `vestige list`.")] = "uce",
     mode: ModeOption = "sequential",
@@ -41,8 +49,18 @@ def continual(
     suite: Annotated[str, typer.Option(help="Whose sampler and numbers of pictures hold; a name, or FILE.toml.")] = "quick",
     seed: Annotated[int, typer.Option(help="Seed of every unlearning run, and of the memory.")] = 0,
     memory: Annotated[int, typer.Option(max=1_000_000, help="Pictures by the original that the method may rehearse, drawn once.")] = 200,
+    retain: Annotated[str, typer.Option(help="What is rehearsed: drawn by the original, or a folder with captions.")] = "drawn",
+    related: Annotated[str, typer.Option(help="Pictures of the requests' neighbours, rehearsed too: a folder with captions.")] = "",
+    alternative: options.AlternativeOption = "drawn",
+    references: ReferencesOption = "known",
+    attack_retain: options.AttackRetainOption = "shipped",
     attack: Annotated[list[str] | None, typer.Option(help="Attack to run after every step on every request so far; repeatable.")] = None,
     replicates: Annotated[int, typer.Option(max=1000, help="Replicates of each attack.")] = 1,
+    protocol: Annotated[str, typer.Option(help="duge: its published evaluation, with its concepts, prompts, seeds and sampler.")] = "",
+    detector: Annotated[str, typer.Option(help="Who looks for a protocol's concepts, e.g. hf:FOLDER.")] = "",
+    selector: Annotated[str, typer.Option(help="By whom attacks choose there; another network.")] = "",
+    accept: AcceptOption = "",
+    withdraw: Annotated[list[str] | None, typer.Option(help="A request of the list that no longer holds; repeatable.")] = None,
     features: FeaturesOption = "",
     keep_images: options.KeepOption = "all",
     preset: options.PresetOption = "",
@@ -62,6 +80,7 @@ def continual(
         arguments,
         requests=tuple(name.strip() for name in requests.split(",") if name.strip()),
         attacks=tuple(attack or ()),
+        withdrawn=tuple(withdraw or ()),
         settings=options.assigned(settings),
         guards=options.filled(Guards, arguments),
     )
@@ -83,5 +102,8 @@ def _continual(order: Order, out: Path, steal: bool, as_json: bool) -> None:
     for name in result["attacks"]:
         for failed in ledgers.left_out(result, name):
             say(f"note: left out after step {failed}")
+    for row in result["steps"]:
+        if (judged := row.get("accepted")) and not judged["stands"]:
+            say(f"note: step {row['step']} {row['request']} was rolled back: {'; '.join(judged['reasons'])}")
     combined = f"as one edit  {result['combined']}\n" if result["combined"] else ""
     give(result, as_json, f"{ledgers.table(result)}\n{combined}report       {page}")

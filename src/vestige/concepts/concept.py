@@ -1,7 +1,7 @@
 """Concept: what must go, what may appear instead, what must stay, its prompts, and the label that a judge knows it by.
 
-Built-in concepts are data (`data/concepts/WORLD.toml`); a user's own is a TOML file of the same fields (`vestige list
---template` writes one). Templates hold `{concept}` and may hold `{context}`: the style of an object, the object of a style.
+Built-in concepts are data, a user's own is a TOML file of the same fields; `loading` reads both. Templates hold
+`{concept}` and may hold `{context}`: the style of an object, the object of a style.
 """
 
 from __future__ import annotations
@@ -11,12 +11,9 @@ import itertools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
-from vestige import files
-from vestige.data import WORLD, shipped_table, toml
-from vestige.errors import BadInput, UnknownName
+from vestige.errors import BadInput
 
 Bank = Literal["training", "held-out", "indirect"]
 
@@ -24,8 +21,9 @@ Bank = Literal["training", "held-out", "indirect"]
 KINDS = ("object", "style", "person", "unsafe")
 _OTHERS = (".yaml", ".yml", ".json", ".txt", ".csv", ".ini", ".cfg", ".md")  # endings of files that no concept is
 RATES = ("sensitivity", "specificity", "measured")  # how often the detector is right, as somebody measured
-LOOKS = ("detector", "labels", "threshold", "selector", "selector_labels", "selector_threshold", "pictures", *RATES)
-ASKED = ("indirect",)  # no method and no attack sees it; the runs that ask hold the prompts themselves
+_SEEN = ("detector", "labels", "threshold", "selector", "selector_labels", "selector_threshold", "pictures")
+LOOKS = (*_SEEN, *RATES, "captions", "fidelity")
+ASKED = ("indirect", "prompt_files")  # no method and no attack sees them; the runs that ask hold the prompts themselves
 
 
 @dataclass(frozen=True)
@@ -52,7 +50,10 @@ class Concept:
         contexts: What fills `{context}`; labels of `context_group`.
         templates: Prompts for methods and attacks.
         held_out: Paraphrases that only the audit uses.
-        indirect: Prompts that do not name it and may show it all the same; asked after every step of a sequence.
+        indirect: Prompts that do not name it and may show it all the same; asked after every step of a sequence, and by audits.
+        synonyms: Other words for it, which stand in the held-out prompts where an audit asks again.
+        prompt_files: Lists of prompts that an audit asks, each a bank of its own: FILE.csv, FILE.csv:COLUMN or FILE.txt, as
+            `concepts.prompts` reads them. In a concept file they are called `prompts`.
         sensitive: Pictures are blurred in every report, and the originals lie apart.
         source: Where the prompts come from.
         detector: Who looks for it: "nudenet", "nudenet:bgr", "open-nsfw", "hf:FOLDER" (an image classifier), "clip:FOLDER", or a
@@ -66,6 +67,9 @@ class Concept:
         sensitivity, specificity: Share of pictures with it in which the detector sees it, and of those without it in which it does not,
             as somebody measured; 0 is not measured.
         measured: On what, in words; needed where either is told.
+        fidelity: Who measures what an edit costs the rest where the detector cannot tell what else a picture shows: "clip:FOLDER" by
+            CLIP scores; "hf:FOLDER", "inception:FILE" or a world's judge ("wardrobe") by KID; "" nobody.
+        captions: A list of captions for that, as `prompt_files`; "" takes the words that must stay.
     """
 
     name: str
@@ -81,6 +85,8 @@ class Concept:
     templates: tuple[str, ...] = ("a picture of a {concept}",)
     held_out: tuple[str, ...] = ("one {concept}",)
     indirect: tuple[str, ...] = ()
+    synonyms: tuple[str, ...] = ()
+    prompt_files: tuple[str, ...] = ()
     sensitive: bool = False
     source: str = ""
     detector: str = ""
@@ -93,6 +99,8 @@ class Concept:
     sensitivity: float = 0.0
     specificity: float = 0.0
     measured: str = ""
+    fidelity: str = ""
+    captions: str = ""
 
     def __post_init__(self) -> None:
         for f in dataclasses.fields(self):
@@ -112,8 +120,9 @@ class Concept:
         for field in ("target", "label"):
             if not getattr(self, field):
                 object.__setattr__(self, field, self.name)
+        called = {word.lower() for word in (self.name, self.target, *self.synonyms)}
         for field in ("neighbours", "unrelated"):
-            if own := {self.name.lower(), self.target.lower()} & {word.lower() for word in getattr(self, field)}:
+            if own := called & {word.lower() for word in getattr(self, field)}:
                 raise BadInput(f"{self.name} is to go, and {own.pop()!r} stands among its own {field}, which must stay; take it out there")
         self._check_detectors()
         self._check_templates()
@@ -143,6 +152,8 @@ class Concept:
             raise BadInput(
                 f"{self.name} states error rates of its detector with `measured`, which says on what, and neither without the other"
             )
+        if self.captions and not self.fidelity:
+            raise BadInput(f"captions of {self.name} are for who measures fidelity, and nobody is named")
         told = {"detector": ("labels", "threshold", "selector", "measured"), "selector": ("selector_labels", "selector_threshold")}
         for needed, fields in told.items():
             for field in fields:
@@ -157,7 +168,8 @@ class Concept:
 
     def named(self, text: str) -> bool:
         """Whether a text holds the words that name it."""
-        return re.search(rf"\b{re.escape(self.target)}\b", text, re.IGNORECASE) is not None
+        words = "|".join(re.escape(word) for word in (self.target, *self.synonyms))
+        return re.search(rf"\b(?:{words})\b", text, re.IGNORECASE) is not None
 
     def prompts(self, bank: Bank = "training", word: str | None = None) -> list[Prompt]:
         """Every prompt of a bank for the target (or for another word of its group), contexts in turn within each template."""
@@ -176,7 +188,8 @@ class Concept:
         words = [None, *(word for word in (self.anchor, *self.neighbours, *self.unrelated) if word)]
         banks: tuple[Bank, ...] = ("training", "held-out")
         named = [prompt.text for bank in banks for word in words for prompt in self.prompts(bank, word)]
-        return list(dict.fromkeys([*named, *(prompt.text for prompt in self.prompts("indirect"))]))
+        other = [prompt.text for word in self.synonyms for prompt in self.prompts("held-out", word)]
+        return list(dict.fromkeys([*named, *(prompt.text for prompt in self.prompts("indirect")), *other]))
 
     def plain(self) -> list[str]:
         """Training prompts without a context; all of them where each has one."""
@@ -203,97 +216,11 @@ class Concept:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, for specs. Who looks for it is no part of what it is: specs name the judges, pictures and prompts that were used."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items() if k not in (*LOOKS, *ASKED)}
+        away = (*LOOKS, *ASKED, *(() if self.synonyms else ("synonyms",)))
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items() if k not in away}
 
 
 def _coprime(length: int) -> int:
     import math
 
     return next(s for s in itertools.count(max(1, round(length * 0.382))) if math.gcd(s, length) == 1)
-
-
-def names(world: str = "") -> list[str]:
-    """Built-in concepts of a world; "" is the embedded one."""
-    return list(_table(world))
-
-
-def load(name_or_file: str, world: str = "") -> Concept:
-    """A built-in concept by name, or a user's own from a TOML file."""
-    path = Path(name_or_file)
-    if path.suffix.lower() == ".toml":
-        return _read(path)
-    if path.suffix.lower() in _OTHERS or (name_or_file and path.is_file()):
-        raise BadInput(f"{path} is no concept file, which is TOML, NAME.toml; `vestige list --template NAME.toml` writes one")
-    known = _table(world)
-    if name_or_file not in known:
-        raise UnknownName("concept", name_or_file, known)
-    return known[name_or_file]
-
-
-def _table(world: str) -> dict[str, Concept]:
-    shipped = shipped_table(f"concepts/{world or WORLD}")
-    concepts: dict[str, Concept] = {}
-    for kind, shared in shipped["kinds"].items():
-        swap = {"{" + kind + "}": "{concept}", "{" + shared["context_group"] + "}": "{context}"}
-        for name, own in shipped["concepts"].items():
-            if own["kind"] != kind:
-                continue
-            near = own.get("neighbours", [])
-            fields: dict[str, Any] = {"name": name, "group": kind, **own, **shipped.get("common", {})}
-            fields |= {"contexts": shared["contexts"], "context_group": shared["context_group"]}
-            fields |= {"neighbours": near, "unrelated": [m for m in shared["members"] if m not in near and m != name]}
-            fields |= {bank: [_swapped(t, swap) for t in templates] for bank, templates in shared["templates"].items()}
-            concepts[name] = _concept(fields)
-    return concepts
-
-
-def _swapped(template: str, swap: Mapping[str, str]) -> str:
-    for old, new in swap.items():
-        template = template.replace(old, new)
-    return template
-
-
-def _concept(fields: Mapping[str, Any]) -> Concept:
-    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
-    return Concept(**values)
-
-
-def _read(path: Path) -> Concept:
-    if not path.is_file():
-        raise BadInput(f"no concept file at {path}; `vestige list --template {path}` writes one to fill in")
-    try:
-        data = toml(path.read_text(files.UTF8))
-    except (ValueError, RecursionError) as error:
-        raise BadInput(f"{path} is not valid TOML: {error}") from error
-    fields = {f.name: f for f in dataclasses.fields(Concept)}
-    for key in data:
-        if key not in fields:
-            raise UnknownName(f"field in {path.name}", key, fields)
-    if "name" not in data:
-        raise BadInput(f'{path} has no name; the smallest concept file is: name = "sneaker"')
-    return _concept({**data, **{key: _placed(key, data[key], path.parent) for key in ("detector", "selector", "pictures") if key in data}})
-
-
-def _placed(key: str, told: Any, beside: Path) -> Any:
-    """A folder or file that a concept file names, found from where the file lies; what is none stays as it is."""
-    if not isinstance(told, str) or not told:
-        return told
-    if key == "pictures":
-        return str(beside / told)
-    kind, _, place = told.partition(":")
-    if kind in ("hf", "clip"):
-        return f"{kind}:{beside / place}"
-    file, dot, function = told.rpartition(".py:")
-    return f"{beside / file}.py:{function}" if dot else told
-
-
-def named(concept: Concept | str) -> Concept:
-    """A concept from its name; words that name no built-in one become an object concept with plain templates."""
-    if isinstance(concept, Concept):
-        return concept
-    try:
-        return load(concept)
-    except UnknownName:
-        return Concept(
-            name=concept, templates=("a photo of a {concept}", "{concept}"), held_out=("an image of {concept}",), source="plain words"
-        )

@@ -66,6 +66,12 @@ class PictureSet:
         """What specs say of a user's own labels beside the pictures' content; {} for others."""
         return {"labels": [dict(sorted(row.items())) for row in self.labels]} if self.own and self.labels else {}
 
+    def joined(self, other: PictureSet) -> PictureSet:
+        """Both sets, of pictures of one size; labels and captions where both have them."""
+        labels = (*self.labels, *other.labels) if self.labels and other.labels else ()
+        captions_ = (*self.captions, *other.captions) if self.captions and other.captions else ()
+        return PictureSet(torch.cat([self.images, other.images]), f"{self.source} and {other.source}", labels, captions_)
+
     def draw(self, count: int, replicate: int, seed: int = 0) -> PictureSet:
         """The `count` pictures of a replicate: a shuffled set is dealt out, so that replicates differ in all of them while it lasts.
 

@@ -55,7 +55,7 @@ class Joint(Concept):
         return in_turn([part.others(part.anchor if word else "") for part in self.parts])
 
     def as_dict(self) -> dict[str, Any]:
-        own = {f.name: getattr(self, f.name) for f in fields(Concept) if f.name not in ASKED}
+        own = {f.name: getattr(self, f.name) for f in fields(Concept) if f.name not in (*ASKED, "synonyms")}
         plain = {k: list(v) if isinstance(v, tuple) else v for k, v in own.items()}
         return {**plain, "parts": [part.as_dict() for part in self.parts]}
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal, final
 
 import torch
@@ -28,6 +29,7 @@ from vestige.edits import Edit
 from vestige.edits.precision import leaves, read_through, wide
 from vestige.errors import BadInput, BadSetting, Incompatible
 from vestige.methods import Data, Paper, Unlearner, optimiser
+from vestige.methods.looking import only_looks
 
 PASSES = 16  # batches whose gradients choose the weights that may move
 KEYS = "cross-attention-kv"  # the scope that a projection holds; nothing else reads the text
@@ -86,6 +88,8 @@ class Guarded(Unlearner):
 
     The pull is added to gradients and the mask multiplies them, before any clipping. Weights are chosen in a run of the method that is
     broken off after `PASSES` batches: its own loss at the weights that enter the step, with none of them moved (but for weight decay).
+    What a method sees before it trains (SalUn's saliency, Selective Amnesia's Fisher information, DUGE's gradient norms) is no such batch,
+    has no pull in it, and shows no gradient of a weight that may not move.
     The projection is of the trained weight, not of the gradient; it holds keys and values alone, and with rho above 0 leaks by
     rho / (s^2 + rho) along a singular direction s of C. C has one column a word: the mean of its tokens' embeddings over its
     prompts. What else of a prompt carries the word, in a causal encoder whatever follows it, is not protected.
@@ -173,10 +177,15 @@ class Hold:
             except Incompatible:
                 raise Incompatible(f"pull, share and project hold weights that are trained in place; {name} is an adapter's") from None
             leaf.register_post_accumulate_grad_hook(_Held(self, name, goal, count))
+            leaf.register_hook(partial(self._chosen, name))
             if self.projected(name):
                 part, _, short = name.partition(".")
                 read_through(parts[part], short, _Projected(first, self.projection))
         return view
+
+    def _chosen(self, name: str, slope: Tensor) -> Tensor | None:
+        """A gradient without what may not move, however it is asked for; None leaves it as it is."""
+        return None if self.mask is None else slope * self.mask.get(name, 0)
 
     def projected(self, name: str) -> bool:
         """Whether a weight is under the projection."""
@@ -214,7 +223,7 @@ class _Held:
     @torch.no_grad()
     def __call__(self, leaf: Tensor) -> None:
         hold, slope = self.hold, leaf.grad
-        if slope is None:
+        if slope is None or only_looks():
             return
         if hold.seen is not None:
             total, batches = hold.seen.get(self.name, (torch.zeros_like(leaf), 0))

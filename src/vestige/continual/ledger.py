@@ -48,6 +48,7 @@ class Ledger:
     def __init__(self, run: Run, mode: Mode) -> None:
         self.run, self.mode = run, mode
         self.file = run.folder / "ledger.json"
+        self.withdrawn: list[dict[str, Any]] = []
         self.steps, self.memory = self._read()
 
     def _read(self) -> tuple[list[dict[str, Any]], str | None]:
@@ -60,14 +61,16 @@ class Ledger:
             if data["schema"] != SCHEMA:
                 raise ValueError(f"its schema is {data['schema']!r}, not {SCHEMA!r}")
             needed = ("request", "concept", "edit", "sha256", "before", "after")
-            told = {"looks", "diagnostics"}
+            told = {"looks", "diagnostics", "memory", "refused"}
+            self.withdrawn = list(data.get("withdrawn", []))
             return [{key: step[key] for key in (*needed, *(told & set(step)))} for step in data["steps"]], data["memory"]
         except (KeyError, TypeError, ValueError) as error:
             raise BadInput(f"{self.file} is damaged ({error!r}); {ADVICE}") from error
 
     def write(self) -> None:
         """Store what is known; an empty ledger too, so that a lost one is noticed."""
-        self.run.write_json("ledger.json", {"schema": SCHEMA, "steps": self.steps, "memory": self.memory})
+        away = {"withdrawn": self.withdrawn} if self.withdrawn else {}
+        self.run.write_json("ledger.json", {"schema": SCHEMA, "steps": self.steps, "memory": self.memory, **away})
 
     def check(self, requests: Sequence[Concept], looks: Mapping[str, Any] | None = None) -> None:
         """Refuse a list of requests that does not begin with the finished ones, and files that are not as they were written.
@@ -82,13 +85,46 @@ class Ledger:
         for number, (step, concept) in enumerate(zip(self.steps, requests, strict=False), 1):
             if step["request"] != concept.name:
                 there = f"request {number} is {step['request']!r} there and {concept.name!r} here"
-                raise RunConflict(f"{self.run.folder} has forgotten {names}: {there}; a ledger goes on, or begins in another folder")
+                raise RunConflict(
+                    f"{self.run.folder} has forgotten {names}: {there}; "
+                    "a ledger goes on, or begins in another folder; --withdraw takes a request back"
+                )
             other = [key for key, value in concept.as_dict().items() if step["concept"].get(key) != value]
             if step.get("looks") != (looks or {}).get(concept.name):
                 other.append("the detectors by which the memory was sorted")
             if other:
                 raise RunConflict(f"request {number}, {concept.name!r}, differs from the ledger's in {', '.join(other)}; {ADVICE}")
             self._whole(number, step)
+
+    def withdraw(self, names: Sequence[str]) -> None:
+        """Take the steps of requests out, and in a chain all that were made after the first of them; their edits are set aside."""
+        gone = [i for i, step in enumerate(self.steps) if step["request"] in names]
+        if not gone:
+            return
+        gone = list(range(gone[0], len(self.steps))) if self.mode in CHAINED else gone
+        for i in gone:
+            step = self.steps[i]
+            place = self.run.folder / step["edit"]
+            aside = self.run.path(f"withdrawn/{len(self.withdrawn) + 1:02d}-{slug(step['request'])}.safetensors")
+            if place.is_file():
+                shutil.copyfile(place, aside)
+            why = "withdrawn" if step["request"] in names else "made after a request that was withdrawn"
+            kept = {key: step[key] for key in ("request", "sha256", "before", "after")}
+            self.withdrawn.append({**kept, "edit": str(aside.relative_to(self.run.folder)), "why": why})
+        left = [step for i, step in enumerate(self.steps) if i not in gone]
+        away = [self.steps[i]["edit"] for i in gone]
+        self.steps = left
+        if gone[0] == 0:  # the memory began with its words
+            self.memory = None
+        self.write()
+        for name in away:
+            (self.run.folder / name).unlink(missing_ok=True)
+
+    def refuse(self, number: int, reasons: Sequence[str]) -> None:
+        """Say of a finished step, counted from 1, that it does not stand: what follows starts from the model before it."""
+        if self.steps[number - 1].get("refused") != list(reasons):
+            self.steps[number - 1]["refused"] = list(reasons)
+            self.write()
 
     def _whole(self, number: int, step: Mapping[str, Any]) -> None:
         path = self.run.folder / step["edit"]
@@ -97,14 +133,24 @@ class Ledger:
         if files.digest(path) != step["sha256"]:
             raise BadInput(f"the edit of step {number}, {path}, is damaged: it is not the file that was written; {ADVICE}")
 
-    def record(self, concept: Concept, made: Path, before: Model, after: Model, looks: Any = None, diagnostics: Any = None) -> None:
+    def record(
+        self,
+        concept: Concept,
+        made: Path,
+        before: Model,
+        after: Model,
+        looks: Any = None,
+        diagnostics: Any = None,
+        memory: int | None = None,
+    ) -> None:
         """Add a finished step: first its edit, then the line that makes it count.
 
         Arguments:
             looks: What it rests on of its request's own detectors; None for nothing.
             diagnostics: What was measured of its edit; None for nothing.
+            memory: Pictures that it rehearsed; None for nothing.
         """
-        name = f"edits/{len(self.steps) + 1:02d}-{slug(concept.name)}.safetensors"
+        name = f"edits/{self._next():02d}-{slug(concept.name)}.safetensors"
         place = self.run.path(name)
         with files.written(place) as part:
             try:
@@ -112,9 +158,14 @@ class Ledger:
             except OSError:  # a file system without hard links
                 shutil.copyfile(made, part)
         entry = {"edit": name, "sha256": files.digest(place), "before": before.fingerprint, "after": after.fingerprint}
-        own = {key: value for key, value in (("looks", looks), ("diagnostics", diagnostics)) if value is not None}
+        own = {key: value for key, value in (("looks", looks), ("diagnostics", diagnostics), ("memory", memory)) if value is not None}
         self.steps.append({"request": concept.name, "concept": concept.as_dict(), **entry, **own})
         self.write()
+
+    def _next(self) -> int:
+        """A number that no edit has: that of the step, unless an earlier one was withdrawn."""
+        used = [int(step["edit"].removeprefix("edits/").partition("-")[0]) for step in self.steps]
+        return max([len(self.steps), *used]) + 1
 
     def taken(self, number: int, model: Model) -> tuple[Edit, Model]:
         """The edit of a finished step, counted from 1, and what it makes of the model that it was made on."""
@@ -130,8 +181,12 @@ class Ledger:
     def states(self, original: Model) -> Iterator[tuple[Edit, Model]]:
         """Every finished step's edit and the model after it; one model at a time, whatever the length."""
         model = original
-        for number in range(1, len(self.steps) + 1):
-            edit, model = self.taken(number, original if self.mode == "independent" else model)
+        for number, step in enumerate(self.steps, 1):
+            edit, after = self.taken(number, original if self.mode == "independent" else model)
+            if step.get("refused"):  # what follows starts from the model before it
+                yield Edit(edit.base, edit.method, edit.settings, edit.scope, notes=edit.notes), model
+                continue
+            model = after
             yield edit, model
 
     def edit(self, original: Model, steps: int | None = None) -> Edit:
@@ -146,7 +201,8 @@ class Ledger:
             raise BadInput(f"the ledger holds {len(self.steps)} steps; given {count}")
         parts, model = [], original
         for edit, after in itertools.islice(self.states(original), count):
-            parts.append(edit)
+            if edit.touched or edit.hooks:
+                parts.append(edit)
             model = after
         return chained(original, model, parts)
 

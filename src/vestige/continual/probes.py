@@ -17,13 +17,14 @@ from safetensors.torch import load, save
 from vestige import runs
 from vestige.concepts import Concept, images
 from vestige.concepts.concept import Bank, Prompt
-from vestige.continual import retention
+from vestige.concepts.published import AskedAs
 from vestige.continual.ledger import slug
 from vestige.diffusion import Model
 from vestige.diffusion.sampling import chunks, pictures
 from vestige.harness.bench import NUMERICS, Bench, answered, shows
 from vestige.harness.suites import Suite
 from vestige.metrics import fidelity
+from vestige.metrics.losses import paired_kid
 from vestige.seeds import derive
 
 
@@ -49,6 +50,14 @@ class Probe:
         for word in self.words:  # each begins elsewhere in the bank, so that together they see more templates and contexts
             made += self.concept.spread(each(suite), "held-out", words=(word,), offset=derive(0, "offset", word) % 1000)
         return made
+
+    def seeds(self, suite: Suite) -> list[int]:
+        """Seeds of its own, one a picture, where a published protocol fixes them; else none, and they derive from the prompts."""
+        if not isinstance(self.concept, AskedAs):
+            return []
+        if self.words is None:
+            return self.concept.seeds(self.concept.target, suite.pictures)
+        return [seed for word in self.words for seed in self.concept.seeds(word, each(suite))]
 
 
 def each(suite: Suite) -> int:
@@ -122,6 +131,7 @@ def look(bench: Bench, model: Model, probe: Probe) -> runs.Run:
         "judge": bench.verify.identity(concept.label) if probe.words is None else bench.verify.witness(concept.label),
         "strip": suite.strip if probe.words is None else None,
         "blurred": concept.sensitive,
+        **({"seeds": own} if (own := probe.seeds(suite)) else {}),
         **bench.kept,
         **(_measured_in(bench) if probe.words is not None else {}),
         "volatile": {"model": model.name, "concept": concept.name},
@@ -129,7 +139,7 @@ def look(bench: Bench, model: Model, probe: Probe) -> runs.Run:
 
     def work(run: runs.Run) -> dict[str, Any]:
         turn = len(prompts) if probe.words is None else each(suite)
-        seeds = [derive(0, "probe", p.text, i % turn) for i, p in enumerate(prompts)]
+        seeds = own or [derive(0, "probe", p.text, i % turn) for i, p in enumerate(prompts)]
         drawn = pictures(model, [p.text for p in prompts], seeds, suite.protocol)
         if probe.words is None:
             bench.album(concept).strip(drawn[: spec["strip"]], run.folder, "strip.png")
@@ -178,7 +188,7 @@ def stored_features(run: runs.Run, word: str) -> torch.Tensor:
 
 def apart(real: torch.Tensor, made: torch.Tensor) -> dict[str, Any]:
     """KID between two states by their features at equal seeds, (N, F); FID needs pictures."""
-    return {"pictures": len(real), "kid": retention.paired_kid(*(x.double().numpy() for x in (real, made))), "fid": None}
+    return {"pictures": len(real), "kid": paired_kid(*(x.double().numpy() for x in (real, made))), "fid": None}
 
 
 def distances(bench: Bench, real: torch.Tensor, made: torch.Tensor) -> dict[str, Any]:
@@ -189,4 +199,4 @@ def distances(bench: Bench, real: torch.Tensor, made: torch.Tensor) -> dict[str,
     x, y = (extractor.features(images_).double().cpu().numpy() for images_ in (real, made))
     fid = fidelity.fid(extractor, real, made) if len(real) > x.shape[1] else None
     found = None if fid is None else {"name": fid.name, "value": fid.value}
-    return {"pictures": len(real), "kid": retention.paired_kid(x, y), "fid": found}
+    return {"pictures": len(real), "kid": paired_kid(x, y), "fid": found}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, final
 
 import torch
@@ -34,6 +35,7 @@ class State:
         indirect: Finished probes of prompts that do not name them, by name, of those that give any.
         around: Finished probes of the words around them.
         known: What stands in the result as it is.
+        asked: The requests that the model was to forget, but those whose step was rolled back.
     """
 
     step: int
@@ -41,6 +43,7 @@ class State:
     indirect: Mapping[str, runs.Run]
     around: list[runs.Run]
     known: dict[str, Any]
+    asked: tuple[Concept, ...] = ()
 
     def right(self, name: str) -> list[bool | None]:
         """One right-or-wrong a picture of a request; None: it could not be judged."""
@@ -117,16 +120,16 @@ class Account:
 
     def described(self, state: State, states: Sequence[State]) -> dict[str, Any]:
         """One step of the result."""
-        step, asked = state.step, self.course.so_far(state.step)
+        step, asked = state.step, state.asked
         right = {c.name: state.right(c.name) for c in self.requests}
         forgotten = {c.name: right[c.name] for c in asked}
         earlier = asked[:-1] if self.course.order.mode in CHAINED else ()
-        then = {c.name: states[j].right(c.name) for j, c in enumerate(earlier, 1)}
+        then = {c.name: states[1 + self.requests.index(c)].right(c.name) for c in earlier}
         return {
             "step": step,
             "request": self.course.asked_in(step) if step else None,
             "rates": {name: retention.rate_of(hits) for name, hits in right.items()},
-            "to_come": [c.name for c in self.requests if c not in asked],
+            "to_come": [c.name for c in self.requests if c not in asked and c not in self.course.so_far(step)],
             "unlearning_accuracy": retention.unlearning_accuracy(forgotten),
             "unlearning_accuracies": {name: retention.unlearning_accuracy({name: hits}) for name, hits in forgotten.items()},
             "reversal": retention.reversal(then, {name: right[name] for name in then}),
@@ -193,6 +196,19 @@ class Account:
         return {"requests": made, "unrelated": unrelated}
 
 
+def attackers(chosen: SequencePlan, original: Model, concept: Concept) -> AttackerData:
+    """What an attacker of one request holds."""
+    references = chosen.order.references
+    return AttackerData(
+        original=original,
+        world=chosen.world,
+        protocol=chosen.suite.protocol,
+        references=references if references in ("known", "generated") else str(Path(references) / concept.name),
+        retain=chosen.order.attack_retain,
+        away=tuple(chosen.requests),
+    )
+
+
 def attempted(chosen: SequencePlan, bench: Bench, original: Model, model: Model, concept: Concept, name: str) -> dict[str, Any]:
     """As `recovered`; an attack whose numbers stop being finite has a curve of nothing, and says under "failed" who it was."""
     try:
@@ -209,9 +225,7 @@ def recovered(chosen: SequencePlan, bench: Bench, original: Model, model: Model,
     for it, else the original's; no request is among pictures of everything else.
     """
     attack, planned = chosen.attacks[name]
-    attacker = AttackerData(
-        original=original, world=chosen.world, protocol=chosen.suite.protocol, references="known", away=tuple(chosen.requests)
-    )
+    attacker = attackers(chosen, original, concept)
     ways: dict[str, list[runs.Run]] = {}
     for way, method in attack.ways().items():
         for k in range(chosen.order.first_replicate, chosen.order.first_replicate + chosen.order.replicates):

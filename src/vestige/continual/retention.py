@@ -4,22 +4,18 @@
     drop                  D(n)   = mean over words of (accuracy of the original - accuracy after step n)
     reversal              R(n)   = mean over j < n of max(0, rate_n(c_j) - rate_j(c_j))
 
-    KID(n)                mean over pairs i != j of k(x_i, x_j) + k(y_i, y_j) - k(x_i, y_j) - k(x_j, y_i)
-
 The drop over the requests' neighbours is the *ripple*, over concepts that lie near no request and are never requested the
 *erosion* of generalization. Every state draws from the same seeds, so everything but a rate is paired picture by picture. A picture
 that could not be judged is in no rate, and in no pair.
-Sources: rates and drops as continual unlearning papers report them; reversal paired by request is our choice; the kernel
-k(x, y) = (x.y / d + 1)^3 is KID's (Binkowski et al., 2018), the mean over i != j MMD's for pairs (Gretton et al., 2012, eq. 4).
+Sources: rates and drops as continual unlearning papers report them; reversal paired by request is our choice. KID between states is
+`metrics.losses.paired_kid`.
 """
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from vestige.verdict.intervals import Hits, Seen, drop, paired_hits, rate
 
@@ -58,22 +54,3 @@ def reversal(then: Seen, now: Seen) -> dict[str, Any] | None:
     low, high = (float(x) for x in np.quantile(drawn, (0.025, 0.975)))
     # Resampling adds noise, and clipped noise is positive: the bootstrap may lie above the estimate altogether.
     return {"value": value, "low": min(low, value), "high": max(high, value), "net": drop(now, then), "by_request": single}
-
-
-def paired_kid(real: NDArray[np.float64], made: NDArray[np.float64]) -> dict[str, Any] | None:
-    """Kernel distance between two states' features at equal seeds, (N, F) each; None for fewer than three pictures.
-
-    Pictures of one seed are alike, so the usual estimate, which compares them too, would lie below zero for a model against
-    itself. Leaving them out is unbiased, and exactly zero there. The interval is a jackknife over pairs.
-    """
-    n, width = real.shape
-    if n < 3:
-        return None
-    # Each product from two buffers: numpy rounds a matrix times itself otherwise, and equal states would lie 1e-16 apart.
-    xx, yy, xy, yx = ((a @ b.copy().T / width + 1) ** 3 for a, b in ((real, real), (made, made), (real, made), (made, real)))
-    h = (xx - xy) + (yy - yx)
-    np.fill_diagonal(h, 0.0)
-    total, rows = float(h.sum()), h.sum(1)
-    value, without = total / (n * (n - 1)), (total - 2 * rows) / ((n - 1) * (n - 2))
-    half = 1.96 * math.sqrt((n - 1) / n * float(((without - without.mean()) ** 2).sum()))
-    return {"value": value, "low": value - half, "high": value + half, "count": n}

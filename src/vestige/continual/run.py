@@ -25,23 +25,23 @@ from typing import Any, final
 from vestige import models, registry, runs
 from vestige.concepts import Concept
 from vestige.concepts.album import Album
-from vestige.concepts.concept import Prompt
-from vestige.concepts.images import PictureSet
+from vestige.continual.acceptance import judged_by, judged_from, limits
+from vestige.continual.certificates import certificate
 from vestige.continual.guards import Guarded, Guards, protected
-from vestige.continual.ledger import CHAINED, Ledger
+from vestige.continual.ledger import CHAINED, Ledger, slug
+from vestige.continual.memory import Memory
 from vestige.continual.plan import Order, SequencePlan, resolve
-from vestige.continual.probes import Probe, look, names, probes
-from vestige.continual.result import Account, State, attempted
+from vestige.continual.probes import Probe, look, probes
+from vestige.continual.result import Account, State, attackers, attempted
 from vestige.diffusion import Model
 from vestige.diffusion.model import Watch, silent
 from vestige.edits import Edit
 from vestige.edits.arithmetic import describe, distance, moved
 from vestige.errors import BadInput, Incompatible
-from vestige.harness.bench import Bench, shows
-from vestige.harness.unlearning import unlearned
+from vestige.harness.bench import Bench
+from vestige.harness.unlearning import training_data, unlearned
 from vestige.methods import Data, Paper, Unlearner
 from vestige.metrics import Judge, loading
-from vestige.seeds import derive
 
 SCHEMA = "vestige-continual-1"
 COMBINED = "combined.safetensors"
@@ -60,6 +60,9 @@ def continual(
     chosen = resolve(order)
     run = runs.claim(out, chosen.spec())
     asked = runs.key(chosen.asked())
+    if order.withdrawn:
+        with run.held(steal=steal):
+            Ledger(run, order.mode).withdraw(order.withdrawn)
     Ledger(run, order.mode).check(chosen.steps, chosen.sorted_by())
     if run.result is None or run.result.get("asked") != asked:
         with run.held(steal=steal):
@@ -145,43 +148,38 @@ class _Sequence:
         if not ledger.steps:
             ledger.write()
         self.memory = self._memory() if chosen.rehearses else None
+        self.alternative = training_data(self.original, "drawn", "drawn", alternative=chosen.order.alternative).alternative
+        self.refused: list[str] = []
         self.touched: set[str] = set()
+        for concept in self.requests:  # what an attacker cannot be given is found before the first step
+            attackers(chosen, self.original, concept).check(concept, [attack for attack, _ in chosen.attacks.values()])
 
-    def _memory(self) -> PictureSet:
-        """Pictures by the original, drawn once; they depend on the first request alone, so a longer list changes none."""
-        first, order, watch = self.requests[0], self.course.order, self.bench.watch
-        words = (*first.neighbours, *first.unrelated)
-        if not words:
-            raise BadInput(f"{first.name} names neither neighbours nor unrelated concepts; a memory needs some")
-        prompts, cache = first.spread(order.memory, "training", words=words), self.album.cache(self.bench.root)
-        seed = derive(order.seed, "memory")
-        made = Data(cache=cache).drawn(self.original, prompts, seed=seed, watch=lambda _, i, n: watch("draw the memory", i, n))
-        if self.ledger.memory not in (None, made.content):
-            raise BadInput(f"the memory in {cache} is not the one that earlier steps rehearsed; restore the folder from a copy")
-        self.ledger.memory = made.content
+    def _memory(self) -> Memory:
+        """What steps rehearse; what the first request adds is what the ledger's steps rehearsed."""
+        made = Memory(self.course, self.bench, self.original, self.album)
+        if self.ledger.memory not in (None, made.first.content):
+            raise BadInput(f"the memory in {self.bench.root} is not the one that earlier steps rehearsed; restore the folder from a copy")
+        self.ledger.memory = made.first.content
         self.ledger.write()
         return made
 
-    def remembered(self, requests: Sequence[Concept]) -> PictureSet | None:
-        """The memory without whatever names one of the requests, or is not known by the selection judge to show none."""
-        if self.memory is None:
-            return None
-        shown = [shows(self.bench.of(concept).select, self.memory.images, concept) for concept in requests]
-        prompts = [Prompt(text, labels) for (text,), labels in zip(self.memory.captions, self.memory.labels, strict=True)]
-        kept = [i for i, prompt in enumerate(prompts) if not names(prompt, requests) and all(hits[i] is False for hits in shown)]
-        if not kept:
-            raise BadInput(f"of the memory's {len(prompts)} pictures none is known to be without a request; raise --memory")
-        return self.memory.take(kept)
+    def standing(self, step: int) -> tuple[Concept, ...]:
+        """The requests that the model after a step was to forget, without earlier ones whose step was rolled back."""
+        own = self.course.so_far(step)
+        return tuple(c for i, c in enumerate(own) if c.name not in self.refused or i == len(own) - 1)
 
     def forgotten(self, step: int, base: Model) -> tuple[Edit, Model, dict[str, Any]]:
         """A step's edit and the model after it, from the ledger or made now, and what it rehearsed."""
-        concept, order, memory = self.course.steps[step - 1], self.course.order, self.remembered(self.course.so_far(step))
-        told: dict[str, Any] = {"memory": None if memory is None else len(memory)}
+        concept, order = self.course.steps[step - 1], self.course.order
         if step <= len(self.ledger.steps):
-            return *self.ledger.taken(step, base), {**told, "diagnostics": self.ledger.steps[step - 1].get("diagnostics")}
+            entry = self.ledger.steps[step - 1]
+            return *self.ledger.taken(step, base), {"memory": entry.get("memory"), "diagnostics": entry.get("diagnostics")}
+        memory, related = self.memory.without(self.course.so_far(step), step) if self.memory is not None else (None, None)
+        told: dict[str, Any] = {"memory": None if memory is None else len(memory)}
         needed = memory is not None or (order.guards.pull > 0 and order.guards.pull_towards == "original")
         before = self.original if needed and base is not self.original else None
-        data = Data(retain=memory, cache=self.album.cache(self.bench.root), original=before)
+        cache = self.album.cache(self.bench.root)
+        data = Data(retain=memory, related=related, alternative=self.alternative, cache=cache, original=before)
         method = self.method(concept, step)
         made = unlearned(self.bench.root, base, concept, order.method, method, order.seed, data=data, watch=self.bench.watch)
         self.run.event("unlearned", step=step, request=concept.name)
@@ -189,7 +187,7 @@ class _Sequence:
         edit = Edit.load(file)
         after = base.edited(edit)
         found = made.outcome.get("diagnostics")
-        self.ledger.record(concept, file, base, after, self.course.sorted_by().get(concept.name), found)
+        self.ledger.record(concept, file, base, after, self.course.sorted_by().get(concept.name), found, told["memory"])
         self.seconds += float(made.outcome["seconds"])
         self.run.event("recorded", step=step, request=concept.name)
         return edit, after, {**told, "diagnostics": found}
@@ -199,7 +197,7 @@ class _Sequence:
         method, guards = self.course.unlearner, self.course.order.guards
         if not guards.active:
             return method
-        settled = self.course.so_far(step)[:-1] if self.course.order.mode == "sequential" else ()
+        settled = self.standing(step)[:-1] if self.course.order.mode == "sequential" else ()
         words = protected(concept, settled) if guards.project else ()
         return Guarded(method=self.course.order.method, settings=registry.settings(method), guards=asdict(guards), protected=words)
 
@@ -211,10 +209,10 @@ class _Sequence:
             self.bench.watch(f"look at step {step}", len(found), len(self.probes.all))
         asked = {bank: {p.concept.name: run for p, run in found if p.words is None and p.bank == bank} for bank in ("held-out", "indirect")}
         around = [run for probe, run in found if probe.words is not None]
-        so_far, held = self.course.so_far(step), (self.course, self.bench, self.original, model)
+        so_far, held = self.standing(step), (self.course, self.bench, self.original, model)
         returns = {name: {c.name: attempted(*held, c, name) for c in so_far} for name in self.course.attacks}
         told = {**known, "fingerprint": model.fingerprint[:16], "attacks": returns}
-        return State(step, asked["held-out"], asked["indirect"], around, told)
+        return State(step, asked["held-out"], asked["indirect"], around, told, so_far)
 
     def drift(self, edit: Edit, base: Model, model: Model) -> dict[str, Any]:
         """Relative distance of the weights touched so far to the original's, and of this step's to the previous model's."""
@@ -226,17 +224,47 @@ class _Sequence:
     def result(self, command: str) -> dict[str, Any]:
         """Take and measure every step that is missing, and put the result together."""
         model, states = self.original, [self.seen(0, self.original, {"drift": {"original": 0.0, "previous": 0.0}, "edit": None})]
+        account = Account(self.course, self.bench, self.run, self.original.image_size)
+        steps = [account.described(states[0], states)]
         for step in range(1, len(self.course.steps) + 1):
-            base = model if self.chained else self.original
-            edit, model, told = self.forgotten(step, base)
-            states.append(self.seen(step, model, {**told, **self.drift(edit, base, model)}))
+            base, touched = model if self.chained else self.original, set(self.touched)
+            edit, after, told = self.forgotten(step, base)
+            states.append(self.seen(step, after, {**told, **self.drift(edit, base, after)}))
+            steps.append(account.described(states[-1], states))
             self.run.event("measured", step=step)
+            steps[-1]["accepted"] = self.accepted(step, steps)
+            if steps[-1]["accepted"] is None or steps[-1]["accepted"]["stands"]:
+                model = after
+            else:
+                self.touched = touched
         combined = None
         if self.course.order.mode != "independent":
             combined = str(self.ledger.edit(self.original).save(self.run.path(COMBINED)))
-        account = Account(self.course, self.bench, self.run, self.original.image_size)
-        steps = [account.described(state, states) for state in states]
-        return {"schema": SCHEMA, **account.heading(), "steps": steps, "combined": combined, **self.provenance(model, command)}
+        told = {"steps": steps, "certificates": self.certificates(steps), "withdrawn": self.ledger.withdrawn, "combined": combined}
+        return {"schema": SCHEMA, **account.heading(), **told, **self.provenance(model, command)}
+
+    def accepted(self, step: int, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+        """Whether a step stands under the order's limits, and why; None where there are none."""
+        conditions = limits(self.course.order.accept)
+        if not conditions:
+            return None
+        found = judged_from(rows[step], rows[0], [c.name for c in self.standing(step)])
+        reasons = judged_by(conditions, found)
+        if reasons:
+            self.ledger.refuse(step, reasons)
+            self.refused.append(self.course.asked_in(step))
+            self.run.event("rolled back", step=step, request=self.course.asked_in(step))
+        return {"limits": conditions, "found": found, "stands": not reasons, "reasons": reasons}
+
+    def certificates(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """One a request, also as a file of its own."""
+        made, one = [], self.course.order.mode == "simultaneous"
+        for number, concept in enumerate(self.requests, 1):
+            step = 1 if one else number
+            found = certificate(self.course, concept, step, rows, self.ledger.steps[step - 1], self.original.fingerprint)
+            self.run.write_json(f"certificates/{number:02d}-{slug(concept.name)}.json", found)
+            made.append(found)
+        return made
 
     def provenance(self, model: Model, command: str) -> dict[str, Any]:
         versions = {name: metadata.version(name) for name in ("vestige", "torch", "diffusers", "transformers")}

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from vestige import data
 from vestige.concepts import Concept
+from vestige.concepts.captions import METADATA
 from vestige.concepts.images import SUFFIXES, PictureSet, folder, shipped
 from vestige.diffusion import Model
 from vestige.diffusion.model import Watch, silent
@@ -97,6 +98,10 @@ class AttackerData:
         whole = self._shipped("--attack-retain DIR") if self.retain == "shipped" else folder(self.retain, self.original.image_size)
         away = {*((c.group, c.label) for c in (concept, *self.away)), *data.PROXY.items()}
         kept = whole.take([i for i, labels in enumerate(whole.labels) if not away & labels.items()]) if whole.labels else whole
+        if self.away and kept.captions:
+            kept = kept.take([i for i, row in enumerate(kept.captions) if not any(c.named(text) for c in self.away for text in row)])
+        if not len(kept):
+            raise BadInput(f"every picture of {whole.source} names a request; give others with --attack-retain DIR")
         return captioned(kept.draw(min(held.count, len(kept)), replicate), concept)
 
     def check(self, concept: Concept, attacks: Iterable[Attack]) -> None:
@@ -105,8 +110,18 @@ class AttackerData:
             if attack.holds is not None:
                 if self.retain == "shipped" and attack.holds.source == "retain":
                     self._shipped("--attack-retain DIR")
+                elif attack.holds.source in ("retain", "folder"):
+                    self._given()
             elif "pictures" in attack.needs and self.references == "shipped" and not concept.pictures:
                 self._shipped("--references DIR", {concept.group: concept.label})
+
+    def _given(self) -> None:
+        """Refuse a folder without captions, or too small, or all of whose pictures name a request."""
+        whole = folder(self.retain, self.original.image_size)
+        if not whole.captions:
+            raise BadInput(f"{self.retain} has no captions, and what stays is trained on under some; put a {METADATA} beside the pictures")
+        if self.away and all(any(c.named(text) for c in self.away for text in row) for row in whole.captions):
+            raise BadInput(f"every picture of {self.retain} names a request; give others with --attack-retain DIR")
 
     def _shipped(self, instead: str, show: dict[str, str] | None = None) -> PictureSet:
         """The world's pictures, for a model that draws such pictures."""

@@ -17,6 +17,7 @@ from vestige.diffusion.model import Watch, silent
 from vestige.errors import Diverged
 from vestige.harness.suites import Suite
 from vestige.metrics import Judge
+from vestige.metrics.alignment import ClipScore
 from vestige.metrics.judge import Extractor
 from vestige.metrics.score import crossed
 
@@ -30,6 +31,7 @@ class Bench:
         verify: Judge whose scores are reported.
         select: Judge by which attacks and best-so-far choose; another network.
         own: Both judges of concepts that are not judged by these, by name.
+        measured_by: Who measures by pictures what an edit cost the rest; None: nobody does.
         features: Whose features distances between pictures are measured in; None: the verification judge's.
     """
 
@@ -43,6 +45,7 @@ class Bench:
     keep: Keep = "all"
     own: Mapping[str, tuple[Judge, Judge]] = field(default_factory=dict)
     features: Extractor | None = None
+    measured_by: ClipScore | Extractor | None = None
 
     def of(self, concept: Concept) -> Bench:
         """The bench with the judges of a concept."""

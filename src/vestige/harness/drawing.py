@@ -79,12 +79,7 @@ def draw(
     places: list[str] = []
     scores: list[torch.Tensor] = []
     for part in chunks(len(asked), protocol.batch):
-        drawn = _drawn(model, asked[part], protocol)
-        if lost := int((~drawn.isfinite()).flatten(1).any(1).sum()):
-            raise Incompatible(
-                f"{lost} of {len(drawn)} pictures are not finite and would be black; {model.name} overflows in its precision "
-                "(choose --dtype float32), or the edit or the guidance is too strong"
-            )
+        drawn = finite(seeded(model, asked[part], protocol), model)
         places += [str(file) for file in album.save(drawn, out, first=part.start)]
         if judge is not None and concept is not None:
             scores.append(judge.raw(drawn, concept.label))
@@ -100,8 +95,18 @@ def draw(
     return found
 
 
-def _drawn(model: Model, asked: Sequence[Asked], protocol: Drawing) -> torch.Tensor:
-    """Pictures in the order asked for, drawn guidance by guidance."""
+def finite(drawn: torch.Tensor, model: Model) -> torch.Tensor:
+    """The same pictures; an error where some are not finite."""
+    if lost := int((~drawn.isfinite()).flatten(1).any(1).sum()):
+        raise Incompatible(
+            f"{lost} of {len(drawn)} pictures are not finite and would be black; {model.name} overflows in its precision "
+            "(choose --dtype float32), or the edit or the guidance is too strong"
+        )
+    return drawn
+
+
+def seeded(model: Model, asked: Sequence[Asked], protocol: Drawing) -> torch.Tensor:
+    """Pictures in the order asked for, (len(asked), 3, H, W), each from its own seed; drawn guidance by guidance."""
     made: dict[int, torch.Tensor] = {}
     for guidance in dict.fromkeys(one.guidance for one in asked):
         rows = [i for i, one in enumerate(asked) if one.guidance == guidance]

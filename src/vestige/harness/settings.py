@@ -9,8 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from vestige import data, files, models, registry
-from vestige.concepts import Concept
+from vestige import concepts, data, files, models, registry
+from vestige.concepts import Concept, prompts
 from vestige.errors import BadInput, BadSetting, HalfPrecision, UnknownName
 from vestige.harness import families
 from vestige.harness.suites import Planned, Suite
@@ -110,10 +110,19 @@ def told(concept: Concept, card: Card) -> Concept:
     return concept if concept.context_group in card.groups else replace(concept, context_group="")
 
 
+def check_judged(name: str, concept: Concept, world: str) -> None:
+    """Refuse a concept that is ready for real models, called `name`, where nobody is named who could look for it."""
+    if not concept.detector and name in concepts.for_real_models() and name not in concepts.names(world):
+        how = f"`vestige list --template {concept.name}.toml --of {name}` writes a copy of it; name a detector there"
+        raise BadInput(f"nobody is named who looks for {name}, and the embedded world's judges do not know it: {how}")
+
+
 def looks(concept: Concept) -> dict[str, Any]:
-    """A concept's own detectors and pictures, by content; {} where the world's are used."""
+    """A concept's own detectors, pictures and captions, by content; {} where the world's are used."""
     pictures = {"pictures": content(Path(concept.pictures))} if concept.pictures else {}
-    return {**loading.contents(concept), **pictures}
+    kept = {"fidelity": loading.identity(concept.fidelity)} if concept.fidelity else {}
+    captions = {"captions": prompts.load(concept.captions).content} if concept.captions else {}
+    return {**loading.contents(concept), **pictures, **kept, **captions}
 
 
 def content(path: Path) -> str:

@@ -14,6 +14,7 @@ from vestige.concepts.images import PictureSet, folder
 from vestige.diffusion import Model
 from vestige.diffusion.model import Watch, silent
 from vestige.edits import Edit
+from vestige.errors import BadSetting
 from vestige.harness import diagnostics
 from vestige.harness.bench import NUMERICS, held_in, telling
 from vestige.methods import Data, optimiser
@@ -67,19 +68,27 @@ def unlearned(
 def _trained_on(data: Data) -> dict[str, Any]:
     """What the spec of an unlearner's run says of its data."""
     given = {key: None if s is None else s.content for key, s in (("forget", data.target), ("retain", data.retain))}
-    captions = [list(row) for s in (data.target, data.retain) if s is not None for row in s.captions]
+    more = {key: s.content for key, s in (("related", data.related), ("alternative", data.alternative)) if s is not None}
+    captions = [list(row) for s in (data.target, data.retain, data.related, data.alternative) if s is not None for row in s.captions]
     return {
-        "data": {**given, "protocol": asdict(data.protocol)},
+        "data": {**given, **more, "protocol": asdict(data.protocol)},
         **({"captions": captions} if captions else {}),
         **({"labels": told} if (told := [s.told for s in (data.target, data.retain) if s is not None and s.told]) else {}),
         **({"before": data.original.fingerprint} if data.original is not None else {}),
     }
 
 
-def training_data(model: Model, forget: str, retain: str, cache: Path | None = None) -> Data:
+def check_memorises(name: str, method: Any, alternative: str) -> None:
+    """Refuse pictures that stand in for the target, where the method, called `name`, memorises none."""
+    if alternative != "drawn" and not method.memorises:
+        able = ", ".join(n for n in registry.names("unlearners") if registry.find("unlearners", n).memorises)
+        raise BadSetting(f"--alternative {alternative} is read by {able}; given {name}")
+
+
+def training_data(model: Model, forget: str, retain: str, cache: Path | None = None, alternative: str = "drawn") -> Data:
     """What an unlearner may train on: each is "drawn", by the model itself, or a folder of pictures."""
 
     def read(source: str) -> PictureSet | None:
         return None if source == "drawn" else folder(source, model.image_size)
 
-    return Data(read(forget), read(retain), cache=cache)
+    return Data(read(forget), read(retain), cache=cache, alternative=read(alternative))

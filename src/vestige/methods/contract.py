@@ -43,6 +43,8 @@ class Unlearner(ABC):
     joint: ClassVar[bool] = False  # its target may be several concepts (a `Joint`): a set of prompts or pictures, whose union it takes
     per_target: ClassVar[bool] = False  # it is `joint`, and what `calls` counts it does once for each of several targets
 
+    memorises: ClassVar[bool] = False  # it may be given pictures that stand in for the target (`Data.alternative`)
+
     @property
     def apart(self) -> str:
         """Which of its settings keeps it to one target although it is `joint`, as NAME=VALUE; "" for none."""

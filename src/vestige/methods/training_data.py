@@ -45,6 +45,8 @@ class Data:
     Arguments:
         target: Pictures of what must go.
         retain: Pictures of what must stay.
+        related: Pictures of neighbours, told apart from `retain` by methods that rehearse them apart; for others they are part of it.
+        alternative: Pictures that stand in for what must go, for a method that memorises some (`memorises`).
         protocol: How the model draws.
         cache: Folder where drawn sets are kept by the hash of everything they depend on; None draws them again.
         original: The model before the first of several requests, where that is another than the one to unlearn from; methods that
@@ -56,6 +58,8 @@ class Data:
     protocol: Drawing = field(default_factory=Drawing)
     cache: Path | None = None
     original: Model | None = None
+    related: PictureSet | None = None
+    alternative: PictureSet | None = None
 
     def targeted(self, model: Model, concept: Concept, count: int, *, seed: int, watch: Watch = silent) -> PictureSet:
         """`count` captioned pictures of the concept, fewer where fewer were given."""
@@ -69,7 +73,9 @@ class Data:
     def retained(self, model: Model, concept: Concept, count: int, *, seed: int, watch: Watch = silent) -> PictureSet:
         """`count` captioned pictures of neighbours and unrelated concepts, fewer where fewer were given."""
         if self.retain is not None:
-            return captioned(self.retain.draw(min(count, len(self.retain)), 0, seed), concept)
+            whole = captioned(self.retain, concept) if self.related is not None else self.retain
+            whole = whole if self.related is None else whole.joined(captioned(self.related, concept))
+            return captioned(whole.draw(min(count, len(whole)), 0, seed), concept)
         words = (*concept.neighbours, *concept.unrelated)
         if not words:
             raise BadInput(f"concept {concept.name} names neither neighbours nor unrelated concepts; name some, or give retain pictures")

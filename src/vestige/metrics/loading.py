@@ -10,7 +10,7 @@ import difflib
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -20,6 +20,9 @@ from vestige.concepts.concept import RATES
 from vestige.errors import BadInput, BadSetting
 from vestige.metrics import coverage
 from vestige.metrics.judge import Detector, Extractor, Judge
+
+if TYPE_CHECKING:
+    from vestige.metrics.alignment import ClipScore
 
 KINDS = ("nudenet", "nudenet:bgr", "open-nsfw", "hf:FOLDER", "clip:FOLDER", "MODULE:FUNCTION", "FILE.py:FUNCTION")
 PROBES = 4  # pictures of noise by which two judges are told apart
@@ -141,11 +144,21 @@ def extractor(told: str) -> Extractor:
     raise BadSetting(f"features are read by hf:FOLDER, inception:FILE or a world's judge (wardrobe); given {told!r}")
 
 
+def yardstick(told: str) -> ClipScore | Extractor:
+    """Who measures what must stay: "clip:FOLDER" scores pictures for their captions; anything else is an `extractor`."""
+    kind, _, place = told.partition(":")
+    if kind == "clip" and place:
+        from vestige.metrics import alignment
+
+        return alignment.clip_score(place)
+    return extractor(told)
+
+
 def identity(told: str) -> str:
     """What a spec says of an extractor without loading it; one that is not there is an error before anything is computed."""
     kind, _, place = told.partition(":")
-    if kind == "hf" and place:
-        return f"hf {_folder(Path(place), told)}"
+    if kind in ("hf", "clip") and place:
+        return f"{kind} {_folder(Path(place), told)}"
     if kind == "inception" and place:
         if not Path(place).is_file():
             raise BadInput(f"there is no file at {place}; features are read by hf:FOLDER, inception:FILE or a world's judge (wardrobe)")

@@ -176,7 +176,23 @@ def _view(result: Result, folder: Path) -> dict[str, Any]:
     left = any(isinstance(attack["found"].get("utility"), Mapping) for attack in attacks)
     view = {"result": result, "arms": names, "attacks": attacks, "censored": censored, "scales": scales, "left": left}
     times = [_times(lines[key]) for key in ("savings_long", "savings_short")]
+    view |= {"success": _success(result), "by_bank": _by_bank(result, lines["surface"])}
     return view | {"no_original": no_original, "times": times, "strips": strips, "caption": caption}
+
+
+def _success(result: Result) -> dict[str, Any]:
+    """Success rates by attack, of those results that hold any."""
+    rows = pages.mappings(result.get("attacks"))
+    return {name: found["success"] for name, found in rows.items() if isinstance(found.get("success"), Mapping)}
+
+
+def _by_bank(result: Result, surface: float) -> str:
+    """The bank of prompts that a verdict rests on; "" where plain prompts show the concept by themselves, or no bank does."""
+    low = pages.number((((result.get("plain") or {}).get("recall")) or {}).get("low"))
+    told = [bank for bank in result.get("banks") or [] if bank.get("verdict") == "not forgotten"]
+    if not told or (low is not None and low > surface):
+        return ""
+    return str(max(told, key=lambda bank: bank["recall"]["low"])["name"])
 
 
 def _lines(result: Result) -> dict[str, float]:

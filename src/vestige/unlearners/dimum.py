@@ -45,11 +45,11 @@ class DiMUM(Unlearner):
     fixed pictures, times and noise: batches of the training loss differ by more than a plateau's tolerance.
 
     Arguments:
-        alternative: What the concept's prompts are tied to. Drawn by the original: "near" the nearest neighbour, "far" an
-            unrelated concept (the last that is named), "content" the anchor with all else equal (for a style: the same object in
-            the anchor's style), "anchor" the anchor in plain prompts. From the retained pictures: "mixture" all sorts, "fixed"
-            the first one, again and again. "noise": uniform noise. "auto" is content for styles, near for other concepts that
-            have neighbours, anchor for the rest and for what is unsafe.
+        alternative: What the concept's prompts are tied to, where no pictures are given for it. Drawn by the original: "near" the
+            nearest neighbour, "far" an unrelated concept (the last that is named), "content" the anchor with all else equal (for a
+            style: the same object in the anchor's style), "anchor" the anchor in plain prompts. From the retained pictures: "mixture"
+            all sorts, "fixed" the first one, again and again. "noise": uniform noise. "auto" is content for styles, near for other
+            concepts that have neighbours, anchor for the rest and for what is unsafe.
         weight: Of the memorisation loss.
         scope: Weights that train.
         steps: Most optimiser steps.
@@ -70,6 +70,7 @@ class DiMUM(Unlearner):
         "Towards Irreversible Machine Unlearning for Diffusion Models", "Yuan, Zhao, Li, Pasikhani, Gope, Sikdar", 2025, arxiv="2512.03564"
     )
     needs: ClassVar[frozenset[str]] = frozenset({"prompts", "retain"})
+    memorises: ClassVar[bool] = True
 
     alternative: Alternative = "auto"
     weight: float = 1.0
@@ -139,7 +140,13 @@ class DiMUM(Unlearner):
     def alternatives(
         self, model: Model, concept: Concept, retained: PictureSet, data: Data, *, seed: int, watch: Watch = silent
     ) -> PictureSet:
-        """The pictures to memorise, captioned with the concept's training prompts of the same context, where it is known."""
+        """The pictures to memorise, captioned with the concept's training prompts of the same context, where it is known.
+
+        Given ones stand for whatever the setting says. Captions of theirs that name the concept are kept: the picture is what that prompt
+        shall give, with all else equal (alternative *features*). All other pictures stand under the training prompts (alternative *data*).
+        """
+        if data.alternative is not None:
+            return _named(data.alternative.draw(min(self.alternative_pictures, len(data.alternative)), 0, seed), concept)
         kind, count = self.resolved(concept).alternative, self.alternative_pictures
         if kind == "noise":
             images = torch.rand(count, 3, *model.image_size, generator=generator(seed, "alternative noise"))
@@ -169,6 +176,13 @@ def still_since(looks: Sequence[int], values: Sequence[float], window: int, tole
         elif since is None:
             since = looks[i]
     return since
+
+
+def _named(given: PictureSet, concept: Concept) -> PictureSet:
+    """Given pictures under those of their own captions that name the concept, else under the concept's training prompts."""
+    own = [tuple(text for text in row if concept.named(text)) for row in given.captions] or [()] * len(given)
+    rest = _captioned(replace(given, captions=()), concept).captions
+    return replace(given, labels=(), captions=tuple(row or other for row, other in zip(own, rest, strict=True)))
 
 
 def _captioned(given: PictureSet, concept: Concept) -> PictureSet:

@@ -210,12 +210,14 @@ class DUGE(Unlearner):
         ):
             if not count:
                 continue
-            own = data
-            if data.retain is not None:
+            own = replace(data, related=None)
+            if kind == "related" and data.related is not None:
+                own = replace(own, retain=data.related)
+            elif data.retain is not None:
                 rows = [i for i in range(len(data.retain)) if _kind(data.retain, i, concept) == kind]
                 if not rows:
                     raise BadInput(f"{data.retain.source} holds no {kind} picture to {concept.name}; ask for none, or give some")
-                own = replace(data, retain=data.retain.take(rows))
+                own = replace(own, retain=data.retain.take(rows))
             named = replace(concept, neighbours=(), unrelated=words)
             told = partial(_staged, watch, kind)
             found[kind] = own.retained(data.original or model, named, count, seed=derive(seed, kind), watch=told)

@@ -24,6 +24,7 @@ from vestige.diffusion.sampling import chunks
 from vestige.edits import Edit
 from vestige.methods import Data, Paper, Training, Unlearner, fit
 from vestige.methods.contract import TRAINED
+from vestige.methods.looking import looking
 from vestige.methods.ranges import above, at_least, below_one
 from vestige.methods.training import matching, noisy, rehearsal
 from vestige.methods.training_data import Pairs, paired, renamed
@@ -134,7 +135,8 @@ class SalUn(Unlearner):
             t, eps, x_t = noisy(view, x, generator(seed, "mask", part.start))
             seen = view.denoise(x_t, t, condition)
             guided = seen.guided(view.denoise(x_t, t, null.repeat(len(x))), self.mask_guidance)
-            (guided.noise - eps).square().mean().backward()
+            with looking():
+                (guided.noise - eps).square().mean().backward()
             watch("mask", part.stop, len(target))
         sizes = {name: torch.zeros_like(leaf) if leaf.grad is None else leaf.grad.abs() for name, leaf in leaves.items()}
         return largest(sizes, round(self.share * sum(size.numel() for size in sizes.values())))

@@ -26,6 +26,7 @@ from vestige.diffusion.sampling import chunks
 from vestige.edits import Edit
 from vestige.methods import Data, Paper, Training, Unlearner, fit
 from vestige.methods.contract import TRAINED
+from vestige.methods.looking import looking
 from vestige.methods.ranges import above, at_least, below_one
 from vestige.methods.training import Pull, denoising, rehearsal
 from vestige.methods.training_data import Pairs, paired, renamed
@@ -153,7 +154,8 @@ def fisher(
         for part in chunks(times, batch):
             size = part.stop - part.start
             x, condition = pairs.latents[i : i + 1].repeat(size, 1, 1, 1), pairs.table[[pairs.rows[i][0]]].repeat(size)
-            (denoising(model, x, condition, rng) * (TIMES * size / times)).backward()
+            with looking():
+                (denoising(model, x, condition, rng) * (TIMES * size / times)).backward()
         for name, leaf in leaves.items():
             if leaf.grad is not None:
                 total[name] += leaf.grad.square() / count

@@ -109,7 +109,7 @@ def test_recall_begins_at_the_detectors_rate_where_nothing_is_to_be_seen(home: P
 
 
 def test_without_other_words_the_floor_stays_at_none(home: Path) -> None:
-    bare = SimpleNamespace(plan=SimpleNamespace(control=SimpleNamespace(kind="proxy"), guesses_floor=False))
+    bare = SimpleNamespace(plan=SimpleNamespace(control=SimpleNamespace(kind="proxy", of_the_concept=False), guesses_floor=False))
     bare.bench = SimpleNamespace(verify=SimpleNamespace(identity=lambda label: {}))
     bare.concept = SimpleNamespace(label="x")
     assert flags._floor(bare) == "; its false positives are taken as none"  # type: ignore[arg-type]

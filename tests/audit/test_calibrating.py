@@ -154,7 +154,7 @@ def test_the_command_writes_a_suite_that_audits_take(
     assert len(foretold["spec"]["grid"]) == 2
     cli.app([*map(str, command)], standalone_mode=False)
     assert json.loads(capsys.readouterr().out)["file"] == str(out)
-    assert out.read_text().startswith("# Written by `vestige ")
+    assert out.read_text().startswith("# Written by `vestige")
     suite = suites.load(str(out))
     assert suite.known["memora"]["never"]["boat"]["models"] == ["twin", "twin-2"]
     assert [len(row) for row in suite.known["memora"]["never"]["boat"]["areas"]] == [3, 3]

@@ -151,7 +151,7 @@ def test_what_was_measured_can_be_stated_and_answers_the_flag(home: Path, tmp_pa
             bench=bench(tmp_path, concept),
             concept=concept,
             base=SimpleNamespace(image_size=(32, 32)),
-            plan=SimpleNamespace(control=SimpleNamespace(kind="proxy", of_the_concept=False)),
+            plan=SimpleNamespace(control=SimpleNamespace(kind="proxy", of_the_concept=False), guesses_floor=False),
         )
         assert ("unmeasured-judge" in [f.name for f in flags._detectors(experiment)]) == told
         assert scores.false_positives(experiment) == pytest.approx(0.0 if told else 0.05)

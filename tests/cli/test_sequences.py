@@ -99,7 +99,7 @@ def test_dry_run_says_what_it_would_do(tmp_path: Path) -> None:
         (["--requests", "bag", "--set", "uce.ridg=1"], "did you mean 'ridge'"),
         (["--requests", "bag", "--set", "esd.lr=1"], "unknown method in a setting 'esd'"),
         (["--requests", "bag", "--attack", "memoro"], "did you mean 'memora'"),
-        ([], "Missing option '--requests'"),
+        ([], "requests are one or more different concepts, e.g. bag,dress; given none"),
     ],
 )
 def test_mistakes_are_one_line(arguments: list[str], message: str, tmp_path: Path) -> None:

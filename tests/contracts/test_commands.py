@@ -47,7 +47,11 @@ LACKS: dict[tuple[str, str], str] = {("restore", name): "restore takes parts of 
 for told_classes in ("classes", "dit", "pixels"):
     LACKS |= {(name, told_classes): NO_CROSS for name in ("concept_ablation", "duge", "forget_me_not", "uce")}
     LACKS |= {(name, told_classes): "model reads no tokens; a model that" for name in ("textual_inversion", "unlearn_diff_atk")}
+    LACKS |= {(name, told_classes): NO_CROSS for name in ("mace", "rece", "receler")}
+    LACKS |= {(name, told_classes): ".*" for name in ("adv_unlearn", "semantic_surgery")}
 for flow in ("flow", "sd3"):
+    LACKS |= {(name, flow): NO_CROSS for name in ("mace", "rece", "receler")}
+    LACKS |= {(name, flow): ".*" for name in ("adv_unlearn", "sld")}
     LACKS |= {(name, flow): NO_CROSS for name in ("duge", "forget_me_not", "uce")}
     LACKS |= {
         ("unlearn_diff_atk", flow): "model reads prompts with [23] text encoders whose vocabularies differ; .* needs a model with one"

@@ -181,7 +181,7 @@ def test_a_missing_package_is_found_by_the_plan(home: Path, monkeypatch: pytest.
     ("control", "message"),
     [
         ("auto", "has neither a twin .* name one with --control twin:MODEL"),
-        ("none:x", "control is auto, twin, proxy, or one or more of twin:MODEL"),
+        ("none:x", "control is auto, twin, proxy, distilled:NUMBER, or one or more of twin:MODEL"),
         ("twin:{home}/model", "is the model under audit"),
         ("proxy:{bare}", "a proxy is another concept than bag and its file names a folder of pictures"),
     ],

@@ -16,6 +16,7 @@ import pytest
 
 from vestige import registry
 from vestige.audit import plan, resolve
+from vestige.continual import plan as sequences
 from vestige.harness import suites
 from vestige.verdict import savings
 
@@ -214,6 +215,10 @@ def as_it_was(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         return made if named.get(name, made.version) == made.version else replace(made, version=named[name], positives=(), looks=())
 
     monkeypatch.setattr(suites, "load", load)
+    asked = sequences.SequencePlan.asked
+    monkeypatch.setattr(
+        sequences.SequencePlan, "asked", lambda own: {key: value for key, value in asked(own).items() if key != "remembered"}
+    )
     spec = plan.Plan.spec
     monkeypatch.setattr(plan.Plan, "spec", lambda own: {key: value for key, value in spec(own).items() if key != "verdict"})
     if f"form {plan.VERDICT} of the verdict" not in text:

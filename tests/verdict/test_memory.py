@@ -1,4 +1,4 @@
-"""Memory of the unshown: what counts as memory, what its noise hides, and what it may and may not do to a verdict."""
+"""Recollection of the unshown: what counts as memory, what its noise hides, and what it may and may not do to a verdict."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from vestige.errors import BadInput
 from vestige.verdict import Flag, Interval, decide
-from vestige.verdict.memory import LINE, Memory, remembered
+from vestige.verdict.memory import LINE, Recollection, remembered
 from vestige.verdict.savings import Measures
 
 PLAIN = Interval(0.02, 0.0, 0.05)
@@ -20,7 +20,7 @@ POWER = (0.33, 0.52, 0.7, 0.97)
 ROWS = Path(__file__).parents[2] / "docs/results/unshown.json"
 
 
-def found(edited: tuple[float, ...], other: tuple[float, ...] = (0.44, 0.4, 0.42), **own: Any) -> Memory:
+def found(edited: tuple[float, ...], other: tuple[float, ...] = (0.44, 0.4, 0.42), **own: Any) -> Recollection:
     shares = {"original": own.pop("original", (0.8, 0.78, 0.82)), "edited": edited, "shown": (0.3,) * 3}
     nevers = {"one": (0.42, 0.4, 0.38), "other": other, "third": (0.41, 0.42, 0.4), "fourth": (0.42, 0.39, 0.42)}
     return remembered("memora", shares, nevers, (56,) * 3, (32,) * 3, **own)
@@ -79,7 +79,7 @@ def test_arms_of_other_replicates_are_refused() -> None:
         remembered("memora", {"original": (0.8,), "edited": (0.6,)}, {}, (56,), (32,))
 
 
-def simulated(rng: np.random.Generator, kept: float, own: float, twins: int) -> Memory:
+def simulated(rng: np.random.Generator, kept: float, own: float, twins: int) -> Recollection:
     """Five replicates of never-models that differ by a standard deviation of 0.03, and of an edited model that does by `own`."""
     centres = 0.42 + rng.normal(0, (own, *[0.03] * twins)) + kept * np.array([0.4, *[0] * twins])
     edited, *nevers = (np.clip(rng.normal(c, 0.05, 5), 0, 1).tolist() for c in centres)

@@ -21,7 +21,7 @@ from vestige.models import Placement, placement
 from vestige.verdict import decide, measure
 from vestige.verdict.decision import Top
 from vestige.verdict.intervals import interval_of, rate
-from vestige.verdict.memory import Memory
+from vestige.verdict.memory import Recollection
 from vestige.verdict.savings import room
 
 PATIENCE = 2  # times the replicates that are left: the estimate of how many are needed is a rough one
@@ -163,7 +163,7 @@ def _result(experiment: Experiment, command: str) -> dict[str, Any]:
     raised = flags.raise_all(experiment, found, measures, plain, usable, left, taught, rooms, known, failed, probes, left_open, losses)
     recall = interval_of(plainly).as_recall(levels["floor"], levels["ceiling"], None if real is None else real.between)
     top = replace(top, untrained=power.untrained(experiment.plan.attacks))
-    verdict = decide(recall, measures, raised, lines, top, recalled if isinstance(recalled, Memory) else None)
+    verdict = decide(recall, measures, raised, lines, top, recalled if isinstance(recalled, Recollection) else None)
     verdict = asking.overruled(verdict, answers, lines.surface, top.rate)
     head = verdict.attack or scores.worst(measures)
     plain["recall"] = recall.as_dict()
@@ -186,6 +186,6 @@ def _result(experiment: Experiment, command: str) -> dict[str, Any]:
         "fidelity": usefulness.fidelity_shown(experiment, losses),
         "diagnostics": experiment.diagnostics,
         "strips": result.strips(experiment, found[head], head),
-        "cost": result.cost(experiment, found, taught, probing, experiment.plan.beside if isinstance(recalled, Memory) else 0),
+        "cost": result.cost(experiment, found, taught, probing, experiment.plan.beside if isinstance(recalled, Recollection) else 0),
         **result.provenance(experiment, command),
     }

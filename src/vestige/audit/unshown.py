@@ -1,4 +1,4 @@
-"""Memory of what was not shown, in an audit that asks for it: real pictures that no attack had, and how many a recovered model draws again.
+"""Recollection of what was not shown, in an audit that asks for it: real pictures that no attack had, and how many a recovered model draws again.
 
 In each replicate the pictures drawn at an armed attack's last budget are laid beside all real pictures of the concept, those of the
 replicate's references apart. Every arm counts as many recognised pictures as the arm that draws fewest: more pictures cover more.
@@ -24,14 +24,14 @@ from vestige.edits import Edit
 from vestige.harness.bench import NUMERICS, held_in, shows
 from vestige.metrics.recollection import NEAREST, covered, unshown
 from vestige.seeds import derive
-from vestige.verdict.memory import Memory, remembered
+from vestige.verdict.memory import Recollection, remembered
 
 SHARE = 4  # one drawn picture in so many counts, where all arms draw enough that are recognised
 FEWEST = 8  # recognised pictures of the arm that draws fewest, more where the judge errs, and real pictures that are not shown
 FILE = "features.safetensors"
 
 
-def memory(experiment: Experiment, found: Mapping[str, Any]) -> Memory | str | None:
+def memory(experiment: Experiment, found: Mapping[str, Any]) -> Recollection | str | None:
     """Of the first armed attack that ran; why it could not be measured; None where nobody asked."""
     plan = experiment.plan
     if not plan.request.unshown:
@@ -123,6 +123,6 @@ def _recognised(experiment: Experiment, model: Model, replicate: int) -> Tensor:
     return load_file(run.path(FILE))["features"]
 
 
-def told(found: Memory | str | None) -> dict[str, Any] | None:
+def told(found: Recollection | str | None) -> dict[str, Any] | None:
     """What the result holds of it."""
     return {"why": found} if isinstance(found, str) else None if found is None else found.as_dict()

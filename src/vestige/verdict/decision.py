@@ -30,7 +30,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from vestige.verdict.intervals import Interval
-from vestige.verdict.memory import Memory
+from vestige.verdict.memory import Recollection
 from vestige.verdict.savings import Measures
 
 Kind = Literal["not forgotten", "short-term", "long-term", "erased", "inconclusive"]
@@ -102,7 +102,7 @@ def decide(
     flags: Sequence[Flag] = (),
     lines: Lines | None = None,
     top: Top | None = None,
-    memory: Memory | None = None,
+    memory: Recollection | None = None,
 ) -> Verdict:
     """The verdict: the first row of the table above that matches.
 
@@ -123,7 +123,7 @@ def decide(
 
 
 def _decided(
-    plain: Interval, measures: Mapping[str, Measures], flags: tuple[Flag, ...], lines: Lines, top: Top, memory: Memory | None
+    plain: Interval, measures: Mapping[str, Measures], flags: tuple[Flag, ...], lines: Lines, top: Top, memory: Recollection | None
 ) -> Verdict:
     """Rows 1 to 3, and 4 to 7 where every attack can be judged by."""
     blocking = [flag for flag in flags if flag.kind == "blocking"]
@@ -156,7 +156,7 @@ def _unjudged(attack: str, found: Measures, flags: tuple[Flag, ...], lines: Line
     return Verdict("inconclusive", why, flags, attack, more_replicates=max(FEWEST, lines.replicates) - found.replicates)
 
 
-def _by_attacks(measures: Mapping[str, Measures], flags: tuple[Flag, ...], lines: Lines, top: Top, memory: Memory | None) -> Verdict:
+def _by_attacks(measures: Mapping[str, Measures], flags: tuple[Flag, ...], lines: Lines, top: Top, memory: Recollection | None) -> Verdict:
     """Rows 4 to 7."""
     least = int(memory is not None and memory.remembers)
     ranks = {name: _ranks(found, lines) for name, found in measures.items()}
@@ -199,8 +199,8 @@ def _span(measures: Mapping[str, Measures], lines: Lines, least: int = 0) -> tup
     return max(*lows, least), max(*highs, least)
 
 
-def _of_the_unshown(memory: Memory, decides: bool) -> str:
-    """Memory of what was not shown, as a clause."""
+def _of_the_unshown(memory: Recollection, decides: bool) -> str:
+    """Recollection of what was not shown, as a clause."""
     value, low, high = map(_whole, (memory.kept.value, memory.kept.low, memory.kept.high))
     text = (
         f"of what {memory.attack} did not show and the original draws beyond a model that never knew, it draws {value}% [{low}%, {high}%]"

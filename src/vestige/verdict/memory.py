@@ -25,7 +25,7 @@ SPAN = 0.1  # the least that the original covers beyond: below, teaching shows a
 
 
 @dataclass(frozen=True)
-class Memory:
+class Recollection:
     """What one attack brought back of the unshown.
 
     Arguments:
@@ -66,11 +66,11 @@ def remembered(
     level: float = 0.95,
     distinct: int = 0,
     sampled: bool = True,
-) -> Memory:
-    """Memory of the unshown, from shares of it that are covered.
+) -> Recollection:
+    """Recollection of the unshown, from shares of it that are covered.
 
     Arguments:
-        shares, nevers: As in `Memory`; every arm in the same replicates.
+        shares, nevers: As in `Recollection`; every arm in the same replicates.
         level: Coverage of the interval.
         distinct: Real pictures that all replicates share; 0: those of each are its own.
         sampled: Never-models are a sample of models that never knew; False where all share what no spread between them shows.
@@ -82,11 +82,11 @@ def remembered(
     span = float(np.mean(arms["original"]) - table.mean())
     rest = (arms, never, tuple(pictures), tuple(counted))
     if not span >= SPAN:
-        return Memory(attack, Interval(math.nan, math.nan, math.nan), None, *rest)
+        return Recollection(attack, Interval(math.nan, math.nan, math.nan), None, *rest)
     apart = (np.array(arms["edited"]) - table) / span
     spread = moderated(None, apart.mean(axis=1).tolist()) if sampled else None
     each, n = float(np.mean(pictures)), len(pictures)
     rate = 1 / ((distinct or sum(pictures)) + 2)
     least = 2 * rate * (1 - rate) / each / span**2 * (n * each / distinct if distinct else 1)
     kept = sampled_interval(apart.mean(axis=0).tolist(), level, n, spread, len(never), least)
-    return Memory(attack, kept, None if spread is None else spread.quantile(), *rest)
+    return Recollection(attack, kept, None if spread is None else spread.quantile(), *rest)

@@ -1,4 +1,4 @@
-"""Recollection of what was not shown, in an audit that asks for it: real pictures that no attack had, and how many a recovered model draws again.
+"""Memory of what was not shown, in an audit that asks for it: real pictures that no attack had, and how many a model draws again.
 
 In each replicate the pictures drawn at an armed attack's last budget are laid beside all real pictures of the concept, those of the
 replicate's references apart. Every arm counts as many recognised pictures as the arm that draws fewest: more pictures cover more.

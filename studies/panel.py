@@ -131,6 +131,11 @@ def rows(world: World) -> dict[str, Fields]:
         made["first half only"] = {"model": world.half}
     made |= {"renamed": {"edit": renamed}, "benign fine-tuning": {"edit": finetuned}, "begun anew": {"edit": begun}}
     made |= {name: {"unlearner": name} for name in METHODS}
+    if len(world.twins) > 1:  # the same edit beside each twin alone: other widths, and never opposite words
+        each = {f"twin {i + 1}": f"twin:{name}" for i, name in enumerate(world.twins)}
+        made |= {
+            f"{edit} against {name} alone": {**made[edit], "control": one} for edit in ("renamed", "uce") for name, one in each.items()
+        }
     collapse = {"esd.variant": "u", "esd.strength": 10.0, "esd.steps": 400, "esd.lr": 1e-3}
     return {**made, "ESD to collapse": {"unlearner": "esd", "settings": collapse}}
 

@@ -147,6 +147,7 @@ def _check_pull(model: Model, own: dict[str, Any], monkeypatch: pytest.MonkeyPat
     assert any(not torch.equal(held.tensors[n], free.tensors[n]) for n in free.tensors)
 
 
+@pytest.mark.slow
 def test_a_strong_pull_keeps_the_weights_near_its_goal() -> None:
     """Towards the model that enters the step, or towards the original."""
     original = tiny_model()
@@ -239,7 +240,17 @@ def test_guards_are_for_methods_that_train() -> None:
 SMALL_CA = {f"concept_ablation.{k}": v for k, v in SMALL["unlearners"].items() if k in settings("concept_ablation")}
 
 
-@pytest.mark.parametrize("guards", [Guards(pull=10.0), Guards(share=0.2), Guards(project=True)], ids=["pull", "share", "project"])
+SLOWLY = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "guards",
+    [
+        pytest.param(Guards(pull=10.0), id="pull", marks=SLOWLY),
+        pytest.param(Guards(share=0.2), id="share", marks=SLOWLY),
+        pytest.param(Guards(project=True), id="project"),
+    ],
+)
 def test_a_guarded_sequence_is_a_ledger_like_any_other(guards: Guards, tmp_path: Path) -> None:
     """It resumes, continues, says how it was held, and is not continued otherwise."""
     more: dict[str, Any] = {"method": "concept_ablation", "settings": SMALL_CA, "guards": guards}

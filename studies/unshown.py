@@ -25,7 +25,7 @@ import tables
 from vestige import concepts, files, runs
 from vestige.audit import Request, no_original, resolve
 from vestige.audit.experiment import Experiment, furnished, prepared
-from vestige.concepts.images import PictureSet
+from vestige.audit.unshown import had_by_attack, of_its_contexts
 from vestige.diffusion import Model
 from vestige.diffusion.model import silent
 from vestige.diffusion.sampling import pictures
@@ -37,21 +37,8 @@ from vestige.seeds import derive
 from vestige.verdict.intervals import t_interval
 
 DRAWN, COUNTED = 128, 32
-PROXY_STYLE = "halftone"  # no denoiser of the world draws it
 ATTACK = "memora"
 Row = dict[str, Any]
-
-
-def real_pictures(experiment: Experiment) -> PictureSet:
-    """Every real picture of the concept in a style that the models draw."""
-    whole = experiment.attacker.real(experiment.concept)
-    return whole.take([i for i, labels in enumerate(whole.labels) if PROXY_STYLE not in labels.values()])
-
-
-def given(whole: PictureSet, shown: PictureSet | None) -> list[bool]:
-    """Which of the real pictures an attacker had."""
-    had = set() if shown is None else {one.numpy().tobytes() for one in shown.images}
-    return [one.numpy().tobytes() in had for one in whole.images]
 
 
 def covered(experiment: Experiment, features: Tensor, model: Model, replicate: int) -> tuple[int, list[bool]]:
@@ -77,10 +64,10 @@ def attacked(experiment: Experiment) -> Iterator[tuple[str, list[Model]]]:
 
 def measured(experiment: Experiment) -> list[Row]:
     """A row for every model: the share of unshown real pictures that it covers, in each replicate."""
-    whole, seeds = real_pictures(experiment), experiment.plan.probing
+    whole, seeds = of_its_contexts(experiment), experiment.plan.probing
     features = experiment.bench.verify.features(no_original.reconstructed(experiment.base, whole.images))
     count = experiment.plan.attacks[ATTACK][1].references
-    had = [given(whole, experiment.attacker.shown(experiment.concept, count, k)) for k in seeds]
+    had = [had_by_attack(whole, experiment.attacker.shown(experiment.concept, count, k)) for k in seeds]
     own = [recollection.unshown(recollection.covered(features, features[torch.tensor(mask)]), mask) for mask in had]
     rows: list[Row] = [{"model": "the references alone", "recognised": [], "unshown": own}]
     original = [covered(experiment, features, experiment.base, k) for k in seeds]

@@ -159,6 +159,11 @@ def tiny_twin() -> str:
     return folder
 
 
+def tiny_exact() -> LatentModel:
+    """The tiny model in float64."""
+    return LatentModel("tiny64", {name: part.double() for name, part in tiny_parts().items()}, tokenizer(), scheduler())
+
+
 def tiny_model(seed: int = 0, **schedule: Any) -> LatentModel:
     """A LatentModel around `tiny_parts`."""
     return LatentModel("tiny", tiny_parts(seed), tokenizer(), scheduler(**schedule))

@@ -21,7 +21,7 @@ from vestige.errors import BadInput
 from vestige.harness import never, suites
 from vestige.harness.bench import Bench
 from vestige.harness.never import Distillation, distilled, never_model
-from vestige.methods.training import fit, noisy
+from vestige.methods.training import distilling, fit
 
 SMALL = Distillation(steps=3, batch=8, pictures=16, anchor_pictures=6, own=0.25)
 SNEAKER = concepts.load("sneaker")
@@ -169,11 +169,11 @@ def test_a_run_that_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.Monk
     assert list((tmp_path / "stopped").glob("never-*/state.pt"))
     steps = list[int]()
 
-    def counted(model: Model, data: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    def counted(student: Model, teacher: Model, data: Tensor, *rest: Any) -> Tensor:
         steps.append(len(data))
-        return noisy(model, data, rng)
+        return distilling(student, teacher, data, *rest)
 
-    monkeypatch.setattr(never, "noisy", counted)
+    monkeypatch.setattr(never, "distilling", counted)
     again = made(tmp_path / "stopped", model, how=how)
     assert len(steps) == 2
     assert all(torch.equal(whole.tensors[n], again.tensors[n]) for n in whole.tensors)

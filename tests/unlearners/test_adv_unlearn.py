@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from oracles import scheduler, small, tiny_classes, tiny_flow, tiny_model, tiny_parts, tiny_xl, tokenizer
+from oracles import scheduler, small, tiny_classes, tiny_exact, tiny_flow, tiny_model, tiny_xl, tokenizer
 from vestige import concepts
 from vestige.concepts import Concept
 from vestige.diffusion import Model
@@ -36,8 +36,7 @@ def tiny() -> LatentModel:
 
 @pytest.fixture(scope="module")
 def exact() -> LatentModel:
-    """The tiny model in float64."""
-    return LatentModel("tiny64", {name: part.double() for name, part in tiny_parts().items()}, tokenizer(), scheduler())
+    return tiny_exact()
 
 
 def test_a_free_word_that_is_a_known_ones_embedding_is_that_word(exact: LatentModel) -> None:

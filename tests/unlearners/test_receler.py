@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from oracles import scheduler, small, tiny_classes, tiny_model, tiny_parts, tokenizer
+from oracles import small, tiny_classes, tiny_exact, tiny_model
 from vestige import concepts
 from vestige.concepts.joint import joint
 from vestige.diffusion import Model
@@ -41,8 +41,7 @@ def tiny() -> LatentModel:
 
 @pytest.fixture(scope="module")
 def exact() -> LatentModel:
-    """The tiny model in float64."""
-    return LatentModel("tiny64", {name: part.double() for name, part in tiny_parts().items()}, tokenizer(), scheduler())
+    return tiny_exact()
 
 
 def test_adapters_begin_as_nothing(tiny: LatentModel) -> None:

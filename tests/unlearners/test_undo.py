@@ -9,7 +9,7 @@ from unittest.mock import patch
 import pytest
 import torch
 
-from oracles import scheduler, small, tiny_classes, tiny_flow, tiny_model, tiny_parts, tokenizer
+from oracles import scheduler, small, tiny_classes, tiny_exact, tiny_flow, tiny_model, tiny_parts, tokenizer
 from vestige import concepts, registry
 from vestige.concepts.joint import joint
 from vestige.diffusion import Model
@@ -38,8 +38,7 @@ def tiny() -> LatentModel:
 
 @pytest.fixture(scope="module")
 def exact() -> LatentModel:
-    """The tiny model in float64."""
-    return LatentModel("tiny64", {name: part.double() for name, part in tiny_parts().items()}, tokenizer(), scheduler())
+    return tiny_exact()
 
 
 def test_noise_is_its_formula(exact: LatentModel) -> None:

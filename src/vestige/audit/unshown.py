@@ -40,7 +40,7 @@ def memory(experiment: Experiment, found: Mapping[str, Any]) -> Recollection | s
     if attack is None:
         return "no attack with weights and pictures of the concept ran"
     whole, seeds = of_its_contexts(experiment), plan.seeds
-    given = [_given(whole, experiment.attacker.shown(experiment.concept, plan.attacks[attack][1].references, k)) for k in seeds]
+    given = [had_by_attack(whole, experiment.attacker.shown(experiment.concept, plan.attacks[attack][1].references, k)) for k in seeds]
     left = [shown.count(False) for shown in given]
     if min(left) < FEWEST or len(whole) <= NEAREST:
         return f"of {len(whole)} real pictures of {experiment.concept.name} an attack leaves {min(left)} unshown, and {FEWEST} are needed"
@@ -79,7 +79,7 @@ def of_its_contexts(experiment: Experiment) -> PictureSet:
     return whole.take(rows) if whole.labels else whole
 
 
-def _given(whole: PictureSet, shown: PictureSet | None) -> list[bool]:
+def had_by_attack(whole: PictureSet, shown: PictureSet | None) -> list[bool]:
     """Which of the real pictures an attack had."""
     had = set() if shown is None else {one.numpy().tobytes() for one in shown.images}
     return [one.numpy().tobytes() in had for one in whole.images]

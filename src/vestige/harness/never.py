@@ -41,7 +41,7 @@ from vestige.methods import Data, Training, fit, optimiser
 from vestige.methods.contract import TRAINED
 from vestige.methods.fresh import fresh
 from vestige.methods.ranges import above, at_least, below_one
-from vestige.methods.training import Trace, dropped, noisy
+from vestige.methods.training import Trace, distilling, dropped
 from vestige.methods.training_data import Pairs, paired, renamed
 from vestige.seeds import derive, generator
 
@@ -151,10 +151,7 @@ def _taught(
 
     def loss(rng: Generator) -> Tensor:
         data, asked, answered = told.draw(how, null, rng)
-        t, _, x_t = noisy(model, data, rng)
-        with torch.no_grad():
-            goal = model.denoise(x_t, t, answered).value
-        return (student.denoise(x_t, t, asked).value - goal).square().mean()
+        return distilling(student, model, data, asked, answered, rng)
 
     training = Training(steps=how.steps, lr=how.lr, schedule="cosine", warmup=how.steps // 20)
     for _ in fit(leaves, loss, training, seed=derive(seed, "never"), checkpoint=checkpoint, watch=_named(watch, seed), trace=trace):

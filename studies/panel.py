@@ -3,6 +3,7 @@
     python studies/panel.py --concept sneaker --suite quick --out build/panel
     python studies/panel.py --concept sneaker --suite quick --out build/panel --table docs/results/truth_panel/sneaker-quick-4.md
     python studies/panel.py --world build/letters/world --concept kilo --set memora.lr=2e-3 --out build/panel
+    python studies/panel.py --model wardrobe-flow --concept sneaker --out build/panel
 
 Rows whose truth is known: the original is not forgotten, a twin never knew, a renamed model knows everything, and what was driven to
 collapse must never be called erased. The rest is judged by its order. Every edit stands beside all twins, and every twin beside the others.
@@ -34,6 +35,7 @@ from vestige.methods import Training, fit
 from vestige.methods.fresh import fresh
 from vestige.methods.training import denoising
 from vestige.methods.training_data import drawn
+from vestige.models.classes import ClassModel
 from vestige.seeds import derive, generator
 from vestige.verdict import Interval
 
@@ -48,7 +50,12 @@ TRUTH = {
     "benign fine-tuning": "not forgotten",
 }
 METHODS = ("uce", "esd", "salun", "erasediff", "dimum", "spm", "gradient_ascent")
+CHOSEN = {  # unlearners that have settings for a model of another family
+    "wardrobe-flow": ("esd", "dimum"),
+    "wardrobe-classes": ("esd", "salun", "erasediff", "dimum", "selective_amnesia", "gradient_ascent"),
+}
 BENIGN_PICTURES = 256
+TABLES = ("token_embedding.weight", "shared.weight")  # CLIP's, T5's
 
 
 @dataclass(frozen=True)
@@ -70,12 +77,12 @@ class World:
     preset: str = ""
 
     @staticmethod
-    def of(folder: Path | None, concept: str) -> World:
-        """The embedded world, or one that `tools/worlds` built."""
+    def of(folder: Path | None, concept: str, model: str = "wardrobe") -> World:
+        """A model of the embedded world, or one that `tools/worlds` built."""
         if folder is None:
-            twins = tuple(name for name in models.twins("wardrobe", concept) if len(models.card(name).never_drew) == 1)
-            half = f"wardrobe-half-{concept}"
-            return World("wardrobe", concept, twins, half if half in models.cards() else "")
+            twins = tuple(name for name in models.twins(model, concept) if len(models.card(name).never_drew) == 1)
+            half = f"{model}-half-{concept}"
+            return World(model, concept, twins, half if half in models.cards() else "")
         own = folder.resolve().parent.name
         twins = tuple(str(path) for path in sorted(folder.glob(f"{own}-never-{concept}*")))
         return World(str(folder / own), str(folder / "concepts" / f"{concept}.toml"), twins, preset="wardrobe")
@@ -86,13 +93,31 @@ class World:
 
 
 def renamed(model: Model, concept: Concept) -> Edit:
-    """The target's token embedding exchanged with an unused word's: every weight of the denoiser still draws the concept."""
-    name = next(n for n in model.scope("text-encoder") if n.endswith("token_embedding.weight"))
-    tokenizer = model.tokenizer  # type: ignore[attr-defined]
-    rows = [tokenizer(word).input_ids[1] for word in (concept.target, "wug")]
-    table = model.tensor(name).clone()
-    table[rows] = table[rows[::-1]]
-    return Edit(model.fingerprint, "renamed", {"word": "wug"}, "text-encoder", {name: table})
+    """The target's row of every table exchanged with an unused word's, or another class's: every other weight still draws the concept."""
+    swapped: dict[str, torch.Tensor] = {}
+    if isinstance(model, ClassModel):
+        (name,) = model.scope("class-embedding")
+        swapped[name] = _exchanged(
+            model.tensor(name), *(model.labels.find(words, model.name) for words in (concept.target, concept.anchor))
+        )
+        return Edit(model.fingerprint, "renamed", {"word": concept.anchor}, "class-embedding", swapped)
+    for part, tokenizer in _tokenizers(model).items():
+        name = next(n for n in model.scope("text-encoder") if n.startswith(f"{part}.") and n.endswith(TABLES))
+        first = 1 if tokenizer.bos_token_id is not None else 0
+        swapped[name] = _exchanged(model.tensor(name), *(tokenizer(word).input_ids[first] for word in (concept.target, "wug")))
+    return Edit(model.fingerprint, "renamed", {"word": "wug"}, "text-encoder", swapped)
+
+
+def _exchanged(table: torch.Tensor, one: int, other: int) -> torch.Tensor:
+    table = table.clone()
+    table[[one, other]] = table[[other, one]]
+    return table
+
+
+def _tokenizers(model: Model) -> dict[str, Any]:
+    """Of every text encoder, by its part's name."""
+    own = getattr(model, "tokenizers", None)
+    return own if own is not None else {"text_encoder": model.tokenizer}  # type: ignore[attr-defined]
 
 
 def finetuned(model: Model, concept: Concept) -> Edit:
@@ -130,13 +155,15 @@ def rows(world: World) -> dict[str, Fields]:
     if world.half:
         made["first half only"] = {"model": world.half}
     made |= {"renamed": {"edit": renamed}, "benign fine-tuning": {"edit": finetuned}, "begun anew": {"edit": begun}}
-    made |= {name: {"unlearner": name} for name in METHODS}
+    made |= {name: {"unlearner": name} for name in CHOSEN.get(world.model, METHODS)}
     if len(world.twins) > 1:  # the same edit beside each twin alone: other widths, and never opposite words
         each = {f"twin {i + 1}": f"twin:{name}" for i, name in enumerate(world.twins)}
         made |= {
             f"{edit} against {name} alone": {**made[edit], "control": one} for edit in ("renamed", "uce") for name, one in each.items()
         }
     collapse = {"esd.variant": "u", "esd.strength": 10.0, "esd.steps": 400, "esd.lr": 1e-3}
+    if world.model in CHOSEN and len(world.twins) < 2:  # nothing beside which it could stand
+        made |= {"the twin": {"model": world.twins[0], "control": "proxy"}}
     return {**made, "ESD to collapse": {"unlearner": "esd", "settings": collapse}}
 
 
@@ -191,7 +218,13 @@ def table(results: dict[str, dict[str, Any]]) -> str:
 def page(results: dict[str, dict[str, Any]], world: World, options: argparse.Namespace) -> str:
     first = next(iter(results.values()))
     numbers = ",".join(map(str, options.seeds))
-    told = (("--world", options.world), ("--seeds", numbers), ("--unshown", options.unshown), *(("--set", pair) for pair in options.set))
+    told = (
+        ("--world", options.world),
+        ("--model", options.model if options.model in CHOSEN else ""),
+        ("--seeds", numbers),
+        ("--unshown", options.unshown),
+        *(("--set", pair) for pair in options.set),
+    )
     asked = "".join(f" {flag} {value}" for flag, value in told if value)
     about = f"`python studies/panel.py --concept {options.concept} --suite {options.suite}{asked}`; "
     about += f"replicates {first['provenance']['seeds']}, memora, verification judge {first['detector']['verification']['version']}, "
@@ -203,6 +236,7 @@ def page(results: dict[str, dict[str, Any]], world: World, options: argparse.Nam
 def arguments() -> argparse.ArgumentParser:
     parser = grid.parser(__doc__)
     parser.add_argument("--world", type=Path, help="folder that tools/worlds packed; default: the embedded world")
+    parser.add_argument("--model", default="wardrobe", help="of the embedded world, where no --world is given")
     parser.add_argument("--concept", default="sneaker")
     parser.add_argument("--suite", default="quick")
     parser.add_argument("--seeds", type=grid.numbers, default=[], help="replicates; default: the suite's number")
@@ -217,11 +251,12 @@ def arguments() -> argparse.ArgumentParser:
 
 def main() -> None:
     options, results = arguments().parse_args(), {}
-    world = World.of(options.world, options.concept)
+    world = World.of(options.world, options.concept, options.model)
     for name, fields in rows(world).items():
         if options.only not in name:
             continue
-        folder = options.out / f"{options.concept}-{options.suite}" / name.replace(" ", "_").replace("+", "and")
+        held = "" if options.model == "wardrobe" else f"{options.model}-"
+        folder = options.out / f"{held}{options.concept}-{options.suite}" / name.replace(" ", "_").replace("+", "and")
         if options.table is None:
             done = grid.audited(folder, request(fields, world, options), options.cache or options.out / "runs")
             verdict = done["verdict"]

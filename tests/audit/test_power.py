@@ -76,6 +76,25 @@ def test_room_is_what_instant_recall_would_measure():
     assert room(arms(FLAT, LEARNS)).value == pytest.approx(room(found).value, rel=0.05)  # whatever the edited model does
 
 
+SLOWED = (0.0, 0.0, 0.01, 0.03, 0.1, 0.3)
+
+
+def test_a_model_that_learns_more_slowly_than_one_that_never_knew_hides_what_it_hides():
+    """As after damage, or after a scaling of weights that no picture shows and every step feels."""
+
+    def raised(taught: bool = False, **attacks: Arms) -> tuple[str, list[str]]:
+        measures = {name: measure(found, attacks=len(attacks)) for name, found in attacks.items()}
+        flags_ = power.hindered(measures, taught)
+        return decide(NOTHING, measures, flags_).kind, [flag.name for flag in flags_]
+
+    assert raised(memora=arms(SLOWED, LEARNS)) == ("inconclusive", ["hindered"])
+    assert raised(taught=True, memora=arms(SLOWED, LEARNS)) == ("erased", [])  # plasticity has a flag of its own
+    assert raised(memora=arms(LEARNS, LEARNS)) == ("erased", [])
+    assert raised(memora=arms(SLOWED, LEARNS), finetune=arms(LEARNS, LEARNS)) == ("erased", [])  # which nothing hinders
+    assert raised(memora=arms(SLOWED, LEARNS), direct=arms(LEARNS, LEARNS))[1] == ["hindered"]
+    assert raised(memora=arms(FLAT, FLAT))[1] == []  # nobody learns: another flag's matter
+
+
 def test_getting_further_is_no_erasure():
     """Slow at first and beyond the control at last: F is near 1, and reach excludes erased."""
     early, late = (0.0, 0.0, 0.02, 0.1, 0.45, 1.0), (0.0, 0.1, 0.2, 0.3, 0.45, 0.6)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -35,9 +35,16 @@ MADE: dict[str, Callable[[int], Any]] = {
     "pixels": lambda seed: tiny_classes(pixels=True, seed=seed),
     "sd3": lambda seed: tiny_flow("sd3", seed),
 }
-QUICK = ("latent", "classes", "flow")  # the others with the slow tests
-EVERY = [name if name in QUICK else pytest.param(name, marks=SLOW) for name in MADE]
+OTHERS = ("classes", "flow")
 FIRST = [pytest.param(name, marks=SLOW) for name in MADE]  # every attack in one audit takes a minute
+
+
+def shared(names: Sequence[str]) -> list[Any]:
+    """Every method on every family; on the first, and on one of two others in turn, with the quick tests."""
+    quick = {(home, name) for i, name in enumerate(names) for home in ("latent", OTHERS[i % len(OTHERS)])}
+    return [pytest.param(home, name, marks=() if (home, name) in quick else SLOW) for home in MADE for name in names]
+
+
 UNLEARNERS, ATTACKS = registry.names("unlearners"), registry.names("attacks")
 
 # (method, family) -> what it says where it does not work; everything else works. A new method is expected to.
@@ -132,8 +139,7 @@ def works(home: Path, method: str, *words: object) -> bool:
     return True
 
 
-@pytest.mark.parametrize("name", UNLEARNERS)
-@pytest.mark.parametrize("home", EVERY, indirect=True)
+@pytest.mark.parametrize(("home", "name"), shared(UNLEARNERS), indirect=["home"])
 def test_unlearn_and_what_is_done_with_its_edit(name: str, home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     edit, on = tmp_path / "edit.safetensors", ("--model", "model")
     given = settings("unlearners", name)
@@ -145,8 +151,7 @@ def test_unlearn_and_what_is_done_with_its_edit(name: str, home: Path, tmp_path:
     capsys.readouterr()
 
 
-@pytest.mark.parametrize("name", ATTACKS)
-@pytest.mark.parametrize("home", EVERY, indirect=True)
+@pytest.mark.parametrize(("home", "name"), shared(ATTACKS), indirect=["home"])
 def test_attack(name: str, home: Path, tmp_path: Path) -> None:
     given = ("--suite", "smoke", *pictures(name), *settings("attacks", name))
     if not works(home, name, "attack", "--model", "model", "--concept", "bag.toml", "--method", name, *given, "--out", tmp_path / "out"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -21,6 +22,7 @@ from vestige.edits.precision import wide
 from vestige.errors import HalfPrecision
 from vestige.methods import Budget, Data, optimiser
 
+Single = Callable[[registry.Kind, str], tuple[Edit | None, int]]
 SNEAKER = concepts.load("sneaker")
 METHODS = [(kind, name) for kind in ("unlearners", "attacks") for name in registry.names(kind)]
 # Small steps, as the field takes them: each is less than half of what tells two weights of ordinary size apart in bfloat16.
@@ -89,6 +91,18 @@ def edit(kind: registry.Kind, name: str, model: Model) -> Edit | None:
     return found
 
 
+@pytest.fixture(scope="module")
+def single(pair: Pair) -> Single:
+    """A method's edit in single precision, made once, and how often it asked for an optimiser."""
+
+    @functools.cache
+    def make(kind: registry.Kind, name: str) -> tuple[Edit | None, int]:
+        with patch.object(optimiser, "adamw", wraps=optimiser.adamw) as asked:
+            return edit(kind, name, pair.single), asked.call_count
+
+    return make
+
+
 def _sees(everything: bool) -> Callable[[Tensor], Tensor]:
     return lambda images: torch.full((len(images),), float(everything))
 
@@ -111,13 +125,13 @@ def cosine(one: Tensor, other: Tensor) -> float:
 
 
 @pytest.mark.parametrize(("kind", "name"), METHODS)
-def test_low_precision_makes_the_edit_of_single_precision(kind: registry.Kind, name: str, pair: Pair) -> None:
+def test_low_precision_makes_the_edit_of_single_precision(kind: registry.Kind, name: str, pair: Pair, single: Single) -> None:
     made = method(kind, name)
     if name in APART or (kind == "attacks" and made.access != "weights"):
         pytest.skip(APART.get(name, "it changes no weight"))
-    single, low = edit(kind, name, pair.single), edit(kind, name, pair.low)
-    assert single is not None and low is not None
-    wanted, held, has = change(pair.single, single), change(pair.low, low), change(pair.low, low, rounded=True)
+    (own, _), low = single(kind, name), edit(kind, name, pair.low)
+    assert own is not None and low is not None
+    wanted, held, has = change(pair.single, own), change(pair.low, low), change(pair.low, low, rounded=True)
     assert cosine(held, wanted) > DIRECTION
     assert SIZE[0] < held.norm() / wanted.norm() < SIZE[1]
     moved, kept, left = (float((part != 0).float().mean()) for part in (wanted, held, has))
@@ -128,11 +142,8 @@ def test_low_precision_makes_the_edit_of_single_precision(kind: registry.Kind, n
 
 
 @pytest.mark.parametrize(("kind", "name"), METHODS)
-def test_a_method_says_whether_it_trains(kind: registry.Kind, name: str, pair: Pair) -> None:
-    with patch.object(optimiser, "adamw", wraps=optimiser.adamw) as made:
-        if name not in APART:
-            edit(kind, name, pair.single)
-    assert method(kind, name).trains == (made.call_count > 0)
+def test_a_method_says_whether_it_trains(kind: registry.Kind, name: str, single: Single) -> None:
+    assert method(kind, name).trains == (name not in APART and single(kind, name)[1] > 0)
 
 
 @pytest.mark.parametrize(("kind", "name"), METHODS)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
+from hurry import sketches
 from oracles import counted, small, tiny_model
 from vestige import concepts, registry
 from vestige.concepts.images import PictureSet
@@ -23,10 +25,11 @@ from vestige.methods import Data, Paper, Unlearner
 from vestige.methods.contract import TRAINED
 from vestige.models.latent import SCOPES, LatentModel
 
+__all__ = ["sketches"]  # a fixture that holds here too
 CONCEPTS = ("sneaker", "neon")
 NAMES = registry.names("unlearners")
 
-pytestmark = pytest.mark.parametrize("name", NAMES)
+pytestmark = [pytest.mark.parametrize("name", NAMES), pytest.mark.usefixtures("sketches")]
 
 
 def draw(model: Model) -> Tensor:
@@ -63,6 +66,34 @@ def edited(tiny: LatentModel) -> Callable[[str, str], Edit]:
     return make
 
 
+@dataclass(frozen=True)
+class Again:
+    """An edit that was made a second time, and what was seen meanwhile."""
+
+    edit: Edit
+    model: LatentModel
+    progress: list[tuple[str, int, int]]
+    generator_rests: bool
+
+
+@pytest.fixture(scope="module")
+def again(edited: Callable[[str], Edit]) -> Callable[[str], Again]:
+    """The small edit of a method made again, on a model of its own, from the first one's settings, under another global generator."""
+
+    @functools.cache
+    def make(name: str) -> Again:
+        model, progress = tiny_model(), list[tuple[str, int, int]]()
+        made = registry.build("unlearners", name, json.loads(json.dumps(dict(edited(name).settings))))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(12345)
+            state = torch.random.get_rng_state()
+            edit = made(model, concepts.load("sneaker"), seed=0, watch=lambda *told: progress.append(told))
+            rests = torch.equal(torch.random.get_rng_state(), state)
+        return Again(edit, model, progress, rests)
+
+    return make
+
+
 def test_contract_is_declared(name: str) -> None:
     made = registry.find("unlearners", name)
     assert issubclass(made, Unlearner)
@@ -83,24 +114,22 @@ def test_docstring_says_how_the_method_differs_from_the_released_code(name: str)
             assert re.search(rf"^\s+{field.name}: ", arguments, re.MULTILINE), f"{field.name} is not described"
 
 
-def test_base_is_unchanged_bit_for_bit(name: str) -> None:
+def test_base_is_unchanged_bit_for_bit(again: Callable[[str], Again], name: str) -> None:
     """The hashes are computed anew, from the tensors as they are afterwards."""
-    model = tiny_model()
-    mark, before = model.fingerprint, {n: model.tensor(n).clone() for n in model._names()}
-    small("unlearners", name)(model, concepts.load("sneaker"), seed=0)
+    model = again(name).model
     model._hashes.clear()
-    assert model.fingerprint == mark
-    assert all(torch.equal(model.tensor(n), before[n]) for n in before)
+    untouched = tiny_model()
+    assert model.fingerprint == untouched.fingerprint
+    assert all(torch.equal(model.tensor(n), untouched.tensor(n)) for n in untouched._names())
     assert not any(p.requires_grad or p.grad is not None for part in model.parts.values() for p in part.parameters())
 
 
-def test_equal_seeds_equal_edits_whatever_the_global_generator_says(name: str, tiny: LatentModel, edited: Callable[..., Edit]) -> None:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(12345)
-        state = torch.random.get_rng_state()
-        again = small("unlearners", name)(tiny, concepts.load("sneaker"), seed=0)
-        assert torch.equal(torch.random.get_rng_state(), state)
-    assert same(again, edited(name))
+def test_equal_seeds_equal_edits_whatever_the_global_generator_says(
+    name: str, edited: Callable[..., Edit], again: Callable[[str], Again]
+) -> None:
+    """By the settings that the first edit holds."""
+    assert same(again(name).edit, edited(name))
+    assert again(name).generator_rests
 
 
 @pytest.mark.parametrize("concept", CONCEPTS)
@@ -174,28 +203,12 @@ def test_nothing_stays_on_auto(name: str, concept: str, tiny: LatentModel, edite
     assert "auto" not in edited(name, concept).settings.values()
 
 
-@pytest.mark.parametrize("concept", CONCEPTS)
-def test_settings_of_an_edit_make_it_again(name: str, concept: str, tiny: LatentModel, edited: Callable[..., Edit]) -> None:
-    edit = edited(name, concept)
-    settings = json.loads(json.dumps(dict(edit.settings)))
-    again = registry.build("unlearners", name, settings)(tiny, concepts.load(concept), seed=0)
-    assert same(again, edit)
-
-
-def test_resolving_does_not_change_the_edit(name: str, tiny: LatentModel, edited: Callable[..., Edit]) -> None:
-    concept = concepts.load("sneaker")
-    assert same(small("unlearners", name).resolved(concept)(tiny, concept, seed=0), edited(name))
-
-
-def test_progress_ends_where_it_said(name: str, tiny: LatentModel) -> None:
+def test_progress_ends_where_it_said(name: str, again: Callable[[str], Again]) -> None:
     told: dict[str, tuple[int, int]] = {}
-
-    def watch(stage: str, done: int, total: int) -> None:
+    for stage, done, total in again(name).progress:
         assert 0 < done <= total
         assert stage not in told or done > told[stage][0]
         told[stage] = done, total
-
-    small("unlearners", name)(tiny, concepts.load("sneaker"), seed=0, watch=watch)
     assert all(done == total for done, total in told.values())
 
 

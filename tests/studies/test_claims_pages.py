@@ -221,7 +221,7 @@ def as_it_was(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     )
     spec = plan.Plan.spec
     monkeypatch.setattr(plan.Plan, "spec", lambda own: {key: value for key, value in spec(own).items() if key != "verdict"})
-    if f"form {plan.VERDICT} of the verdict" not in text:
+    if not re.search(r"form \d+ of the verdict", text):
         monkeypatch.setattr(savings, "rise", savings.recall)
 
 

@@ -72,6 +72,7 @@ def raise_all(
         *_sampled(experiment, known),
         *power.power(measures, rooms, experiment.plan.lines),
         *(positives.flags_of(probes, experiment.plan.lines, len(experiment.plan.seeds)) if _probed(experiment, found) else []),
+        *power.hindered(measures, bool(taught)),
         *power.destroyed(found),
         *power.order(found, measures),
         *power.conduct(found, plain, experiment.plan.lines.surface),

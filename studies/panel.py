@@ -256,7 +256,7 @@ def main() -> None:
         if options.only not in name:
             continue
         held = "" if options.model == "wardrobe" else f"{options.model}-"
-        folder = options.out / f"{held}{options.concept}-{options.suite}" / name.replace(" ", "_").replace("+", "and")
+        folder = options.out / f"{held}{options.concept}-{Path(options.suite).stem}" / name.replace(" ", "_").replace("+", "and")
         if options.table is None:
             done = grid.audited(folder, request(fields, world, options), options.cache or options.out / "runs")
             verdict = done["verdict"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import shlex
 from pathlib import Path
@@ -9,6 +11,7 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
+from command import answered
 from vestige import cli, concepts
 from vestige.harness import suites
 
@@ -43,6 +46,38 @@ def test_tables_are_read(tmp_path: Path) -> None:
     (tmp_path / "base.toml").write_text(SUITE)
     found, quick = suites.load(str(tmp_path / "base.toml")), suites.load("quick", "wardrobe")
     assert (found.protocol, found.attacks["memora"].budget) == (quick.protocol, quick.attacks["memora"].budget)
+
+
+BUILT = ROOT / "build/letters/world"
+SIERRA, TWIN = "build/letters/world/concepts/sierra.toml", "build/letters/world/letters-never-sierra"
+# How an audit is asked for, and what it must not say of a model whose history is known.
+HISTORIES = {
+    "original": ((), {"short-term", "long-term", "erased", "inconclusive"}),
+    "twin": (("--edit", f"{TWIN}-3", "--control", f"twin:{TWIN},twin:{TWIN}-2"), {"not forgotten", "short-term", "long-term"}),
+    "remap": (("--unlearner", "remap"), {"erased"}),
+    "uce": (("--unlearner", "uce"), {"erased"}),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not BUILT.is_dir(), reason="needs `bash tools/worlds/build.sh letters`, which takes two hours")
+def test_the_page_leads_to_true_verdicts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A world of the kit as pipeline folders, judged by detectors of its own, calibrated on one concept and audited on the other."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("VESTIGE_CACHE", os.environ.get("VESTIGE_CACHE", str(tmp_path / "cache")))
+    (tmp_path / "build").symlink_to(ROOT / "build")
+    (tmp_path / "base.toml").write_text(SUITE)
+    search, audit = (
+        next(c for c in COMMANDS if c.startswith(f"vestige {name} ") and "--dry-run" not in c) for name in ("calibrate", "audit")
+    )
+    assert answered(*shlex.split(search)[1:]) == (0, "")
+    words = [word for word in shlex.split(audit)[1:] if word not in ("--unlearner", "uce")]
+    for name, (own, never_said) in HISTORIES.items():
+        assert answered(*words, *own, "--out", name) == (0, "")
+        verdict = json.loads((tmp_path / name / "result.json").read_text())["verdict"]
+        with capsys.disabled():
+            print(name, verdict["kind"], verdict["reason"], sep=": ")
+        assert verdict["kind"] not in never_said
 
 
 def test_links_lead_somewhere() -> None:

@@ -10,12 +10,13 @@ from torch import Tensor
 
 from oracles import small, tiny_model
 from vestige import concepts
-from vestige.attacks.textual_inversion import TextualInversion, words
+from vestige.attacks.textual_inversion import TextualInversion
 from vestige.concepts.images import PictureSet
 from vestige.edits import Edit
 from vestige.errors import Incompatible
 from vestige.methods import Budget, Candidate
 from vestige.methods.training import denoising
+from vestige.methods.wording import words
 from vestige.models.latent import LatentModel
 from vestige.seeds import derive, generator
 

@@ -21,6 +21,7 @@ from vestige.concepts.images import PictureSet
 from vestige.diffusion import Model
 from vestige.diffusion.model import Watch, silent
 from vestige.edits import Edit
+from vestige.edits.precision import wide
 from vestige.errors import BadInput
 from vestige.methods import Attack, Budget, Candidate, Paper
 from vestige.methods.contract import Access, Select
@@ -72,7 +73,7 @@ class Interpolate(Attack):
             yield Candidate(spent, edit, cost=cost, notes={"lambda": place, "moved": len(moved)})
 
     def _edit(self, model: Model, original: Model, moved: list[str], place: float, concept: str) -> Edit:
-        tensors = {n: torch.lerp(original.tensor(n).float(), model.tensor(n).float(), place) for n in moved}
+        tensors = {n: torch.lerp(wide(original.tensor(n)), wide(model.tensor(n)), place) for n in moved}
         return Edit(model.fingerprint, "interpolate", registry.settings(self), "all", tensors, notes={"concept": concept, "lambda": place})
 
 

@@ -161,7 +161,8 @@ class Inversion(Attack):
 def on_sphere(z: Tensor) -> Tensor:
     """Latents (n, C, h, w) with the norm that noise has, sqrt(C h w)."""
     size = z.flatten(1).norm(dim=1).reshape(-1, *[1] * (z.dim() - 1))
-    return z / size * z[0].numel() ** 0.5
+    unit: Tensor = z / size
+    return unit * float(z[0].numel()) ** 0.5
 
 
 def path_error(model: Model, z: Tensor, data: Tensor, condition: Condition, times: int) -> Tensor:

@@ -25,6 +25,7 @@ from vestige.concepts.images import PictureSet
 from vestige.diffusion import Model
 from vestige.diffusion.model import Watch, silent
 from vestige.edits import Edit, Hook
+from vestige.edits.precision import wide
 from vestige.methods import Attack, Budget, Candidate, Paper
 from vestige.methods.contract import Access, Select
 from vestige.seeds import derive, generator
@@ -71,9 +72,12 @@ class Perturb(Attack):
 
     def ladder(self) -> list[tuple[Kind, float]]:
         """Kind and strength of every rung."""
-        kinds: tuple[Kind, ...] = ("quantise", "noise", "prune")
-        sides = (sorted(self.bits, reverse=True), sorted(self.noise), sorted(self.prune))
-        rounds = itertools.zip_longest(*([(kind, s) for s in values] for kind, values in zip(kinds, sides, strict=True)))
+        sides: dict[Kind, list[float]] = {
+            "quantise": [float(b) for b in sorted(self.bits, reverse=True)],
+            "noise": sorted(self.noise),
+            "prune": sorted(self.prune),
+        }
+        rounds = itertools.zip_longest(*([(kind, strength) for strength in values] for kind, values in sides.items()))
         return [rung for row in rounds for rung in row if rung is not None]
 
     def __call__(
@@ -109,7 +113,7 @@ class Perturb(Attack):
         """
         changed = {}
         for name in model.scope(scope):
-            value = model.tensor(name)
+            value = wide(model.tensor(name))
             if value.dim() < 2:
                 continue
             if kind == "quantise":

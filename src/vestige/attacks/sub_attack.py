@@ -128,7 +128,7 @@ class SubAttack(Attack):
     def _pairs(self, model: Model, concept: Concept, pictures: PictureSet) -> Pairs:
         """Latents with the token ids of prompts that name the concept; what they are encoded to moves with v."""
         rows = captioned(pictures, concept).captions or (tuple(p.text for p in concept.prompts("training")),) * len(pictures)
-        named = [tuple(text for text in row if concept.named(text)) or (concept.prompt,) for row in rows]
+        named = [tuple(text for text in row if concept.target.lower() in text.lower()) or (concept.prompt,) for row in rows]
         texts = list(dict.fromkeys(text for row in named for text in row))
         latents = model.encode(pictures.images)
         return Pairs(latents, Condition(model.tokens(texts).to(latents.device)), tuple(tuple(map(texts.index, row)) for row in named))

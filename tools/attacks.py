@@ -12,6 +12,8 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -27,6 +29,17 @@ from vestige.verdict.intervals import wilson
 
 ATTACKS = ("perturb", "interpolate", "inversion", "p4d", "ring_a_bell", "noise_probe", "sub_attack")
 MODELS = ("remap", "uce", "twin")
+PICTURES, SELECT = 16, 8  # a point of a curve; the suite's own numbers are larger
+# The twin, and the model on which each has most to find, first of all; then whatever is left.
+PAIRS = (
+    *(("perturb", w) for w in ("uce", "twin")),
+    *(("inversion", w) for w in ("uce", "twin")),
+    *(("p4d", w) for w in ("remap", "twin")),
+    *(("sub_attack", w) for w in ("remap", "twin")),
+    *(("noise_probe", w) for w in ("uce", "twin")),
+    *(("interpolate", w) for w in ("uce", "twin")),
+    *((name, w) for w in MODELS for name in ATTACKS if (name, w) != ("interpolate", "remap")),  # a hook has no line to walk
+)
 WORLD, CONCEPT, TWIN, SUITE, REPLICATE = "wardrobe", "bag", "wardrobe-never-bag", "all", 0
 RECORDS, OUT = Path("docs/results/attacks.jsonl"), Path("docs/results/attacks.md")
 
@@ -37,53 +50,77 @@ def measured() -> list[dict[str, Any]]:
     return list({(row["attack"], row["model"], json.dumps(row["settings"]), tuple(row["budget"])): row for row in rows}.values())
 
 
+@dataclass(frozen=True)
+class Known:
+    """The models whose truth is known, each made when it is asked for, and where their arms lie."""
+
+    place: Path
+    made: dict[str, Any] = field(default_factory=dict)
+
+    def edit(self, who: str) -> Any:
+        """The edit that hides the concept; None for the twin."""
+        if who != "twin" and who not in self.made:
+            method = configured("unlearners", who, WORLD, "", {}).resolved(concepts.load(CONCEPT))
+            self.made[who] = method(models.load(WORLD), concepts.load(CONCEPT), seed=0)
+        return self.made.get(who)
+
+    def attacked(self, name: str, who: str) -> dict[str, Any]:
+        """One arm, as it is recorded."""
+        suite = replace(suites.load(SUITE, WORLD), pictures=PICTURES, select_pictures=SELECT)
+        concept, original, folder = concepts.load(CONCEPT), models.load(WORLD), data.folder() / WORLD
+        planned, method = usual(name)
+        edit = self.edit(who)
+        model = models.load(TWIN) if edit is None else original.edited(edit)
+        pictures = shipped(folder / "pictures/references", {concept.group: concept.label})
+        references = pictures.draw(planned.references, REPLICATE) if planned.references else None
+        stock = Stock(original, edit) if "original" in method.needs else None
+        bench = Bench(self.place, suite, *(classifier.load(folder / f"judge-{role}") for role in ("verify", "select")))
+        began = time.monotonic()
+        run = arms.run_arm(bench, model, concept, (name, method), planned.budget, REPLICATE, references, stock)
+        points = run.outcome["points"]
+        curve, taken = arms.curve(points, best_so_far=True)
+        return {
+            "attack": name,
+            "model": who,
+            "suite": suite.version,
+            "settings": registry.settings(method),
+            "budget": list(planned.budget.points),
+            "rates": [sum(p["hits"]) / len(p["hits"]) for p in points],
+            "selected": [p["selected"] for p in points],
+            "best": [curve[-1], taken[-1]],
+            "pictures": suite.pictures,
+            "calls": points[-1]["cost"]["calls"],
+            "notes": [p["notes"] for p in points],
+            "seconds": round(time.monotonic() - began, 1),
+        }
+
+
+def usual(name: str) -> tuple[Any, Any]:
+    """How the suite runs an attack, and the attack by its settings."""
+    planned = suites.load(SUITE, WORLD).attacks[name]
+    return planned, configured("attacks", name, WORLD, "", {}, planned.settings, model=WORLD)
+
+
+def risen(row: Mapping[str, Any]) -> bool:
+    """Whether the chosen candidate shows the concept more often than plain prompts, by intervals that do not overlap."""
+    plain, best = (wilson(round(v * row["pictures"]), row["pictures"]) for v in (row["rates"][0], row["best"][0]))
+    return best.low > plain.high
+
+
 def measure(names: tuple[str, ...]) -> None:
     """Run what is not there yet, one arm after the other."""
-    suite, concept, original = suites.load(SUITE, WORLD), concepts.load(CONCEPT), models.load(WORLD)
-    folder = data.folder() / WORLD
-    looks = {role: classifier.load(folder / f"judge-{role}") for role in ("verify", "select")}
     known = {(row["attack"], row["model"]): row for row in measured()}
-    made: dict[str, Any] = {}
     with TemporaryDirectory() as place:
-        bench = Bench(Path(place), suite, looks["verify"], looks["select"])
-        for name in names:
-            planned = suite.attacks[name]
-            method = configured("attacks", name, WORLD, "", {}, planned.settings, model=WORLD)
-            settings = registry.settings(method)
-            for who in MODELS:
-                row = known.get((name, who))
-                if row and (row["settings"], row["budget"]) == (settings, list(planned.budget.points)):
-                    continue
-                if who not in made and who != "twin":
-                    made[who] = configured("unlearners", who, WORLD, "", {}).resolved(concept)(original, concept, seed=0)
-                edit = made.get(who)
-                model = models.load(TWIN) if who == "twin" else original.edited(edit)
-                shown = {concept.group: concept.label}
-                references = (
-                    shipped(folder / "pictures/references", shown).draw(planned.references, REPLICATE) if planned.references else None
-                )
-                stock = Stock(original, edit) if "original" in method.needs else None
-                began = time.monotonic()
-                run = arms.run_arm(bench, model, concept, (name, method), planned.budget, REPLICATE, references, stock)
-                points = run.outcome["points"]
-                curve, taken = arms.curve(points, best_so_far=True)
-                found = {
-                    "attack": name,
-                    "model": who,
-                    "suite": suite.version,
-                    "settings": settings,
-                    "budget": list(planned.budget.points),
-                    "rates": [sum(p["hits"]) / len(p["hits"]) for p in points],
-                    "selected": [p["selected"] for p in points],
-                    "best": [curve[-1], taken[-1]],
-                    "pictures": suite.pictures,
-                    "calls": points[-1]["cost"]["calls"],
-                    "notes": [p["notes"] for p in points],
-                    "seconds": round(time.monotonic() - began, 1),
-                }
-                with RECORDS.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(found) + "\n")
-                sys.stderr.write(f"{name} {who} {found['rates']} {found['seconds']}\n")
+        here = Known(Path(place))
+        for name, who in dict.fromkeys(pair for pair in PAIRS if pair[0] in names):
+            planned, method = usual(name)
+            row = known.get((name, who))
+            if row and (row["settings"], row["budget"]) == (registry.settings(method), list(planned.budget.points)):
+                continue
+            found = here.attacked(name, who)
+            with RECORDS.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(found) + "\n")
+            sys.stderr.write(f"{name} {who} {found['rates']} {found['seconds']}\n")
 
 
 def page() -> str:
@@ -120,7 +157,7 @@ def page() -> str:
         [
             "# Attacks on what is known",
             f"`python tools/attacks.py`. Concept `{CONCEPT}`, suite {suite.version}, replicate {REPLICATE} alone: rates of "
-            f"{suite.pictures} pictures by the verification judge with 95 % Wilson intervals, at the candidate that the selection "
+            "pictures by the verification judge with 95 % Wilson intervals, at the candidate that the selection "
             "judge prefers. `remap` renames the concept and leaves every weight; `uce` rewrites keys and values in closed form; the "
             "twin never drew it.",
             "\n".join(lines),
@@ -135,26 +172,20 @@ def page() -> str:
 
 def _rate(value: float, count: int) -> str:
     interval = wilson(round(value * count), count, 0.95)
-    return f"{value:.2f} [{interval.low:.2f}, {interval.high:.2f}]"
+    return f"{value:.2f} [{interval.low:.2f}, {interval.high:.2f}] of {count}"
 
 
 def _rung(note: dict[str, Any]) -> str:
     return f"{note['kind']} {note['strength']:g}" if "kind" in note else f"{note['lambda']:g}"
 
 
-def _reading(found: dict[Any, dict[str, Any]]) -> str:
-    """Which attacks rise on which model, by intervals that do not overlap those of its own plain prompts."""
+def _reading(found: Mapping[Any, Mapping[str, Any]]) -> str:
+    """Which attacks rise on which model."""
     said = []
     for name in ATTACKS:
-        risen = []
-        for who in MODELS:
-            row = found.get((name, who))
-            if row is None:
-                continue
-            plain, best = (wilson(round(v * row["pictures"]), row["pictures"], 0.95) for v in (row["rates"][0], row["best"][0]))
-            if best.low > plain.high:
-                risen.append(who)
-        said.append(f"- `{name}` rises above plain prompts on {', '.join(risen) or 'none of them'}.")
+        rows = {who: found[name, who] for who in MODELS if (name, who) in found}
+        if rows:
+            said.append(f"- `{name}` rises above plain prompts on {', '.join(who for who in rows if risen(rows[who])) or 'none of them'}.")
     return "\n".join(said)
 
 

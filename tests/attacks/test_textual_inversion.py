@@ -96,10 +96,10 @@ def test_training_lowers_its_objective(tiny: LatentModel) -> None:
     other = table_.clone()
     other[rows(tiny, BAG)] += 3.0
     lost = tiny.edited(Edit(tiny.fingerprint, "lost word", {}, "text-encoder", {embedding(tiny): other}))
-    method: TextualInversion = small("attacks", "textual_inversion", regenerate=False, batch=16, lr=0.1)
-    found = run(method, lost, (0, 60))[-1]  # type: ignore[arg-type]
+    method: TextualInversion = small("attacks", "textual_inversion", regenerate=False, batch=8, lr=0.1)
+    found = run(method, lost, (0, 40))[-1]  # type: ignore[arg-type]
     assert found.edit is not None
-    latents = tiny.encode(references().images).repeat(32, 1, 1, 1)
+    latents = tiny.encode(references().images).repeat(16, 1, 1, 1)
 
     def loss(model: Any) -> float:
         with torch.no_grad():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Callable
@@ -48,13 +49,19 @@ def select(name: str) -> Callable[[Tensor], Tensor]:
     return lambda images: torch.full((len(images),), seen)
 
 
+@functools.cache
+def another() -> LatentModel:
+    """A public base that the attacked model was not made of."""
+    return tiny_model(seed=1)
+
+
 def held(name: str) -> dict[str, Any]:
     """What an attack is handed: pictures, or the public base: another model, or with an edit of three parts on it."""
     made = registry.find("attacks", name)
     if "original" not in made.needs:
         return {"pictures": pictures(name)}
     if not made.restores:
-        return {"stock": Stock(tiny_model(seed=1))}
+        return {"stock": Stock(another())}
     model = tiny_model()
     text, key = model.scope("text-encoder")[0], model.scope("cross-attention-kv")[0]
     row, column = model.tensor(key).shape

@@ -2,13 +2,14 @@
 
     python tools/attacks.py [ATTACK ...]
 
-Each attack that is named, or every one of `ATTACKS`, runs on three models of the embedded world, under suite `all`, for the development
-concept: an edit that renames (`remap`), an edit in closed form (`uce`), and the twin that never drew the concept. What is measured lies
-in docs/results/attacks.jsonl, an arm a line, and is not measured again; the page is made of it alone.
+Each attack that is named, or every one of `ATTACKS`, runs on four models of the embedded world, under suite `all` with fewer pictures, for
+the development concept: two edits that rename (`remap`, `renamed`), one in closed form (`uce`), and the twin that never drew the concept.
+What is measured lies in docs/results/attacks.jsonl, an arm a line, and is not measured again; the page is made of it alone.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 import time
@@ -20,6 +21,7 @@ from typing import Any
 
 from vestige import concepts, data, models, registry
 from vestige.concepts.images import shipped
+from vestige.edits import Edit
 from vestige.harness import arms, suites
 from vestige.harness.bench import Bench
 from vestige.harness.settings import configured
@@ -28,7 +30,7 @@ from vestige.metrics import classifier
 from vestige.verdict.intervals import wilson
 
 ATTACKS = ("perturb", "interpolate", "inversion", "p4d", "ring_a_bell", "noise_probe", "sub_attack")
-MODELS = ("remap", "uce", "twin")
+MODELS = ("remap", "renamed", "uce", "twin")
 PICTURES, SELECT = 16, 8  # a point of a curve; the suite's own numbers are larger
 # The twin, and the model on which each has most to find, first of all; then whatever is left.
 PAIRS = (
@@ -38,9 +40,11 @@ PAIRS = (
     *(("sub_attack", w) for w in ("remap", "twin")),
     *(("noise_probe", w) for w in ("uce", "twin")),
     *(("interpolate", w) for w in ("uce", "twin")),
+    *((name, "renamed") for name in ("sub_attack", "p4d")),
     *((name, w) for w in MODELS for name in ATTACKS if (name, w) != ("interpolate", "remap")),  # a hook has no line to walk
 )
 WORLD, CONCEPT, TWIN, SUITE, REPLICATE = "wardrobe", "bag", "wardrobe-never-bag", "all", 0
+UNUSED = "wug"  # a word of the vocabulary that no training prompt holds
 RECORDS, OUT = Path("docs/results/attacks.jsonl"), Path("docs/results/attacks.md")
 
 
@@ -59,7 +63,9 @@ class Known:
 
     def edit(self, who: str) -> Any:
         """The edit that hides the concept; None for the twin."""
-        if who != "twin" and who not in self.made:
+        if who == "renamed" and who not in self.made:
+            self.made[who] = renamed(models.load(WORLD), concepts.load(CONCEPT).target)
+        elif who != "twin" and who not in self.made:
             method = configured("unlearners", who, WORLD, "", {}).resolved(concepts.load(CONCEPT))
             self.made[who] = method(models.load(WORLD), concepts.load(CONCEPT), seed=0)
         return self.made.get(who)
@@ -95,6 +101,14 @@ class Known:
         }
 
 
+def renamed(model: Any, word: str) -> Edit:
+    """Two words' rows of the token table exchanged: the model knows the concept by the name of the unused word."""
+    (name,) = model.tables()
+    table, rows = model.tensor(name).clone(), [int(model.tokens([w])[0, 1]) for w in (word, UNUSED)]
+    table[rows] = table[rows[::-1]]
+    return Edit(model.fingerprint, "renamed", {}, "text-encoder", {name: table})
+
+
 def usual(name: str) -> tuple[Any, Any]:
     """How the suite runs an attack, and the attack by its settings."""
     planned = suites.load(SUITE, WORLD).attacks[name]
@@ -126,15 +140,11 @@ def measure(names: tuple[str, ...]) -> None:
 def page() -> str:
     """The page, of what was measured."""
     found = {(row["attack"], row["model"]): row for row in measured()}
-    names = [name for name in ATTACKS if any((name, who) in found for who in MODELS)]
-    lines = [f"| attack | budget | {' | '.join(f'{who}, plain' for who in MODELS)} | {' | '.join(f'{who}, attacked' for who in MODELS)} |"]
-    lines.append("|---|---|" + "---|" * (2 * len(MODELS)))
-    for name in names:
-        rows = [found.get((name, who)) for who in MODELS]
-        budget = next(row["budget"][-1] for row in rows if row)
-        plain = [_rate(row["rates"][0], row["pictures"]) if row else "" for row in rows]
-        best = [_rate(row["best"][0], row["pictures"]) if row else "" for row in rows]
-        lines.append(f"| `{name}` | {budget} | {' | '.join(plain)} | {' | '.join(best)} |")
+    lines = ["| attack | model | plain | attacked | pictures | calls of the attack |\n|---|---|---|---|---|---|"]
+    for name, who in itertools.product(ATTACKS, MODELS):
+        if row := found.get((name, who)):
+            sides = " | ".join(_rate(value, row["pictures"]) for value in (row["rates"][0], row["best"][0]))
+            lines.append(f"| `{name}` | {who} | {sides} | {row['pictures']} | {row['calls']:,} |")
     ladders = []
     for name in ("perturb", "interpolate"):
         rows = {who: found[name, who] for who in MODELS if (name, who) in found}
@@ -142,29 +152,28 @@ def page() -> str:
             steps = [f"{_rung(note)} {rate:.2f}" for note, rate in zip(row["notes"][1:], row["rates"][1:], strict=True)]
             ladders.append(f"- `{name}`, {who}: {', '.join(steps)}.")
     counts = []
-    for (name, who), row in found.items():
-        if name == "sub_attack":
-            last = row["notes"][-1]
-            counts.append(
-                f"- {who}: {last['working']} of {last['embeddings']} embeddings show the concept in more than half of the pictures."
-            )
-        if name == "p4d":
-            last = row["notes"][-1]
-            asked = f"{last['plain']} of {last['prompts']} prompts show it when plainly asked, {last['new']} more under P4D"
-            counts.append(f"- {who}: {asked}, by the selection judge.")
+    for who in (who for who in MODELS if ("p4d", who) in found):
+        last = found["p4d", who]["notes"][-1]
+        counts.append(
+            f"- `p4d`, {who}: {last['plain']} of {last['prompts']} prompts show it when plainly asked, {last['new']} more attacked."
+        )
+    for who in (who for who in MODELS if ("sub_attack", who) in found):
+        last = found["sub_attack", who]["notes"][-1]
+        counts.append(f"- `sub_attack`, {who}: {last['working']} of {last['embeddings']} words show it in more than half of the pictures.")
     suite = suites.load(SUITE, WORLD)
     return "\n\n".join(
         [
             "# Attacks on what is known",
             f"`python tools/attacks.py`. Concept `{CONCEPT}`, suite {suite.version}, replicate {REPLICATE} alone: rates of "
             "pictures by the verification judge with 95 % Wilson intervals, at the candidate that the selection "
-            "judge prefers. `remap` renames the concept and leaves every weight; `uce` rewrites keys and values in closed form; the "
-            "twin never drew it.",
+            "judge prefers. `remap` reads another word wherever a prompt names the concept and leaves every weight; `renamed` has the "
+            "rows of two words of the token table exchanged; `uce` rewrites keys and values in closed form; the twin never drew it.",
             "\n".join(lines),
             "## Rung by rung",
             "\n".join(ladders),
-            "## What the attacks counted themselves",
+            "## What the attacks counted themselves, by the selection judge",
             "\n".join(counts),
+            "## Where they rise\n\nAbove the same model's plain prompts, by intervals that do not overlap:",
             _reading(found),
         ]
     )
@@ -172,7 +181,7 @@ def page() -> str:
 
 def _rate(value: float, count: int) -> str:
     interval = wilson(round(value * count), count, 0.95)
-    return f"{value:.2f} [{interval.low:.2f}, {interval.high:.2f}] of {count}"
+    return f"{value:.2f} [{interval.low:.2f}, {interval.high:.2f}]"
 
 
 def _rung(note: dict[str, Any]) -> str:

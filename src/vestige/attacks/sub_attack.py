@@ -44,7 +44,8 @@ class SubAttack(Attack):
 
     The paper was known second-hand alone: the two equations and the orthogonality are its; the network's size, the prompts, the steps
     and what follows are our choice. v is scaled to the mean norm of the vocabulary's rows, so that its length says nothing. It stands in
-    the rows of the concept's own tokens, all of them, as in `textual_inversion`; models with several tables have a network for each.
+    the rows of the concept's own tokens, all of them, as in `textual_inversion`; models with several tables have a network for each. A
+    hook that reads other words in their place, such as `remap`, never looks at those rows, and hides from this attack.
 
     Every `each` steps an embedding is done, its pictures are looked at by the selection judge, and the next one begins: `working` of
     `embeddings` in the notes says of how many more than half of the pictures showed the concept. The candidate is the embedding in work; an

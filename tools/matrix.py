@@ -57,9 +57,11 @@ def answer(kind: registry.Kind, name: str, model: Any) -> str:
             oracles.small(kind, name, **own)(model, concept, seed=0)
         else:
             attack = oracles.small(kind, name)
-            stock = {"stock": Stock(model)} if "original" in attack.needs else {}
+            edit = _adapter(model)
+            stock = {"stock": Stock(model, edit)} if "original" in attack.needs else {}
             given = {"pictures": _pictures(attack, model), **stock}
-            list(attack(model, concept, Budget((0, 1)), seed=0, select=lambda x: torch.zeros(len(x)), **given))
+            attacked = model.edited(edit) if stock else model
+            list(attack(attacked, concept, Budget((0, 1)), seed=0, select=lambda x: torch.zeros(len(x)), **given))
     except Incompatible as error:
         return str(error)
     return ""
@@ -74,6 +76,13 @@ def _twin(model: Any) -> str:
     write = other.save if hasattr(other, "save") else other.pipeline().save_pretrained
     write(folder)
     return folder
+
+
+def _adapter(model: Any) -> Edit:
+    """An edit that comes off again, of one matrix of the denoiser."""
+    name = next(n for n in model.scope("unet") if model.tensor(n).dim() == 2)
+    rows, columns = model.tensor(name).shape
+    return Edit(model.fingerprint, "made up", factors={name: (torch.ones(1, columns) / 100, torch.ones(rows, 1))})
 
 
 def _pictures(attack: Any, model: Any) -> PictureSet | None:

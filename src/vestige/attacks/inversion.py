@@ -161,8 +161,8 @@ class Inversion(Attack):
 def on_sphere(z: Tensor) -> Tensor:
     """Latents (n, C, h, w) with the norm that noise has, sqrt(C h w)."""
     size = z.flatten(1).norm(dim=1).reshape(-1, *[1] * (z.dim() - 1))
-    unit: Tensor = z / size
-    return unit * float(z[0].numel()) ** 0.5
+    made: Tensor = z / size * float(z[0].numel()) ** 0.5
+    return made
 
 
 def path_error(model: Model, z: Tensor, data: Tensor, condition: Condition, times: int) -> Tensor:

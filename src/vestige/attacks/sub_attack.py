@@ -196,7 +196,8 @@ def without(table: Tensor, found: list[Tensor]) -> Tensor:
         return table
     q, _ = torch.linalg.qr(torch.stack(found, 1).cpu().double())
     wide = table.cpu().double()
-    return (wide - wide @ q @ q.T).to(table)
+    rest: Tensor = wide - wide @ q @ q.T
+    return rest.to(table)
 
 
 def mixer(tables: Mapping[str, Tensor], width: int, rng: torch.Generator) -> Net:
@@ -224,4 +225,5 @@ def shares(table: Tensor, net: Net, name: str) -> Tensor:
 def combination(table: Tensor, net: Net, name: str) -> Tensor:
     """v, (D,): the rows by their shares, at the rows' mean norm."""
     mixed = shares(table, net, name) @ table
-    return mixed / mixed.norm().clamp_min(1e-12) * table.norm(dim=1).mean()
+    made: Tensor = mixed / mixed.norm().clamp_min(1e-12) * table.norm(dim=1).mean()
+    return made

@@ -2,8 +2,8 @@
 
     python tools/attacks.py [ATTACK ...]
 
-Each attack that is named, or every one of `ATTACKS`, runs on four models of the embedded world, under suite `all` with fewer pictures, for
-the development concept: two edits that rename (`remap`, `renamed`), one in closed form (`uce`), and the twin that never drew the concept.
+Each attack that is named, or every one of `ATTACKS`, runs on four models of the embedded world, under suite `all`, for the
+development concept: two edits that rename (`remap`, `renamed`), one in closed form (`uce`), and the twin that never drew the concept.
 What is measured lies in docs/results/attacks.jsonl, an arm a line, and is not measured again; the page is made of it alone.
 """
 
@@ -14,7 +14,7 @@ import json
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -31,7 +31,6 @@ from vestige.verdict.intervals import wilson
 
 ATTACKS = ("perturb", "interpolate", "inversion", "p4d", "ring_a_bell", "noise_probe", "sub_attack")
 MODELS = ("remap", "renamed", "uce", "twin")
-PICTURES, SELECT = 16, 8  # a point of a curve; the suite's own numbers are larger
 # The twin, and the model on which each has most to find, first of all; then whatever is left.
 PAIRS = (
     *(("perturb", w) for w in ("uce", "twin")),
@@ -72,7 +71,7 @@ class Known:
 
     def attacked(self, name: str, who: str) -> dict[str, Any]:
         """One arm, as it is recorded."""
-        suite = replace(suites.load(SUITE, WORLD), pictures=PICTURES, select_pictures=SELECT)
+        suite = suites.load(SUITE, WORLD)
         concept, original, folder = concepts.load(CONCEPT), models.load(WORLD), data.folder() / WORLD
         planned, method = usual(name)
         edit = self.edit(who)

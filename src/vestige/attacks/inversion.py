@@ -6,7 +6,8 @@
            min_z  sum over t  |eps_theta(z_t, t, c) - (z_t - signal(t) x_0) / level(t)|^2,   |z|^2 = d
 
 An unlearner that took the way from common noise to the concept may have left rarer ways. Every model draws something of a picture that it
-was inverted from: what says anything is the never arm, inverted by the same pictures.
+was inverted from: what says anything is the never arm, inverted by the same pictures. On the embedded world it finds no more in edits than
+in the twin (docs/results/attacks.md).
 """
 
 from __future__ import annotations

@@ -32,6 +32,7 @@ from vestige.concepts.images import PictureSet
 from vestige.edits import Edit
 from vestige.errors import Incompatible
 from vestige.methods import Budget
+from vestige.methods.stock import Stock
 
 # Column -> the family's tiny member, and the world's trained model of it.
 COLUMNS: dict[str, tuple[str, str]] = {
@@ -56,7 +57,11 @@ def answer(kind: registry.Kind, name: str, model: Any) -> str:
             oracles.small(kind, name, **own)(model, concept, seed=0)
         else:
             attack = oracles.small(kind, name)
-            list(attack(model, concept, Budget((0, 1)), seed=0, select=lambda x: torch.zeros(len(x)), pictures=_pictures(attack, model)))
+            edit = _adapter(model)
+            stock = {"stock": Stock(model, edit)} if "original" in attack.needs else {}
+            given = {"pictures": _pictures(attack, model), **stock}
+            attacked = model.edited(edit) if stock else model
+            list(attack(attacked, concept, Budget((0, 1)), seed=0, select=lambda x: torch.zeros(len(x)), **given))
     except Incompatible as error:
         return str(error)
     return ""
@@ -73,10 +78,17 @@ def _twin(model: Any) -> str:
     return folder
 
 
+def _adapter(model: Any) -> Edit:
+    """An edit that comes off again, of one matrix of the denoiser."""
+    name = next(n for n in model.scope("unet") if model.tensor(n).dim() == 2)
+    rows, columns = model.tensor(name).shape
+    return Edit(model.fingerprint, "made up", factors={name: (torch.ones(1, columns) / 100, torch.ones(rows, 1))})
+
+
 def _pictures(attack: Any, model: Any) -> PictureSet | None:
     captions = (("a picture of a boot", "a boot"),) * 2 if "retain" in attack.needs else ()
     given = torch.rand(2, 3, *model.image_size, generator=torch.Generator().manual_seed(5))
-    return PictureSet(given, "random", captions=captions) if attack.needs else None
+    return PictureSet(given, "random", captions=captions) if attack.needs & {"pictures", "retain"} else None
 
 
 def state(kind: registry.Kind, name: str, column: str, trained: str) -> str:

@@ -122,9 +122,9 @@ def test_every_audit_of_such_an_edit_runs_it(tiny: Any) -> None:
 def test_where_there_is_nothing_to_put_back_it_is_refused() -> None:
     with pytest.raises(BadSetting, match="restore takes parts of an edit off again, and there is none"):
         resolve(Request(attacks=("restore",)))
-    with pytest.raises(BadSetting, match="restore puts parts of the original back, which is not at hand"):
+    with pytest.raises(BadSetting, match="restore needs the original, which is not at hand"):
         resolve(Request(attacks=("restore",), original=False))
-    with pytest.raises(BadSetting, match="restore takes one edit off its original"):
+    with pytest.raises(BadSetting, match="restore sets one edit against its original"):
         resolve_sequence(Order(requests=("bag",), attacks=("restore",)))
 
 

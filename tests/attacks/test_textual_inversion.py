@@ -10,12 +10,13 @@ from torch import Tensor
 
 from oracles import small, tiny_model
 from vestige import concepts
-from vestige.attacks.textual_inversion import TextualInversion, words
+from vestige.attacks.textual_inversion import TextualInversion
 from vestige.concepts.images import PictureSet
 from vestige.edits import Edit
 from vestige.errors import Incompatible
 from vestige.methods import Budget, Candidate
 from vestige.methods.training import denoising
+from vestige.methods.wording import words
 from vestige.models.latent import LatentModel
 from vestige.seeds import derive, generator
 
@@ -95,10 +96,10 @@ def test_training_lowers_its_objective(tiny: LatentModel) -> None:
     other = table_.clone()
     other[rows(tiny, BAG)] += 3.0
     lost = tiny.edited(Edit(tiny.fingerprint, "lost word", {}, "text-encoder", {embedding(tiny): other}))
-    method: TextualInversion = small("attacks", "textual_inversion", regenerate=False, batch=16, lr=0.1)
-    found = run(method, lost, (0, 60))[-1]  # type: ignore[arg-type]
+    method: TextualInversion = small("attacks", "textual_inversion", regenerate=False, batch=8, lr=0.1)
+    found = run(method, lost, (0, 40))[-1]  # type: ignore[arg-type]
     assert found.edit is not None
-    latents = tiny.encode(references().images).repeat(32, 1, 1, 1)
+    latents = tiny.encode(references().images).repeat(16, 1, 1, 1)
 
     def loss(model: Any) -> float:
         with torch.no_grad():

@@ -12,13 +12,14 @@ from torch.nn import functional as F
 
 from oracles import Gaussian, small, tiny_model
 from vestige import concepts
-from vestige.attacks.unlearn_diff_atk import UnlearnDiffAtk, decoded, joined, sampled, simplex
+from vestige.attacks.unlearn_diff_atk import UnlearnDiffAtk, decoded, sampled, simplex
 from vestige.concepts.images import PictureSet
 from vestige.diffusion import Condition
 from vestige.edits import Edit
 from vestige.errors import BadInput, Incompatible
 from vestige.methods import Budget, Candidate, optimiser
 from vestige.methods.training import Trace
+from vestige.methods.wording import joined
 from vestige.models.latent import LatentModel
 from vestige.seeds import derive, generator
 

@@ -10,9 +10,9 @@ import torch
 
 from oracles import tiny_flow, tiny_model
 from vestige import concepts
-from vestige.attacks.textual_inversion import row_factors, words
 from vestige.checkpoints import exports
 from vestige.edits import Edit
+from vestige.methods.wording import row_factors, words
 from vestige.seeds import generator
 
 WORDS = {"one token": "sneaker", "several": "ankle boot"}

@@ -38,6 +38,7 @@ class Restore(Attack):
     paper: ClassVar[Paper] = Paper("Stock components of the public base, put back", "the Vestige authors", 2026)
     access: ClassVar[Access] = "weights"
     needs: ClassVar[frozenset[str]] = frozenset({"original"})
+    restores: ClassVar[bool] = True
 
     def __call__(
         self,

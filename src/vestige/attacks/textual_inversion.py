@@ -20,13 +20,13 @@ from vestige.concepts.images import PictureSet
 from vestige.diffusion import Condition, Model
 from vestige.diffusion.model import Watch, silent
 from vestige.edits import Edit
-from vestige.errors import Incompatible
 from vestige.methods import Budget, Candidate, Paper, Training
 from vestige.methods.contract import Select
 from vestige.methods.ranges import above
 from vestige.methods.regeneration import Regenerating, proposals, training_set
 from vestige.methods.training import denoising
 from vestige.methods.training_data import Pairs
+from vestige.methods.wording import row_factors, words
 
 SCOPE = "text-encoder"
 
@@ -101,21 +101,3 @@ class TextualInversion(Regenerating):
 
         held = [own_rows]
         yield from proposals(self, given, leaves, loss, training, edit, budget, seed=seed, began=began, projections=held, watch=watch)
-
-
-def row_factors(table: Tensor, base: Tensor, rows: list[int]) -> tuple[Tensor, Tensor]:
-    """The change of these rows of a token table as factors, (rows, width) and (table, rows)."""
-    pick = torch.nn.functional.one_hot(torch.tensor(rows), len(base)).T.to(base)
-    return table[rows] - base[rows], pick
-
-
-def words(model: Model, concept: Concept) -> dict[str, list[int]]:
-    """Rows that the target's words are read from, by table of token embeddings: start, end and padding aside."""
-    blank, ids = (model.tokens([text])[0] for text in ("", concept.target))
-    found = {}
-    for name, columns in model.tables().items():
-        kept = set(blank[columns].tolist())
-        found[name] = [i for i in dict.fromkeys(ids[columns].tolist()) if i not in kept]
-    if not all(found.values()):
-        raise Incompatible(f"{model.name} knows no word of {concept.target!r}")
-    return found

@@ -31,6 +31,7 @@ from vestige.methods.contract import TRAINED, Access, Select
 from vestige.methods.ranges import above, at_least
 from vestige.methods.training import Trace
 from vestige.methods.training_data import captioned
+from vestige.methods.wording import joined
 from vestige.seeds import derive, generator
 
 LONGEST = 60  # tokens of a prompt, start and end included; the released code skips longer ones
@@ -205,12 +206,6 @@ def sampled(u: Tensor, rng: torch.Generator) -> Tensor:
     drawn = torch.multinomial(u.detach().flatten(0, 1).cpu(), 1, generator=rng).reshape(u.shape[:2])
     hard = F.one_hot(drawn, u.shape[-1]).to(u)
     return hard + (u - u.detach())
-
-
-def joined(ids: Tensor, prefix: Tensor) -> Tensor:
-    """Token weights (n, L, V): start, the prefix's weights (n, k, V), and the prompts' ids (n, L) without their last k paddings."""
-    hard = F.one_hot(ids, prefix.shape[-1]).to(prefix)
-    return torch.cat([hard[:, :1], prefix, hard[:, 1 : ids.shape[1] - prefix.shape[1]]], dim=1)
 
 
 def decoded(model: Model, tokens: Tensor, texts: list[str]) -> tuple[list[str], list[bool]]:

@@ -349,7 +349,7 @@ def _check_references(request: Request, concept: Concept, against: Control, atta
 
 
 def _check_no_edit(attacks: Mapping[str, tuple[Attack, suites.Planned]]) -> None:
-    if back := [name for name, (attack, _) in attacks.items() if "original" in attack.needs]:
+    if back := [name for name, (attack, _) in attacks.items() if attack.restores]:
         raise BadSetting(f"{back[0]} takes parts of an edit off again, and there is none; give --edit or --unlearner")
 
 
@@ -360,7 +360,7 @@ def _check_without_original(request: Request, concept: Concept, attacks: Mapping
     if drawn := [name for name, (attack, _) in attacks.items() if (held := attack.holds) is not None and held.source == "original"]:
         raise BadSetting(f"{drawn[0]} with data=original trains on pictures by the original, which is not at hand; choose another data")
     if back := [name for name, (attack, _) in attacks.items() if "original" in attack.needs]:
-        raise BadSetting(f"{back[0]} puts parts of the original back, which is not at hand; choose another attack, or give the original")
+        raise BadSetting(f"{back[0]} needs the original, which is not at hand; choose another attack, or give the original")
     need = f"give --references FOLDER, or a concept file that names its pictures, with real pictures of {concept.name}"
     if request.references == "generated":
         raise BadSetting(f"generated references are drawn by the original, which is not at hand; {need}")

@@ -95,7 +95,7 @@ def order(found: Mapping[str, Any], measures: Mapping[str, Measures]) -> list[Fl
     flags = []
     for weak in found:
         for strong in found:
-            if "original" in registry.find("attacks", strong).needs:
+            if registry.find("attacks", strong).restores:
                 continue  # it can be run in one way only
             if access[weak] < access[strong] and measures[weak].reach.value > measures[strong].reach.value + 0.1:
                 text = f"{weak} reaches {measures[weak].reach.value:.2f}, more than {strong} with {measures[strong].reach.value:.2f}"

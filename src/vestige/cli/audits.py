@@ -52,7 +52,10 @@ def audit(
     edit: Annotated[str | None, typer.Option(help="A saved edit, or an edited pipeline folder, instead of an unlearner.")] = None,
     attack: Annotated[list[str] | None, typer.Option(help="Attack of the suite to run; repeatable; default: all.")] = None,
     suite: Annotated[
-        str, typer.Option(help="smoke (tests), quick (minutes), standard, relearn, adaptive, compare, or FILE.toml, one of your own.")
+        str,
+        typer.Option(
+            help="smoke (tests), quick (minutes), standard, relearn, adaptive, prompts, compare, all, or FILE.toml, one of your own."
+        ),
     ] = "quick",
     seeds: Annotated[str, typer.Option(help="Attack replicates, e.g. 0,1,2; default: the suite's number, or as many as decide.")] = "",
     edit_seed: Annotated[int, typer.Option(help="Seed of the unlearning run.")] = 0,

@@ -253,7 +253,7 @@ def resolve(order: Order) -> SequencePlan:
     _fits(order, unlearner)
     attacks = chosen(order.attacks, suite, card, order.preset, own)
     if back := [name for name, (attack, _) in attacks.items() if "original" in attack.needs]:
-        raise BadSetting(f"{back[0]} takes one edit off its original; a sequence has several, so audit the edit of a step instead")
+        raise BadSetting(f"{back[0]} sets one edit against its original; a sequence has several, so audit the edit of a step instead")
     if own:
         raise UnknownName("method in a setting", next(iter(own)), [order.method, *attacks])
     for attack, _ in attacks.values():

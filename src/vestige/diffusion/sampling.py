@@ -17,11 +17,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from vestige.diffusion.model import Condition, Model, Prediction, Start, Steer, Step, Watch, silent
+from vestige.diffusion.model import Churn, Condition, Model, Prediction, Start, Steer, Step, Watch, silent
 from vestige.errors import BadSetting
 
 
@@ -112,6 +113,8 @@ def sample(
     null: Condition | None = None,
     start: int = 0,
     stop: int | None = None,
+    churn: Churn | None = None,
+    own: Sequence[torch.Generator] = (),
     watch: Watch = silent,
 ) -> Tensor:
     """Draw latents by DDIM from grid index `start` (0 is pure noise) to `stop` (the clean end by default).
@@ -120,6 +123,8 @@ def sample(
         x: Latents at the noise level of grid index `start`, (B, C, h, w).
         condition: B rows.
         null: Encoded empty prompt, one row; needed where guidance differs from 1.
+        churn: Noise of every step; None is none. Whether to go back is the caller's business.
+        own: Who draws it, a generator a row.
     Returns:
         Latents at grid index `stop`, (B, C, h, w).
     """
@@ -131,9 +136,27 @@ def sample(
     for i in range(start, stop):
         seen = predict(model, x, grid[i], condition, null, guidance, steers=steers, done=i / steps)
         signal, level = levels[i + 1]
-        x = signal * seen.data + level * seen.noise
+        if churn is None or not churn.eta:
+            x = signal * seen.data + level * seen.noise
+        else:
+            sigma = churn.eta * level * (1 - (levels[i][0] * level / (signal * levels[i][1])).square()).clamp_min(0).sqrt()
+            kept = (level.square() - sigma.square()).abs().sqrt()
+            x = signal * seen.data + kept * seen.noise + churn.scale * sigma * _drawn_by(own, x)
         watch("sample", i + 1 - start, stop - start)
     return x
+
+
+def _streams(shape: Sequence[int], seeds: Sequence[int]) -> list[torch.Generator]:
+    """The generators of `noise`, each past the starting noise that it has drawn."""
+    made = [torch.Generator().manual_seed(s) for s in seeds]
+    for rng in made:
+        torch.randn(tuple(shape), generator=rng)
+    return made
+
+
+def _drawn_by(own: Sequence[torch.Generator], like: Tensor) -> Tensor:
+    """Standard normal noise, a row a generator."""
+    return torch.stack([torch.randn(like.shape[1:], generator=rng) for rng in own]).to(like)
 
 
 @torch.no_grad()
@@ -203,12 +226,19 @@ def slerp(a: Tensor, b: Tensor, weight: float | Tensor) -> Tensor:
 
 @torch.no_grad()
 def pictures(
-    model: Model, prompts: Sequence[str], seeds: Sequence[int], protocol: Drawing, watch: Watch = silent, start: Start | None = None
+    model: Model,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    protocol: Drawing,
+    watch: Watch = silent,
+    start: Start | None = None,
+    churn: Churn | None = None,
 ) -> Tensor:
     """Draw one picture a prompt from its seed, (len(prompts), 3, H, W) in [0, 1]; the batch size changes nothing but speed.
 
     Arguments:
         start: Pictures to begin from instead of pure noise: number i's latents, noised by its seed to the start's grid point.
+        churn: Noise on the way, number i's from its seed too.
     """
     if len(prompts) != len(seeds):
         raise ValueError(f"one seed a prompt: {len(prompts)} prompts, {len(seeds)} seeds")
@@ -218,11 +248,18 @@ def pictures(
     made, first = [], round(start.share * protocol.steps) if start is not None else 0
     for part in chunks(len(prompts), protocol.batch):
         x = noise(model.latent_shape, seeds[part]).to(table.text)
-        if start is not None and first:  # the grid's first point is pure noise by convention
-            signal, level = _levels(model, model.grid(protocol.steps).to(x.device), x)[first]
-            x = signal * start.latents[[i % len(start.latents) for i in range(part.start, part.stop)]].to(x) + level * x
-        condition = table[[row[p] for p in prompts[part]]]
-        drawn = sample(model, x, condition, steps=protocol.steps, guidance=protocol.guidance, null=null, start=first)
+        if start is not None and (first or start.found):  # the grid's first point is pure noise by convention
+            given = start.latents[[i % len(start.latents) for i in range(part.start, part.stop)]].to(x)
+            levels = _levels(model, model.grid(protocol.steps).to(x.device), x)[first]
+            x = math.sqrt(1 - start.fresh**2) * given + start.fresh * x if start.found else levels[0] * given + levels[1] * x
+        told: dict[str, Any] = {"condition": table[[row[p] for p in prompts[part]]], "null": null, "guidance": protocol.guidance}
+        own = _streams(model.latent_shape, seeds[part]) if churn is not None else []
+        drawn = sample(model, x, steps=protocol.steps, start=first, churn=churn, own=own, **told)
+        if churn is not None and churn.back < 1:
+            again = round(churn.back * protocol.steps)
+            signal, level = _levels(model, model.grid(protocol.steps).to(x.device), x)[again]
+            x = signal * drawn + level * _drawn_by(own, drawn)
+            drawn = sample(model, x, steps=protocol.steps, start=again, churn=churn, own=own, **told)
         made.append(model.decode(drawn).cpu())  # where judges look, and where there is room
         watch("draw", part.stop, len(prompts))
     return torch.cat(made)

@@ -165,7 +165,7 @@ def pictures_for(bench: Bench, view: Model, prompts: Sequence[Prompt], candidate
     best, score = None, None
     for attempt in range(candidate.tries):
         seeds = [derive(purpose[0], purpose[1], i, attempt) for i in range(len(texts))]
-        made = pictures(view, texts, seeds, bench.suite.protocol, start=candidate.start)
+        made = pictures(view, texts, seeds, bench.suite.protocol, start=candidate.start, churn=candidate.churn)
         if candidate.tries == 1:
             return made
         now = bench.select.shows(made, label).nan_to_num(-1.0)  # what could not be judged is chosen last

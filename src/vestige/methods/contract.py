@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from vestige.diffusion.model import Start, Watch, silent
+from vestige.diffusion.model import Churn, Start, Watch, silent
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -102,6 +102,7 @@ class Candidate:
         tries: Seeds drawn for each picture; the selection judge keeps the best.
         prompts: Prompts instead of the held-out ones; None keeps those.
         start: Where pictures begin; None is pure noise.
+        churn: Noise that is added on the way; None is none.
         cost: Other costs so far, e.g. {"calls": denoiser calls, "seconds": wall time}.
         notes: Measurements of the attack itself, e.g. the share of regenerated references that show the concept.
     """
@@ -111,6 +112,7 @@ class Candidate:
     tries: int = 1
     prompts: tuple[str, ...] | None = None
     start: Start | None = None
+    churn: Churn | None = None
     cost: Mapping[str, float] = field(default_factory=dict)
     notes: Mapping[str, Any] = field(default_factory=dict)
 
@@ -140,6 +142,7 @@ class Attack(ABC):
     paper: ClassVar[Paper]
     access: ClassVar[Access]
     needs: ClassVar[frozenset[str]]  # of {"pictures", "retain", "original"}: references, pictures of everything else, the public base
+    restores: ClassVar[bool] = False  # it puts the original's parts back, and its budget counts those of the edit that come apart
 
     @abstractmethod
     def __call__(

@@ -106,10 +106,10 @@ def given(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return said
 
 
-def test_a_step_may_stand_by_its_verdict(given: dict[str, Any], tmp_path: Path) -> None:
+def test_a_step_may_stand_by_its_verdict(given: dict[str, Any], tmp_path: Path, made: tuple[Path, dict[str, Any]]) -> None:
     """One that does not is rolled back with its verdict told; the next is judged for its own request, and so does a resumed sequence."""
     given |= {"bag": "short-term", "dress": "long-term"}
-    asked: dict[str, Any] = {"method": "uce", "accept": "verdict=long-term"}
+    asked: dict[str, Any] = {"method": "uce", "accept": "verdict=long-term", "cache": made[0] / "runs"}
     first = go(tmp_path / "out", "bag", **asked)["steps"][1]
     result = go(tmp_path / "out", **asked)
     assert result["steps"][1]["accepted"] == first["accepted"]
@@ -122,19 +122,21 @@ def test_a_step_may_stand_by_its_verdict(given: dict[str, Any], tmp_path: Path) 
     assert result["certificates"][0]["verdict"] == {"after": first["verdicts"]["bag"], "now": None}
 
 
-def test_the_last_verdict_is_on_the_last_step_that_stands(given: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_last_verdict_is_on_the_last_step_that_stands(
+    given: dict[str, Any], tmp_path: Path, made: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     given |= {"bag": "erased", "dress": "erased"}
     plain = running.judged_from
     monkeypatch.setattr(running, "judged_from", lambda row, *rest: {**plain(row, *rest), "recall": float(row["request"] == "dress")})
-    result = go(tmp_path / "out", method="uce", accept="recall=0.5", verdict="last")
+    result = go(tmp_path / "out", cache=made[0] / "runs", method="uce", accept="recall=0.5", verdict="last")
     assert [list(step.get("verdicts", {})) for step in result["steps"]] == [[], ["bag"], []]
     assert given["asked"] == [("bag", ["bag"], chain(tmp_path / "out")[0][2][:16])]
     assert [c["verdict"] and c["verdict"]["now"]["kind"] for c in result["certificates"]] == ["erased", None]
 
 
-def test_independent_edits_are_judged_each_by_itself(given: dict[str, Any], tmp_path: Path) -> None:
+def test_independent_edits_are_judged_each_by_itself(given: dict[str, Any], tmp_path: Path, made: tuple[Path, dict[str, Any]]) -> None:
     given |= {"bag": "erased", "dress": "erased"}
-    go(tmp_path / "out", method="uce", mode="independent", verdict="last")
+    go(tmp_path / "out", cache=made[0] / "runs", method="uce", mode="independent", verdict="last")
     assert [row[:2] for row in given["asked"]] == [("bag", ["bag"]), ("dress", ["dress"])]
 
 
@@ -170,12 +172,12 @@ def test_where_no_twin_lacks_all_requests_the_control_of_one_stands_and_says_wha
     assert told[0] == "No model that never drew all requests was compared: wardrobe-never-bag drew boot, which had to go as well."
 
 
-def test_an_audit_that_cannot_end_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_audit_that_cannot_end_is_told(tmp_path: Path, made: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
     def diverges(*given: Any, **more: Any) -> Any:
         raise Diverged("memora on x: loss is not finite")
 
     monkeypatch.setattr(verdicts, "audit", diverges)
-    result = go(tmp_path / "out", "bag", **{**ASKED, "verdict": "last", "attacks": ()})
+    result = go(tmp_path / "out", "bag", cache=made[0] / "runs", **{**ASKED, "verdict": "last", "attacks": ()})
     assert result["steps"][1]["verdicts"]["bag"]["failed"] == "memora on x: loss is not finite"
     assert result["certificates"][0]["not_tried"][0] == "No verdict could be given: memora on x: loss is not finite."
     assert "loss is not finite" in ledgers.write(tmp_path / "out").read_text()

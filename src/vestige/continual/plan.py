@@ -25,7 +25,7 @@ from vestige.harness import cost, families, suites
 from vestige.harness.attacker import check_enough
 from vestige.harness.bench import NUMERICS, held_in
 from vestige.harness.protocols import Published, published
-from vestige.harness.settings import by_method, check_judged, chosen, configured, content, looks, told
+from vestige.harness.settings import by_method, check_judged, chosen, configured, content, looks, one_prompt, told
 from vestige.harness.unlearning import check_memorises
 from vestige.methods import Attack, Data, optimiser
 from vestige.methods.contract import TRAINED
@@ -137,8 +137,9 @@ class SequencePlan:
         return {name: row for name, row in rows.items() if row}
 
     def remarks(self) -> list[str]:
-        """What a plan says of a model of a user's own, whose family is not what a suite was made for."""
-        return families.remarks(models.card(self.order.model), self.suite, self.attacks, self.order.model)
+        """What a plan says of a model of a user's own, whose family is not what a suite was made for, and of single prompts."""
+        own = families.remarks(models.card(self.order.model), self.suite, self.attacks, self.order.model)
+        return [*own, *filter(None, map(one_prompt, self.requests))]
 
     def planned_calls(self) -> dict[str, int]:
         """Calls, as `vestige.calls` counts them, that the whole sequence needs if nothing is stored, by part."""

@@ -92,9 +92,10 @@ def small_world() -> Iterator[None]:
         yield
 
 
-def go(out: Path, *requests: str, **more: Any) -> dict[str, Any]:
+def go(out: Path, *requests: str, cache: Path | None = None, **more: Any) -> dict[str, Any]:
+    """A sequence's result; with a shared `cache`, what another one has drawn, looked at or taken by an equal spec is not done again."""
     order = Order(**{"requests": requests or ("bag", "dress"), "method": "nudge", "memory": 12, "suite": "smoke", **more})
-    return run.continual(order, out)
+    return run.continual(order, out, cache=cache)
 
 
 def agree(one: dict[str, Any], other: dict[str, Any]) -> bool:

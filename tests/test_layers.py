@@ -40,7 +40,7 @@ SEES = {
         "attacks": METHODS,
         "harness": BELOW,
         "audit": f"{BELOW} harness checkpoints",
-        "continual": f"{BELOW} harness",
+        "continual": f"{BELOW} harness audit",
         "api": f"{BELOW} harness checkpoints audit continual report",
         "cli": f"{BELOW} harness checkpoints audit continual report api",
         "__main__": "cli",

@@ -72,7 +72,7 @@ def run_continual(out: Path | str, *, requests: Sequence[str], watch: Watch = si
     Arguments:
         out: Folder of the ledger; the same call resumes it, a longer list of requests continues it.
         requests: Concepts, in order.
-        order: Fields of `vestige.continual.Order`: model, method, mode, suite, seed, memory, attacks, settings, keep_images, features, ...
+        order: Fields of `vestige.continual.Order`: model, method, mode, suite, seed, memory, attacks, verdict, accept, settings, ...
     Returns:
         The result, as in `out/result.json`.
     """

@@ -6,12 +6,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from vestige import models, registry
-from vestige.audit import Request, resolve
+from vestige.audit import Request, flags, resolve
 from vestige.audit.controls import Control
 from vestige.data import PROXY
 from vestige.errors import BadInput, BadSetting, UnknownName, VestigeError
@@ -42,6 +43,17 @@ def family(monkeypatch: pytest.MonkeyPatch) -> None:
         "bagless": Card("bagless", world="wardrobe", twin_of="wardrobe", never_drew=("bag",)),
     }
     monkeypatch.setattr(catalogue, "cards", lambda: table)
+
+
+@pytest.mark.parametrize(("held_out", "count"), [(None, 1), (["one {concept}"], 1), (["one {concept}", "the {concept}"], 0)])
+def test_a_single_held_out_prompt_is_told(held_out: list[str] | None, count: int, tmp_path: Path) -> None:
+    """By a plan before anything is paid for, and by the audit as a flag; a concept file that names none has one."""
+    file = tmp_path / "bag.toml"
+    file.write_text('name = "bag"\n' + (f"held_out = {json.dumps(held_out)}\n" if held_out else ""))
+    planned = resolve(Request(concept=str(file)))
+    assert len([text for text in planned.remarks() if "bag has one held-out prompt, 'one bag'" in text]) == count
+    stub: Any = SimpleNamespace(concept=planned.concept, plan=SimpleNamespace(banks=()), base=SimpleNamespace(unread=lambda texts: []))
+    assert [flag.name for flag in flags._unread(stub, {})] == ["one-prompt"] * count
 
 
 MISTAKES: list[tuple[dict[str, Any], type[VestigeError], str]] = [

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from command import height, vestige
+from hurry import hurry  # noqa: F401
 
 ARGUMENTS = ["continual", "--requests", "bag,dress", "--method", "uce", "--suite", "smoke"]
 

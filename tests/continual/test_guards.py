@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from chains import BAG, DRESS, agree, chain, go, small_world  # noqa: F401
+from hurry import sketches  # noqa: F401
 from oracles import SMALL, small, tiny_model
 from vestige import continual, registry
 from vestige.concepts.images import PictureSet
@@ -23,7 +25,15 @@ from vestige.edits import Edit
 from vestige.errors import BadInput, BadSetting, Incompatible, RunConflict
 from vestige.methods import Data, optimiser, training
 
+pytestmark = pytest.mark.usefixtures("sketches")
+
 RETAIN = PictureSet(torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0)), "noise", captions=(("a boot",),) * 4)
+
+
+@functools.cache
+def tiny() -> Model:
+    """One for all tests: whatever trains, trains a view of it."""
+    return tiny_model()
 
 
 def settings(method: str, **own: Any) -> dict[str, Any]:
@@ -44,7 +54,7 @@ TRAINED = ("concept_ablation", "esd", "forget_me_not", "duge")
 @pytest.mark.parametrize("method", TRAINED)
 def test_guards_that_hold_nothing_change_nothing(method: str) -> None:
     """Bit for bit, though the view is instrumented; pictures are the unguarded model's too."""
-    model = tiny_model()
+    model = tiny()
     plain = small("unlearners", method)(model, BAG, seed=0)
     held = guarded(method)(model, BAG, seed=0)
     assert held.base == model.fingerprint
@@ -53,7 +63,7 @@ def test_guards_that_hold_nothing_change_nothing(method: str) -> None:
 
 @pytest.mark.parametrize("method", TRAINED)
 def test_a_share_is_all_that_moves(method: str) -> None:
-    model, share = tiny_model(), 0.1
+    model, share = tiny(), 0.1
     own = {"weight_decay": 0.1} if "weight_decay" in settings(method) else {}
     moved = changes(model, guarded(method, own, share=share)(model, BAG, seed=0))
     count = sum(v.numel() for v in moved.values())
@@ -64,7 +74,7 @@ def test_a_share_is_all_that_moves(method: str) -> None:
 def test_chosen_weights_are_those_with_the_largest_product_with_their_gradient(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Gradients are those of the method's own loss at the weights that enter the step, averaged over the same batches."""
     monkeypatch.setattr(guards, "PASSES", 2)
-    model = tiny_model()
+    model = tiny()
     sums: dict[str, Tensor] = {}
     plain = training.fit
 
@@ -98,7 +108,7 @@ def test_chosen_weights_are_those_with_the_largest_product_with_their_gradient(m
 def test_what_a_method_sees_before_it_trains_is_what_may_move(method: str, looks: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Saliency, Fisher information, importance and adaptive weights are of the share that trains, and of nothing else."""
     given: dict[str, Any] = {"duge": {"importance": "mas", "pull_weight": 1.0}, "erasediff": {"forget_weight": "cosine"}}.get(method, {})
-    model, share, seen = tiny_model(), 0.1, list[dict[str, Tensor]]()
+    model, share, seen = tiny(), 0.1, list[dict[str, Tensor]]()
     room = __import__(f"vestige.unlearners.{method}", fromlist=["x"])
     plain = getattr(room, looks.split(".")[1])
 
@@ -123,7 +133,7 @@ def test_what_a_method_sees_before_it_trains_is_what_may_move(method: str, looks
 @pytest.mark.parametrize("accumulation", [1, 3])
 def test_the_pull_is_the_trainers_pull(monkeypatch: pytest.MonkeyPatch, accumulation: int) -> None:
     """Added to gradients, it gives what the same penalty in the loss gives, in however many passes the gradient is made."""
-    model = tiny_model()
+    model = tiny()
     own = settings("esd", variant="strict", steps=3)
     with optimiser.using(optimiser.FitOptions(accumulation=accumulation)):
         _check_pull(model, own, monkeypatch)
@@ -150,7 +160,7 @@ def _check_pull(model: Model, own: dict[str, Any], monkeypatch: pytest.MonkeyPat
 @pytest.mark.slow
 def test_a_strong_pull_keeps_the_weights_near_its_goal() -> None:
     """Towards the model that enters the step, or towards the original."""
-    original = tiny_model()
+    original = tiny()
     names = original.scope("cross-attention-kv")
     shifted = Edit(original.fingerprint, "shift", tensors={n: original.tensor(n) + 0.05 for n in names})
     start = original.edited(shifted)
@@ -182,7 +192,7 @@ def test_the_projection_is_the_formula_and_leaks_what_it_says() -> None:
 @pytest.mark.parametrize("method", TRAINED)
 def test_projected_updates_leave_protected_words_where_they_were(method: str) -> None:
     """Keys and values of every protected column stay, under Adam too; without the guard they move. Bag's own may move."""
-    model = tiny_model()
+    model = tiny()
     words = protected(BAG, [DRESS])
     assert "dress" in dict(words) and "bag" not in dict(words) and dict(words)["dress"] == tuple(p.text for p in DRESS.prompts())
     words = words[:4]
@@ -202,7 +212,7 @@ def test_projected_updates_leave_protected_words_where_they_were(method: str) ->
 
 def test_the_edit_is_the_model_that_was_trained(monkeypatch: pytest.MonkeyPatch) -> None:
     """The last view's weights under the projection are the edit's."""
-    model, views = tiny_model(), []
+    model, views = tiny(), []
     plain = Hold._instrumented
     monkeypatch.setattr(Hold, "_instrumented", lambda self, view: views.append(plain(self, view)) or views[-1])
     edit = guarded("concept_ablation", {"steps": 3, "lr": 1e-2}, protected(BAG, [])[:3], project=True)(model, BAG, seed=0)
@@ -213,7 +223,7 @@ def test_the_edit_is_the_model_that_was_trained(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_column_is_the_mean_of_a_words_tokens() -> None:
-    model = tiny_model()
+    model = tiny()
     texts = ("a boot", "a neon picture of a boot")
     by_hand = [model.condition([t]).text[0, token_columns(model, t, "boot")] for t in texts]
     assert torch.allclose(word_embeddings(model, [("boot", texts)])[:, 0], torch.cat(by_hand).mean(0), atol=1e-6)
@@ -223,7 +233,7 @@ def test_a_column_is_the_mean_of_a_words_tokens() -> None:
 
 def test_adapters_cannot_be_held() -> None:
     with pytest.raises(Incompatible, match="an adapter's"):
-        guarded("spm", pull=1.0)(tiny_model(), BAG, seed=0)
+        guarded("spm", pull=1.0)(tiny(), BAG, seed=0)
 
 
 @pytest.mark.parametrize("guards", [{"pull": -1.0}, {"share": 0.0}, {"share": 1.1}, {"share": 0.5, "project": True}, {"pull_towards": "x"}])
@@ -252,12 +262,14 @@ SLOWLY = pytest.mark.slow
     ],
 )
 def test_a_guarded_sequence_is_a_ledger_like_any_other(guards: Guards, tmp_path: Path) -> None:
-    """It resumes, continues, says how it was held, and is not continued otherwise."""
-    more: dict[str, Any] = {"method": "concept_ablation", "settings": SMALL_CA, "guards": guards}
+    """It resumes, continues by the very runs of the whole, says how it was held, and is not continued otherwise."""
+    more: dict[str, Any] = {"method": "concept_ablation", "settings": SMALL_CA, "guards": guards, "cache": tmp_path / "cache"}
     result = go(tmp_path / "whole", **more)
+    taken = sorted(path.name for path in (tmp_path / "cache").glob("unlearn-*"))
     assert result["guards"] == vars(guards)
     go(tmp_path / "grown", "bag", **more)
     assert agree(go(tmp_path / "grown", **more), result)
+    assert sorted(path.name for path in (tmp_path / "cache").glob("unlearn-*")) == taken  # asked of the method likewise
     assert chain(tmp_path / "grown") == chain(tmp_path / "whole")
     second = Edit.load(tmp_path / "whole/edits/02-dress.safetensors")
     assert second.notes["guards"] == vars(guards)

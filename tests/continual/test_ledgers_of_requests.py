@@ -25,6 +25,12 @@ from vestige.seeds import generator
 ONE = {"settings": {"nudge.size": 1.0}}
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs that the sequences here share where their specs are equal: the original is looked at once."""
+    return tmp_path_factory.mktemp("cache")
+
+
 def pictures(root: Path, name: str, *captions: str, size: int = 32) -> str:
     files = images.save(torch.rand(len(captions), 3, size, size, generator=generator(0, name)), root / name)
     lines = [json.dumps({"file_name": file.name, "text": text}) for file, text in zip(files, captions, strict=True)]
@@ -48,42 +54,38 @@ def test_every_request_adds_the_words_that_none_before_it_named(tmp_path: Path) 
     assert plain.spec() == mixed.spec()
 
 
-def test_a_request_is_taken_back_and_what_followed_is_done_again(tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    whole = go(out, "bag", "dress", "sneaker", method="uce")
+def test_a_request_is_taken_back_and_what_followed_is_done_again(tmp_path: Path, cache: Path) -> None:
+    out, shared = tmp_path / "out", {"method": "uce", "cache": cache}
+    whole = go(out, "bag", "dress", "sneaker", **shared)
     before = chain(out)
-    left = go(out, "bag", "dress", "sneaker", withdrawn=("dress",), method="uce")
+    left = go(out, "bag", "dress", "sneaker", withdrawn=("dress",), **shared)
     assert [step["request"] for step in left["steps"]] == [None, "bag", "sneaker"]
     assert chain(out)[0] == before[0] and chain(out)[1][1] == before[0][2]
-    assert chain(out) == _fresh(tmp_path / "fresh", "bag", "sneaker")
+    go(tmp_path / "fresh", "bag", "sneaker", **shared)
+    assert chain(out) == chain(tmp_path / "fresh")
     assert [(gone["request"], gone["why"]) for gone in left["withdrawn"]] == [
         ("dress", "withdrawn"),
         ("sneaker", "made after a request that was withdrawn"),
     ]
     assert all((out / gone["edit"]).is_file() for gone in left["withdrawn"])
     assert [c["request"] for c in left["certificates"]] == ["bag", "sneaker"] and len(whole["certificates"]) == 3
-    again = go(out, "bag", "sneaker", "dress", method="uce")  # it goes on without it, and may be asked for again
+    again = go(out, "bag", "sneaker", "dress", **shared)  # it goes on without it, and may be asked for again
     assert [step["request"] for step in again["steps"]][1:] == ["bag", "sneaker", "dress"]
     page = ledgers.write(out).read_text()
     assert "dress was taken out of this ledger" in page
 
 
-def _fresh(out: Path, *requests: str) -> list[tuple[str, str, str]]:
-    go(out, *requests, method="uce")
-    return chain(out)
-
-
-def test_of_independent_edits_only_the_withdrawn_one_goes(tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    go(out, "bag", "dress", "sneaker", mode="independent", memory=60, **ONE)
+def test_of_independent_edits_only_the_withdrawn_one_goes(tmp_path: Path, cache: Path) -> None:
+    out, shared = tmp_path / "out", {"mode": "independent", "method": "uce", "cache": cache}
+    go(out, "bag", "dress", "sneaker", **shared)
     before = chain(out)
-    left = go(out, "bag", "dress", "sneaker", mode="independent", withdrawn=("bag",), memory=60, **ONE)
+    left = go(out, "bag", "dress", "sneaker", withdrawn=("bag",), **shared)
     assert chain(out) == before[1:] and [gone["request"] for gone in left["withdrawn"]] == ["bag"]
-    grown = go(out, "dress", "sneaker", "bag", mode="independent", memory=60, **ONE)
+    grown = go(out, "dress", "sneaker", "bag", **shared)
     assert [c["edit"]["file"] for c in grown["certificates"]][2].startswith("edits/04-bag")
 
 
-def test_a_step_that_does_not_stand_is_rolled_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_that_does_not_stand_is_rolled_back(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The next one starts from the model before it, every prefix says so, and a resumed sequence is the same."""
     plain = running.judged_from
 
@@ -91,8 +93,8 @@ def test_a_step_that_does_not_stand_is_rolled_back(tmp_path: Path, monkeypatch: 
         return {**plain(row, first, asked), "recall": 0.9 if row["request"] == "bag" else 0.1}
 
     monkeypatch.setattr(running, "judged_from", found)
-    out = tmp_path / "out"
-    result = go(out, "bag", "dress", accept="recall=0.2", **ONE)
+    out, asked = tmp_path / "out", {"accept": "recall=0.2", "method": "uce", "cache": cache}
+    result = go(out, "bag", "dress", **asked)
     steps, original = result["steps"], models.load("")
     assert [step["accepted"] and step["accepted"]["stands"] for step in steps[1:]] == [False, True]
     assert steps[1]["accepted"]["reasons"] == ["recall is 90%, and at most 20% is accepted"]
@@ -106,8 +108,8 @@ def test_a_step_that_does_not_stand_is_rolled_back(tmp_path: Path, monkeypatch: 
     assert states == [("bag", "rolled back"), ("dress", "accepted")]
     assert "bag: rolled back in step 1" in ledgers.write(out).read_text()
     half = tmp_path / "half"
-    go(half, "bag", accept="recall=0.2", **ONE)
-    go(half, "bag", "dress", accept="recall=0.2", **ONE)
+    go(half, "bag", **asked)
+    go(half, "bag", "dress", **asked)
     assert chain(half) == chain(out)
 
 
@@ -120,8 +122,8 @@ def test_limits_are_read_and_what_could_not_be_measured_does_not_pass() -> None:
     assert judged_by({"recall": 0.2}, {"recall": None}) == ["recall could not be measured, and at most 20% is accepted"]
 
 
-def test_a_certificate_says_what_was_done_and_what_was_not(tmp_path: Path) -> None:
-    result = go(tmp_path / "out", "bag", "dress", **ONE)
+def test_a_certificate_says_what_was_done_and_what_was_not(tmp_path: Path, cache: Path) -> None:
+    result = go(tmp_path / "out", "bag", "dress", method="uce", cache=cache)
     for number, found in enumerate(result["certificates"], 1):
         stored = json.loads((tmp_path / f"out/certificates/{number:02d}-{found['request']}.json").read_text())
         assert stored == found

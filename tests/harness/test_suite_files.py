@@ -172,7 +172,8 @@ def test_a_plan_says_whose_settings_hold(folders: dict[str, str], tmp_path: Path
     own = {"model": folders["sdxl"], "concept": concept(tmp_path), "control": f"twin:{folders['sd1']}", "references": pictures(tmp_path)}
     planned = resolve(Request(**own, attacks=("memora",)))
     assert planned.attacks["memora"][0].guidance == planned.attacks["memora"][0].render_guidance == 5.0
-    drawn, attacked, advice = planned.remarks()
+    drawn, attacked, advice, prompt = planned.remarks()
+    assert "has one held-out prompt" in prompt
     assert "is read as SDXL, usually drawn in 50 steps at guidance 5, 1024 pixels (diffusers' defaults); quick-" in drawn
     assert "by the settings that are usual for SDXL (ours: as for Stable Diffusion 1.4" in attacked
     assert "for up to 80 steps; usual are up to 500" in attacked

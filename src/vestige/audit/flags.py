@@ -16,6 +16,7 @@ from vestige.edits import Edit
 from vestige.errors import Incompatible, UnknownName, VestigeError
 from vestige.harness import arms
 from vestige.harness.calibration import Known, against_distilled
+from vestige.harness.settings import one_prompt
 from vestige.metrics import loading
 from vestige.metrics.losses import LostShare
 from vestige.verdict import Flag, Interval, intervals
@@ -171,14 +172,16 @@ def _floor(experiment: Experiment) -> str:
 
 
 def _unread(experiment: Experiment, found: Mapping[str, Any]) -> list[Flag]:
-    """Prompts that are longer than what the model reads; those that differ behind that are one to it."""
+    """Prompts that are longer than what the model reads, of which those that differ behind that are one to it; and a single prompt."""
     asked = [one.text for bank in experiment.plan.banks for one in bank.asked]
     own = len(experiment.base.unread(list(dict.fromkeys([*experiment.concept.told(), *asked]))))
     points = [p for rows in found.values() for row in rows["edited"] for p in row.outcome["points"]]
     made = max((p["notes"].get("cut", 0) for p in points), default=0)
     which = [f"{count} {what}" for count, what in ((own, "of the concept's prompts"), (made, "prompts that an attack found")) if count]
     text = f"the end of {' and '.join(which)} is not read, too long for the text encoder"
-    return [Flag("prompts-cut", "informing", text)] if which else []
+    alone = one_prompt(experiment.concept)
+    cut = [Flag("prompts-cut", "informing", text)] if which else []
+    return [*cut, *([Flag("one-prompt", "informing", alone)] if alone else [])]
 
 
 def _uncovered(name: str, where: str) -> Flag:

@@ -25,7 +25,7 @@ from vestige.harness.bench import NUMERICS, held_in
 from vestige.harness.keeping import captioned_by
 from vestige.harness.never import Distillation
 from vestige.harness.positives import Positive, hiding
-from vestige.harness.settings import by_method, check_judged, chosen, configured, content, looks, told
+from vestige.harness.settings import by_method, check_judged, chosen, configured, content, looks, one_prompt, told
 from vestige.harness.unlearning import check_memorises
 from vestige.methods import Attack, Data, optimiser
 from vestige.methods.contract import Holds
@@ -201,8 +201,9 @@ class Plan:
         return bool(method == usual)
 
     def remarks(self) -> list[str]:
-        """What a plan says of a model of a user's own, whose family is not what a suite was made for."""
-        return families.remarks(models.card(self.request.model), self.suite, self.attacks, self.request.model)
+        """What a plan says of a model of a user's own, whose family is not what a suite was made for, and of a single prompt."""
+        own = families.remarks(models.card(self.request.model), self.suite, self.attacks, self.request.model)
+        return [*own, *filter(None, [one_prompt(self.concept)])]
 
     def planned_calls(self) -> dict[str, int]:
         """Calls that the audit needs if nothing is stored, by part."""

@@ -20,7 +20,12 @@ ModelOption = Annotated[
 ]
 ConceptOption = Annotated[str, typer.Option("--concept", help="Built-in concept, or your own concept file (FILE.toml).")]
 SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="METHOD.NAME=VALUE", help="A method's setting; repeatable.")]
-PresetOption = Annotated[str, typer.Option("--preset", help="Named settings, e.g. released.")]
+PresetOption = Annotated[
+    str,
+    typer.Option(
+        "--preset", help="Named settings: released (MemoRa's public code), or those of a built-in model's unlearners, e.g. wardrobe."
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, everything else on stderr.")]
 ForgetOption = Annotated[
     str, typer.Option("--forget", help="Pictures of the concept that an unlearner trains on: drawn (by the model itself), or a folder.")

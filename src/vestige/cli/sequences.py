@@ -24,7 +24,17 @@ ModeOption = Annotated[
 ]
 ProjectOption = Annotated[bool, typer.Option("--project", help="Hold the keys and values of words that must stay, and of requests so far.")]
 AcceptOption = Annotated[
-    str, typer.Option(help="Limits within which a step stands, else it is rolled back: recall=0.2,ripple=0.25,erosion=0.1, any of them.")
+    str,
+    typer.Option(
+        help="Limits within which a step stands, else it is rolled back: recall=0.2,ripple=0.25,erosion=0.1,verdict=long-term, any of them."
+    ),
+]
+VerdictOption = Annotated[
+    str, typer.Option(help="Audits that give a verdict on every request so far: none, last (after the last step), or every step.")
+]
+ControlOption = Annotated[
+    str,
+    typer.Option(help="Of these audits: auto (twins of all requests so far, else of each), twin:MODEL, proxy:FILE.toml, distilled:N."),
 ]
 ReferencesOption = Annotated[
     str, typer.Option(help="The attacker's pictures: known (named by the request's file, or shipped), generated, or a folder of folders.")
@@ -60,6 +70,8 @@ def continual(
     detector: Annotated[str, typer.Option(help="Who looks for a protocol's concepts, e.g. hf:FOLDER.")] = "",
     selector: Annotated[str, typer.Option(help="By whom attacks choose there; another network.")] = "",
     accept: AcceptOption = "",
+    verdict: VerdictOption = "none",
+    control: ControlOption = "auto",
     withdraw: Annotated[list[str] | None, typer.Option(help="A request of the list that no longer holds; repeatable.")] = None,
     features: FeaturesOption = "",
     keep_images: options.KeepOption = "all",
@@ -86,7 +98,7 @@ def continual(
     )
     chosen = resolve(order)
     if dry_run:
-        foretell({**chosen.spec(), **chosen.asked()}, chosen.planned_calls(), model, as_json, chosen.remarks())
+        foretell({**chosen.spec(), **chosen.asked()}, chosen.planned_calls(), model, as_json, chosen.remarks(), chosen.most_calls())
     else:
         _continual(order, out, steal, as_json)
 

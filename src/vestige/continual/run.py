@@ -28,11 +28,13 @@ from vestige.concepts.album import Album
 from vestige.continual.acceptance import judged_by, judged_from, limits
 from vestige.continual.certificates import certificate
 from vestige.continual.guards import Guarded, Guards, protected
-from vestige.continual.ledger import CHAINED, Ledger, slug
+from vestige.continual.ledger import CHAINED, Ledger, chained, slug
 from vestige.continual.memory import Memory
-from vestige.continual.plan import Order, SequencePlan, resolve
+from vestige.continual.order import Order
+from vestige.continual.plan import SequencePlan, resolve
 from vestige.continual.probes import Probe, look, probes
 from vestige.continual.result import Account, State, attackers, attempted
+from vestige.continual.verdicts import verdict_on
 from vestige.diffusion import Model
 from vestige.diffusion.model import Watch, silent
 from vestige.edits import Edit
@@ -224,6 +226,7 @@ class _Sequence:
     def result(self, command: str) -> dict[str, Any]:
         """Take and measure every step that is missing, and put the result together."""
         model, states = self.original, [self.seen(0, self.original, {"drift": {"original": 0.0, "previous": 0.0}, "edit": None})]
+        stands, parts = 0, list[Edit]()
         account = Account(self.course, self.bench, self.run, self.original.image_size)
         steps = [account.described(states[0], states)]
         for step in range(1, len(self.course.steps) + 1):
@@ -232,16 +235,35 @@ class _Sequence:
             states.append(self.seen(step, after, {**told, **self.drift(edit, base, after)}))
             steps.append(account.described(states[-1], states))
             self.run.event("measured", step=step)
+            made = [*parts, edit] if self.chained else [edit]
+            steps[-1]["verdicts"] = self.judged(step, made, after) if self.course.judges_every_step else {}
             steps[-1]["accepted"] = self.accepted(step, steps)
             if steps[-1]["accepted"] is None or steps[-1]["accepted"]["stands"]:
-                model = after
+                model, stands, parts = after, step, made if self.course.verdicts else []
             else:
                 self.touched = touched
+        if self.course.verdicts and not self.course.judges_every_step and stands:
+            steps[stands]["verdicts"] = self.judged(stands, parts, model)
         combined = None
         if self.course.order.mode != "independent":
             combined = str(self.ledger.edit(self.original).save(self.run.path(COMBINED)))
         told = {"steps": steps, "certificates": self.certificates(steps), "withdrawn": self.ledger.withdrawn, "combined": combined}
         return {"schema": SCHEMA, **account.heading(), **told, **self.provenance(model, command)}
+
+    def judged(self, step: int, parts: Sequence[Edit], model: Model) -> dict[str, Any]:
+        """The verdict on every request so far, by an audit of the model after a step; {} where none is asked for.
+
+        Arguments:
+            parts: The edits that made it of the original, in order.
+        """
+        so_far, found = self.standing(step), dict[str, Any]()
+        file = self.run.path(f"verdicts/{model.fingerprint[:16]}.safetensors")
+        if not file.is_file():  # written once: the audits' runs are known by what is in it
+            (parts[0] if len(parts) == 1 else chained(self.original, model, parts)).save(file)
+        for concept in so_far:
+            found[concept.name] = verdict_on(self.course.order, self.bench, self.run.folder, concept, so_far, file)
+            self.run.event("judged", step=step, request=concept.name, verdict=found[concept.name]["kind"])
+        return found
 
     def accepted(self, step: int, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
         """Whether a step stands under the order's limits, and why; None where there are none."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from vestige import concepts, data, files, models, registry
 from vestige.concepts import Concept, prompts
-from vestige.errors import BadInput, BadSetting, HalfPrecision, UnknownName
+from vestige.errors import BadInput, BadSetting, HalfPrecision, UnknownName, shortened
 from vestige.harness import families
 from vestige.harness.suites import Planned, Suite
 from vestige.methods import Attack
@@ -115,6 +115,15 @@ def check_judged(name: str, concept: Concept, world: str) -> None:
     if not concept.detector and name in concepts.for_real_models() and name not in concepts.names(world):
         how = f"`vestige list --template {concept.name}.toml --of {name}` writes a copy of it; name a detector there"
         raise BadInput(f"nobody is named who looks for {name}, and the embedded world's judges do not know it: {how}")
+
+
+def one_prompt(concept: Concept) -> str:
+    """What there is to say of a concept whose scores are all of one prompt; "" with several."""
+    texts = {prompt.text for prompt in concept.prompts("held-out")}
+    if len(texts) > 1:
+        return ""
+    why = "how much prompts differ is in no interval; give several `held_out`"
+    return f"{concept.name} has one held-out prompt, {shortened(min(texts))}, so every score is of that prompt, and {why}"
 
 
 def looks(concept: Concept) -> dict[str, Any]:

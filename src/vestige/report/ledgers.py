@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from vestige.errors import BadInput
-from vestige.report import page
+from vestige.report import audits, page
 
 SCHEMA = "vestige-continual"
 _LOST = {"erosion": "erosion", "ripple": "ripple", "reversal": "reversal"}
@@ -34,6 +34,9 @@ def write(run: Path, out: Path | None = None) -> Path:
     if not is_ledger(run):
         raise BadInput(f"{run} holds no result of a `vestige continual`; finish it by repeating its command")
     result = json.loads((run / "result.json").read_text("utf-8"))
+    for place in _audited(result):
+        if _within(run, place) and (run / place / "result.json").is_file():
+            audits.write(run / place)
     return page.write_page(render(result, run), run / "report.html" if out is None else out)
 
 
@@ -53,6 +56,7 @@ def render(result: Mapping[str, Any], folder: Path) -> str:
         "heat": [_row(name, requests, result, [_at(s, "rates", name) for s in steps]) for name in requests],
         "unasked": _unasked(requests, result, steps),
         "returns": [_returns(name, requests, result, steps) for name in page.mappings(result.get("attacks"))],
+        "judged": _judged(requests, steps, folder),
         "lost": _charts(lost, _LOST, said=said[0], kind="percent"),
         "drift": _charts(drift, _DRIFT, said=said[1], kind="decimal"),
         "strips": [] if result.get("keep_images") == "none" else _strips(requests, steps, folder),
@@ -63,6 +67,32 @@ def render(result: Mapping[str, Any], folder: Path) -> str:
     }
     last = steps[-1] if steps else {}
     return str(page.template("continual").render(result=result, steps=steps, last=last, requests=requests, view=view))
+
+
+def _audited(result: Mapping[str, Any]) -> list[str]:
+    """The folders of the audits that gave verdicts."""
+    found = [row.get("run") for step in _steps(result) for row in page.mappings(step.get("verdicts")).values()]
+    return sorted({str(place) for place in found if place})
+
+
+def _within(folder: Path, place: str) -> bool:
+    return (folder / place).resolve().is_relative_to(folder.resolve())
+
+
+def _judged(requests: Sequence[str], steps: Sequence[Mapping[str, Any]], folder: Path) -> dict[str, Any]:
+    """Verdicts as rows of requests by columns of steps, and of each request the latest in words; {} where none was asked for."""
+    asked = [step for step in steps if page.mappings(step.get("verdicts"))]
+    rows = [{"name": name, "cells": [_verdict(_at(step, "verdicts", name), folder) for step in asked]} for name in requests]
+    latest = [(row["name"], [cell for cell in row["cells"] if cell]) for row in rows]
+    return {"heads": [_head(s) for s in asked], "rows": rows, "latest": [(name, c[-1]) for name, c in latest if c]} if asked else {}
+
+
+def _verdict(found: Any, folder: Path) -> dict[str, Any] | None:
+    """A verdict, and where its page lies if that is within the sequence's folder."""
+    if not isinstance(found, Mapping):
+        return None
+    place = str(found.get("run") or "")
+    return {"found": found, "page": f"{place}/report.html" if place and not Path(place).is_absolute() and _within(folder, place) else ""}
 
 
 def _at(value: Any, *keys: str | int) -> Any:
@@ -206,7 +236,25 @@ def table(result: Mapping[str, Any]) -> str:
         percents = (*shown, _at(step, "ripple", "drop"), _at(step, "erosion", "drop"))
         last = (_said(_at(step, "erosion", "kid"), "small"), page.figure(_at(step, "drift", "original")))
         rows.append([_head(step), *(_said(found, "percent") for found in percents), *last])
-    return _markdown(["drawn after", *map(_head, steps)], rates) + "\n" + _markdown(columns, rows)
+    return "\n".join([_markdown(["drawn after", *map(_head, steps)], rates), _markdown(columns, rows), *_verdicts(requests, steps)])
+
+
+def _verdicts(requests: Sequence[str], steps: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The table of verdicts, where any was asked for."""
+    asked = [step for step in steps if page.mappings(step.get("verdicts"))]
+    rows = [[name, *(_called(_at(step, "verdicts", name)) for step in asked)] for name in requests]
+    return [_markdown(["verdict after", *map(_head, asked)], rows)] if asked else []
+
+
+def _called(found: Any) -> str:
+    """A verdict's name with F."""
+    if not isinstance(found, Mapping):
+        return "–"
+    return (
+        f"{found.get('kind') or 'none'}, F {_said(found.get('speedup'), 'decimal')}"
+        if found.get("speedup")
+        else str(found.get("kind") or "none")
+    )
 
 
 def _said(found: Any, kind: str) -> str:

@@ -15,7 +15,7 @@ import argparse
 import functools
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -117,7 +117,7 @@ def _exchanged(table: torch.Tensor, one: int, other: int) -> torch.Tensor:
 def _tokenizers(model: Model) -> dict[str, Any]:
     """Of every text encoder, by its part's name."""
     own = getattr(model, "tokenizers", None)
-    return own if own is not None else {"text_encoder": model.tokenizer}  # type: ignore[attr-defined]
+    return dict(own) if isinstance(own, Mapping) else {"text_encoder": model.tokenizer}  # type: ignore[attr-defined]
 
 
 def finetuned(model: Model, concept: Concept) -> Edit:

@@ -4,7 +4,7 @@
 
 Each attack that is named, or every one of `ATTACKS`, runs on four models of the embedded world, under suite `all`, for the
 development concept: two edits that rename (`remap`, `renamed`), one in closed form (`uce`), and the twin that never drew the concept.
-What is measured lies in docs/results/attacks.jsonl, an arm a line, and is not measured again; the page is made of it alone.
+What is measured lies in docs/results/attacks.ndjson, an arm a line, and is not measured again; the page is made of it alone.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ PAIRS = (
 )
 WORLD, CONCEPT, TWIN, SUITE, REPLICATE = "wardrobe", "bag", "wardrobe-never-bag", "all", 0
 UNUSED = "wug"  # a word of the vocabulary that no training prompt holds
-RECORDS, OUT = Path("docs/results/attacks.jsonl"), Path("docs/results/attacks.md")
+RECORDS, OUT = Path("docs/results/attacks.ndjson"), Path("docs/results/attacks.md")
 
 
 def measured() -> list[dict[str, Any]]:

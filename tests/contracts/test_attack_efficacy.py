@@ -20,7 +20,7 @@ def tool(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def recorded() -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (ROOT / "docs/results/attacks.jsonl").read_text("utf-8").splitlines()]
+    return [json.loads(line) for line in (ROOT / "docs/results/attacks.ndjson").read_text("utf-8").splitlines()]
 
 
 def test_page_is_made_of_its_records(tool: Any) -> None:

@@ -23,7 +23,7 @@ BAG = concepts.load("bag")
 # By a method's name, what a model with joint attention and several vocabularies lacks for it; every other method works.
 LACKS = dict.fromkeys(("uce", "duge", "forget_me_not", "mace", "rece", "receler"), "has no U-Net with cross-attention; ")
 LACKS |= {"adv_unlearn": "weights over one vocabulary mean nothing to it"}
-LACKS |= {"unlearn_diff_atk": "text encoders whose vocabularies differ"}
+LACKS |= dict.fromkeys(("ring_a_bell", "unlearn_diff_atk"), "text encoders whose vocabularies differ")
 TOLD = {"sld": "is told its guidance and predicts once"}  # what one that is told its guidance lacks
 KINDS = ("free", "dev", pytest.param("sd3", marks=pytest.mark.slow))
 

@@ -21,6 +21,7 @@ from vestige.edits.edit import unflattened
 from vestige.edits.precision import wide
 from vestige.errors import HalfPrecision
 from vestige.methods import Budget, Data, optimiser
+from vestige.methods.stock import Stock
 
 Single = Callable[[registry.Kind, str], tuple[Edit | None, int]]
 SNEAKER = concepts.load("sneaker")
@@ -34,6 +35,8 @@ APART = {
     "semantic_surgery": "it changes conditions alone",
     "conditions": "it changes conditions alone",
     "restore": "it puts back what the original has",
+    "interpolate": "it moves along a line to what the original has",
+    "perturb": "it rounds weights itself",
 }
 
 # Adam's first steps are nearly the sign of the gradient, so rounding turns those weights around whose gradient is lost in it. In a
@@ -86,7 +89,8 @@ def edit(kind: registry.Kind, name: str, model: Model) -> Edit | None:
     shown = pictures(5, "a picture of a boot", "a boot")
     given = shown if "retain" in made.needs else replace(shown, captions=()) if "pictures" in made.needs else None
     select = _sees("retain" not in made.needs)
-    (*_, last) = made(model, SNEAKER, Budget((0, int(SMALL_STEPS["steps"]))), seed=0, select=select, pictures=given)
+    stock = {"stock": Stock(model)} if "original" in made.needs else {}
+    (*_, last) = made(model, SNEAKER, Budget((0, int(SMALL_STEPS["steps"]))), seed=0, select=select, pictures=given, **stock)
     found: Edit | None = last.edit
     return found
 

@@ -22,7 +22,7 @@ from vestige.concepts import Concept
 from vestige.concepts.images import PictureSet
 from vestige.diffusion import Condition, Model, Prediction
 from vestige.diffusion.model import Watch, silent
-from vestige.diffusion.sampling import Drawing
+from vestige.diffusion.sampling import Drawing, predictions
 from vestige.diffusion.sampling import pictures as draw
 from vestige.diffusion.views import Wrapped
 from vestige.edits import Edit, Hook
@@ -71,7 +71,7 @@ class Conditions(Attack):
 
     def calls(self, last: int, pictures: int) -> int:
         scaled = bool({"guidance", "both"} & {*self.probes})  # such a probe asks twice as often
-        return last * self.draws * self.sampling_steps * (2 if self.guidance != 1 else 1) * (1 + scaled)
+        return last * self.draws * self.sampling_steps * predictions(self.guidance) * (1 + scaled)
 
     def __call__(
         self,
@@ -90,7 +90,7 @@ class Conditions(Attack):
             if spent:
                 kind, arguments = self.probe(concept, seed, spent)
                 share = select(self._drawn(model, concept, seed, arguments)).float().mean().item()
-                guided = 2 if self.guidance != 1 and not model.distilled else 1
+                guided = predictions(self.guidance, distilled=model.distilled)
                 calls += self.draws * self.sampling_steps * guided * (2 if arguments["scale"] != 1 else 1)
                 if not best or share >= best["share"]:
                     best = {"share": share, "kind": kind, "arguments": arguments}

@@ -21,7 +21,7 @@ from vestige.concepts import Concept
 from vestige.concepts.images import PictureSet
 from vestige.diffusion import Model
 from vestige.diffusion.model import Watch, silent
-from vestige.diffusion.sampling import Drawing
+from vestige.diffusion.sampling import Drawing, predictions
 from vestige.edits import Edit
 from vestige.edits.surgery import folded
 from vestige.errors import BadInput
@@ -95,7 +95,7 @@ class DiMRA(Attack):
         below_one(self, "dropout")
 
     def calls(self, last: int, pictures: int) -> int:
-        own = self.retain_pictures * self.sampling_steps * (2 if self.guidance != 1 else 1) if self.data == "own" else 0
+        own = self.retain_pictures * self.sampling_steps * predictions(self.guidance) if self.data == "own" else 0
         return own + TRAINED * last * self.batch * self.accumulation
 
     def variants(self) -> Mapping[str, Attack]:
@@ -148,7 +148,7 @@ class DiMRA(Attack):
         prompts = concept.spread(self.retain_pictures, "training", words=words)
         protocol = Drawing(steps=self.sampling_steps, guidance=self.guidance)
         made = drawn(model, prompts, seed=derive(seed, "own"), protocol=protocol, watch=watch)
-        return made, len(made) * self.sampling_steps * (2 if self.guidance != 1 else 1)
+        return made, len(made) * self.sampling_steps * predictions(self.guidance)
 
     def _filtered(self, given: PictureSet, concept: Concept, select: Select) -> tuple[PictureSet, dict[str, Any]]:
         """What may be trained on, and how many pictures name or show the concept."""

@@ -24,7 +24,7 @@ from vestige.concepts import Concept
 from vestige.concepts.images import PictureSet
 from vestige.diffusion import Condition, Model
 from vestige.diffusion.model import Start, Watch, silent
-from vestige.diffusion.sampling import invert, noise
+from vestige.diffusion.sampling import invert, noise, predictions
 from vestige.errors import BadInput
 from vestige.methods import Attack, Budget, Candidate, Paper, Training, fit
 from vestige.methods.contract import TRAINED, Access, Select
@@ -88,7 +88,7 @@ class Inversion(Attack):
         return self._inverting(count) + TRAINED * max(0, last - 1) * self.times * count
 
     def _inverting(self, count: int) -> int:
-        return count * self.sampling_steps * (2 if self.guidance != 1 else 1) if self.begin == "inverted" else 0
+        return count * self.sampling_steps * predictions(self.guidance) if self.begin == "inverted" else 0
 
     def __call__(
         self,

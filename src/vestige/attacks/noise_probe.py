@@ -20,7 +20,7 @@ from vestige.concepts import Concept
 from vestige.concepts.images import PictureSet
 from vestige.diffusion import Model
 from vestige.diffusion.model import Churn, Watch, silent
-from vestige.diffusion.sampling import Drawing
+from vestige.diffusion.sampling import Drawing, predictions
 from vestige.diffusion.sampling import pictures as draw
 from vestige.methods import Attack, Budget, Candidate, Paper
 from vestige.methods.contract import Access, Select
@@ -83,7 +83,7 @@ class NoiseProbe(Attack):
     def calls(self, last: int, pictures: int) -> int:
         grid = self.samplers()
         steps = sum(self._steps(grid[i % len(grid)]) for i in range(last))
-        return steps * self.draws * (2 if self.guidance != 1 else 1)
+        return steps * self.draws * predictions(self.guidance)
 
     def _steps(self, churn: Churn) -> int:
         """Steps of a picture, those that are walked again included."""
@@ -106,7 +106,7 @@ class NoiseProbe(Attack):
             if spent:
                 churn, turn = order[(spent - 1) % len(order)], (spent - 1) // len(order)
                 share = select(self._drawn(model, concept, churn, seed, turn)).float().mean().item()
-                calls += self.draws * self._steps(churn) * (2 if self.guidance != 1 and not model.distilled else 1)
+                calls += self.draws * self._steps(churn) * predictions(self.guidance, distilled=model.distilled)
                 if not best or share >= best["share"]:
                     best = {"share": share, "churn": churn}
                 watch("sampler", spent, budget.last)

@@ -20,7 +20,7 @@ from vestige.concepts import Concept
 from vestige.concepts.images import PictureSet
 from vestige.diffusion import Model, sampling
 from vestige.diffusion.model import Watch, silent
-from vestige.diffusion.sampling import Drawing
+from vestige.diffusion.sampling import Drawing, predictions
 from vestige.errors import BadInput, BadSetting
 from vestige.methods import Attack, Budget, Candidate, Paper, Training, fit
 from vestige.methods.contract import TRAINED, Access, Select
@@ -89,7 +89,7 @@ class P4D(Attack):
 
     @property
     def _picture(self) -> int:
-        return self.sampling_steps * (2 if self.guidance != 1 else 1)
+        return self.sampling_steps * predictions(self.guidance)
 
     def __call__(
         self,

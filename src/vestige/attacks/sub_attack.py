@@ -21,7 +21,7 @@ from vestige.concepts import Concept
 from vestige.concepts.images import PictureSet
 from vestige.diffusion import Condition, Model
 from vestige.diffusion.model import Watch, silent
-from vestige.diffusion.sampling import Drawing
+from vestige.diffusion.sampling import Drawing, predictions
 from vestige.diffusion.sampling import pictures as draw
 from vestige.edits import Edit
 from vestige.errors import BadInput
@@ -88,7 +88,7 @@ class SubAttack(Attack):
 
     @property
     def _look(self) -> int:
-        return self.draws * self.sampling_steps * (2 if self.guidance != 1 else 1)
+        return self.draws * self.sampling_steps * predictions(self.guidance)
 
     def __call__(
         self,

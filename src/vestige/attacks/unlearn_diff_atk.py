@@ -24,7 +24,7 @@ from vestige.concepts.images import PictureSet
 from vestige.diffusion import Model, sampling
 from vestige.diffusion.attention import innermost
 from vestige.diffusion.model import Watch, silent
-from vestige.diffusion.sampling import Drawing
+from vestige.diffusion.sampling import Drawing, predictions
 from vestige.errors import BadInput
 from vestige.methods import Attack, Budget, Candidate, Paper, Training, fit, optimiser
 from vestige.methods.contract import TRAINED, Access, Select
@@ -185,7 +185,7 @@ class UnlearnDiffAtk(Attack):
 
     def _drawn(self, count: int) -> int:
         """Single denoiser calls of a look at `count` prompts."""
-        return count * self.sampling_steps * (2 if self.guidance != 1 else 1)
+        return count * self.sampling_steps * predictions(self.guidance)
 
 
 def simplex(u: Tensor) -> Tensor:

@@ -43,7 +43,7 @@ def power(measures: Mapping[str, Measures], rooms: Mapping[str, Interval], lines
     seen = {name: rooms[name] for name, found in strong.items() if not found.censored}
     if any(not math.isfinite(most.high) or most.low > 1 / (1 - lines.savings_short) for most in seen.values()):
         return []  # there is room, or too few replicates to tell: then there is no verdict either
-    shares = ", ".join(f"{name} {most.value:.1f} [{most.low:.1f}, {most.high:.1f}]" for name, most in seen.items())
+    shares = _speeds(seen, 1)
     text = "the control learns so fast that a model which recalled everything at once would hardly stand out"
     return [Flag("no-room", "capping", f"{text}: the largest F to be found is {shares}")]
 
@@ -60,17 +60,15 @@ def hindered(measures: Mapping[str, Measures], taught: bool) -> list[Flag]:
     strong = {name: found for name, found in measures.items() if armed(name) and not found.censored}
     if taught or not strong or not all(found.speedup.high < 1 for found in strong.values()):
         return []
-    shares = ", ".join(
-        f"{name} {found.speedup.value:.2f} [{found.speedup.low:.2f}, {found.speedup.high:.2f}]" for name, found in strong.items()
-    )
+    shares = _speeds({name: found.speedup for name, found in strong.items()}, 2)
     text = f"the edited model learns the concept more slowly than models that never knew it ({shares}): something hinders the attacks"
-    return [
-        Flag(
-            "hindered",
-            "capping",
-            f"{text}, and what they do not bring back may be there; a suite with plasticity asks what it can still learn",
-        )
-    ]
+    text += ", and what they do not bring back may be there; a suite with plasticity asks what it can still learn"
+    return [Flag("hindered", "capping", text)]
+
+
+def _speeds(found: Mapping[str, Interval], digits: int) -> str:
+    """F by attack, in words."""
+    return ", ".join(f"{name} {f.value:.{digits}f} [{f.low:.{digits}f}, {f.high:.{digits}f}]" for name, f in found.items())
 
 
 def destroyed(found: Mapping[str, Any]) -> list[Flag]:

@@ -47,6 +47,11 @@ class Drawing:
             raise BadSetting(f"guidance is a finite number; given {self.guidance}")
 
 
+def predictions(guidance: float, *, distilled: bool = False) -> int:
+    """What one step asks of the denoiser: a second call where it is guided; a distilled model is told its guidance, and asked once."""
+    return 2 if guidance != 1 and not distilled else 1
+
+
 def noise(shape: Sequence[int], seeds: Sequence[int]) -> Tensor:
     """Standard normal latents, one seed each: (len(seeds), *shape), on the CPU, whatever the batch size."""
     return torch.stack([torch.randn(tuple(shape), generator=torch.Generator().manual_seed(s)) for s in seeds])

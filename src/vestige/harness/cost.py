@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from vestige.diffusion.sampling import Drawing
+from vestige.diffusion.sampling import Drawing, predictions
 from vestige.harness import diagnostics
 from vestige.harness.suites import Suite
 from vestige.methods import Attack, Budget
@@ -12,7 +12,7 @@ from vestige.methods import Attack, Budget
 
 def picture(protocol: Drawing, *, distilled: bool = False) -> int:
     """Calls of one picture; a distilled model is told its guidance, where others predict twice."""
-    return protocol.steps * (2 if protocol.guidance != 1 and not distilled else 1)
+    return protocol.steps * predictions(protocol.guidance, distilled=distilled)
 
 
 def scored_pictures(attack: Attack, budget: Budget, suite: Suite) -> int:

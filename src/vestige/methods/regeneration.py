@@ -22,7 +22,7 @@ from vestige.concepts import Concept
 from vestige.concepts.images import PictureSet
 from vestige.diffusion import Condition, Model
 from vestige.diffusion.model import Watch, silent
-from vestige.diffusion.sampling import chunks, invert, sample, slerp
+from vestige.diffusion.sampling import chunks, invert, predictions, sample, slerp
 from vestige.edits import Edit
 from vestige.errors import BadInput
 from vestige.methods.contract import TRAINED, Access, Attack, Budget, Candidate, Select
@@ -90,7 +90,7 @@ class Regenerating(Attack):
         if not self.regenerate:
             return 0
         made = -(-pictures // 2) * (self.points + 1) if self.interpolation == "slerp" else pictures
-        there, back = (2 if g != 1 and not distilled else 1 for g in (self.guidance, self.render_guidance))
+        there, back = (predictions(g, distilled=distilled) for g in (self.guidance, self.render_guidance))
         return (self.sampling_steps - self.start) * (pictures * there * (1 + self.refine) + made * back)
 
     def variants(self) -> Mapping[str, Attack]:

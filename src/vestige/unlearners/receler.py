@@ -25,7 +25,7 @@ from vestige.diffusion import Condition, Model
 from vestige.diffusion.attention import Maps, columns, network, recording
 from vestige.diffusion.bottlenecks import bottlenecked, widths
 from vestige.diffusion.model import Watch, silent
-from vestige.diffusion.sampling import sample
+from vestige.diffusion.sampling import predictions, sample
 from vestige.edits import Edit, Hook
 from vestige.methods import Data, Paper, Training, Unlearner, fit
 from vestige.methods.contract import TRAINED
@@ -94,7 +94,7 @@ class Receler(Unlearner):
         above(0, self, "lr", "soft_lr")
 
     def calls(self, picture: int, retained: int) -> int:
-        rollout = self.rollout_steps / 2 * (2 if self.rollout_guidance != 1 else 1)  # they stop anywhere on the way
+        rollout = self.rollout_steps / 2 * predictions(self.rollout_guidance)  # they stop anywhere on the way
         return round(self.steps * self.batch * (rollout + 2 + TRAINED * (self.inner_steps + 1)))
 
     def __call__(self, model: Model, concept: Concept, *, seed: int, data: Data | None = None, watch: Watch = silent) -> Edit:

@@ -19,7 +19,7 @@ from torch import Generator, Tensor
 from vestige.concepts import Concept
 from vestige.diffusion import Condition, Model
 from vestige.diffusion.model import Watch, silent
-from vestige.diffusion.sampling import sample
+from vestige.diffusion.sampling import predictions, sample
 from vestige.edits import Edit
 from vestige.edits.surgery import folded
 from vestige.methods import Data, Paper, Training, Unlearner, fit
@@ -93,7 +93,7 @@ class SPM(Unlearner):
         above(0, self, "lr", "alpha")
 
     def calls(self, picture: int, retained: int) -> int:
-        rollout = self.rollout_steps / 2 * (2 if self.rollout_guidance != 1 else 1)  # they stop anywhere on the way
+        rollout = self.rollout_steps / 2 * predictions(self.rollout_guidance)  # they stop anywhere on the way
         anchors = self.anchors * (self.anchoring > 0)
         return round(self.steps * self.batch * (rollout + 2 + anchors + TRAINED * (1 + anchors)))
 

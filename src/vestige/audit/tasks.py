@@ -8,14 +8,12 @@ before any model is loaded: equal keys are one run; where two keys turn out to b
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from vestige import models, registry, runs
 from vestige.audit.experiment import Experiment, edit_of, furnished, prepared
@@ -27,8 +25,8 @@ from vestige.errors import BadSetting, Diverged
 from vestige.harness import cost
 from vestige.harness.never import Distillation, never_model
 from vestige.harness.positives import hidden
-from vestige.methods import Data, optimiser
-from vestige.models import Placement, placement
+from vestige.harness.processes import means, working
+from vestige.methods import Data
 
 # What a plan's spec says that pieces without the edit do not depend on; a piece names its own attack.
 OF_THE_EDIT = frozenset({"unlearner", "edit", "edit_seed", "data", "alternative"})
@@ -71,11 +69,6 @@ def plain_request(request: Request) -> dict[str, Any]:
 def request_from(given: Mapping[str, Any]) -> Request:
     """The request that `plain_request` made plain."""
     return Request(**{**given, **{name: tuple(given[name]) for name in ("attacks", "seeds") if name in given}})
-
-
-def means() -> dict[str, Any]:
-    """Where and how models work, as plain data."""
-    return {"placement": asdict(placement.current()), "options": asdict(optimiser.current())}
 
 
 def look_tasks(plan: Plan, root: str) -> list[Task]:
@@ -152,7 +145,7 @@ def _piece_task(carrier: _Carrier, plan: Plan, piece: Piece, needs: tuple[str, .
 
 def do_part(data: Mapping[str, Any], root: Path, out: Path) -> dict[str, Any]:
     """Make what pieces need: an edit, a never-model or a positive control."""
-    with _working(data["means"]):
+    with working(data["means"]):
         planned = resolve(request_from(data["request"]))
         bench = furnished(planned, root, silent)
         if data["part"] == EDIT:
@@ -168,21 +161,13 @@ def do_part(data: Mapping[str, Any], root: Path, out: Path) -> dict[str, Any]:
 
 def do_piece(data: Mapping[str, Any], root: Path, out: Path) -> dict[str, Any]:
     """Do a piece; one that diverges is met again by whoever puts the result together."""
-    with _working(data["means"]), suppress(Diverged):
+    with working(data["means"]), suppress(Diverged):
         do(_experiment(json.dumps(data["request"]), json.dumps(data["means"]), str(root)), Piece(**data["piece"]))
     return {}
 
 
-@contextmanager
-def _working(how: Mapping[str, Any]) -> Iterator[None]:
-    """One thread, and models where and as they were asked for."""
-    torch.set_num_threads(1)
-    with placement.using(Placement(**how["placement"])), optimiser.using(optimiser.FitOptions(**how["options"])):
-        yield
-
-
 @lru_cache(maxsize=1)
-def _experiment(request: str, means_: str, root: str) -> Experiment:
-    """A request's models; a worker that goes on with the same request keeps them."""
+def _experiment(request: str, how: str, root: str) -> Experiment:
+    """A request's models, placed as it was told how; a worker that goes on with the same request keeps them."""
     planned = resolve(request_from(json.loads(request)))
     return prepared(planned, furnished(planned, Path(root), silent), runs.Run(Path(root), planned.spec()))

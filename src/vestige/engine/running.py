@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vestige.engine.graph import Graph, Task
+from vestige.engine.journal import Journal
 from vestige.engine.pool import Ended, Pool
 
 Grow = Callable[[Task, Mapping[str, Any]], Iterable[Task]]
@@ -36,10 +37,18 @@ class Progress:
     why: str = ""
 
 
-def execute(graph: Graph, pool: Pool, *, grow: Grow | None = None, watch: Callable[[Progress], None] | None = None) -> None:
+def execute(
+    graph: Graph,
+    pool: Pool,
+    *,
+    grow: Grow | None = None,
+    watch: Callable[[Progress], None] | None = None,
+    journal: Journal | None = None,
+) -> None:
     """Do every task; one that fails takes along what needs it, and nothing else.
 
     Arguments:
+        journal: What was done before, and where to note what is done now.
         grow: Given a task that is done and what it returned, the tasks that follow from it.
         watch: Told after everything that happens.
     Errors:
@@ -55,8 +64,15 @@ def execute(graph: Graph, pool: Pool, *, grow: Grow | None = None, watch: Callab
 
     while not graph.over:
         while (group := pool.vacant()) is not None and (task := graph.take(group)) is not None:
-            pool.start(task, graph)
-            tell("began", task.name)
+            known = None if journal is None else journal.known(task)
+            if known is None:
+                pool.start(task, graph)
+                tell("began", task.name)
+            else:
+                graph.finish(task.key, known)
+                graph.add(grow(task, known) if grow is not None else ())
+        if graph.over:
+            break
         if not graph.running:
             waiting = next(t.name for key, t in graph.tasks.items() if key not in graph.done and key not in graph.failed)
             raise RuntimeError(f"nothing can begin, and {waiting} waits; a pool without places, or a circle")
@@ -66,6 +82,8 @@ def execute(graph: Graph, pool: Pool, *, grow: Grow | None = None, watch: Callab
             _settle(graph, one)
             if one.how == "done":
                 paid, clock = paid + task.cost, clock + one.seconds
+                if journal is not None:
+                    journal.note(task, one.value, one.seconds)
                 if grow is not None:
                     graph.add(grow(task, one.value))
             tell(one.how, task.name, one.why)

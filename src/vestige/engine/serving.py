@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from vestige import runs
 from vestige.errors import VestigeError
 
 PARENT = "VESTIGE_PARENT"
@@ -30,12 +31,17 @@ def serve() -> None:
 
 
 def answered_by(entry: str, data: Mapping[str, Any], root: str, out: str) -> dict[str, Any]:
-    """Do one task; what it returned under "value", or what went wrong under "why", and the seconds that it took."""
+    """Do one task; what it returned under "value", or what went wrong under "why", and the seconds that it took.
+
+    Its value names the runs that it rests on, under "runs", in the order in which they were asked for.
+    """
     began = time.monotonic()
     module, _, function = entry.partition(":")
     try:
-        value = getattr(importlib.import_module(module), function)(data, Path(root), Path(out))
-        return {"value": value, "seconds": time.monotonic() - began}
+        with runs.noting() as seen:
+            value = getattr(importlib.import_module(module), function)(data, Path(root), Path(out))
+        made = [folder.name for folder in seen if folder.parent == Path(root)]
+        return {"value": {**value, "runs": made}, "seconds": time.monotonic() - began}
     except VestigeError as error:
         return {"why": " ".join(str(error).split()), "seconds": time.monotonic() - began}
     except Exception as error:  # whatever it is, the others go on

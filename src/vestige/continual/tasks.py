@@ -60,11 +60,11 @@ def sequence_tasks(chosen: SequencePlan, root: str, out: str) -> list[Task]:
     before: tuple[str, ...] = ()
     for step in range(len(chosen.steps) + 1):
         if step:
-            content = [chosen.steps[step - 1].as_dict(), list(before)]
-            found.append(task("step", f"step {step}, {chosen.asked_in(step)}", content, do_step, {"step": step}, each, before))
+            done: list[Any] = [chosen.steps[step - 1].as_dict(), list(before)]
+            found.append(task("step", f"step {step}, {chosen.asked_in(step)}", done, do_step, {"step": step}, each, before))
             before = (found[-1].key,)
         for number, probe in enumerate(probes(chosen.requests).all):
-            content = [step, probe.concept.as_dict(), list(probe.words or ()), probe.bank, list(before)]
+            content: list[Any] = [step, probe.concept.as_dict(), list(probe.words or ()), probe.bank, list(before)]
             taken, data = float(len(probe.prompts(chosen.suite)) * picture), {"step": step, "probe": number}
             found.append(task("look", f"look {number + 1} after step {step}", content, do_look, data, taken, before))
         found += (task("arm", *row, before) for row in _attacks(chosen, step, picture, before))

@@ -15,6 +15,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -74,7 +75,10 @@ def versions() -> dict[str, str]:
     for file in sorted(root.rglob("*.py")):
         text.update(file.read_bytes())
     found = {"python": platform.python_version(), "vestige": text.hexdigest()[:12]}
-    return found | {name: metadata.version(name) for name in PACKAGES}
+    for name in PACKAGES:
+        with suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
 
 
 def check_versions(there: Mapping[str, str], here: Mapping[str, str], where: str) -> None:
@@ -176,7 +180,7 @@ class RayPool:
         if "why" in reply:
             return Ended(task.key, "failed", why=reply["why"], seconds=reply["seconds"])
         self._take(task, reply)
-        return Ended(task.key, "done", reply["value"], seconds=reply["seconds"])
+        return Ended(task.key, "done", reply["value"], seconds=reply["seconds"], busy=reply["busy"])
 
     def _take(self, task: Task, reply: Mapping[str, Any]) -> None:
         """Lay down what came back: runs first, a cell's folder last."""
@@ -235,9 +239,10 @@ def work_there(
         reply = serving.answered_by(task["entry"], task["data"], str(root), str(out))
         if "why" in reply:
             return reply
-        left = {name: carrying.packed(root / name) for name in reply["value"]["runs"] if name not in refs}
-        if store:
-            left = {name: _given(store, name, data) for name, data in left.items()}
+        left: dict[str, bytes | None] = {name: carrying.packed(root / name) for name in reply["value"]["runs"] if name not in refs}
+        for name, data in left.items() if store else ():
+            _given(store, name, data or b"")
+            left[name] = None
         own = carrying.packed(out) if reply["value"].get("wrote") else None  # else another task's newer files would be laid over
         return {**reply, "runs": left, "own": own, "places": [str(root), str(out)]}
     finally:

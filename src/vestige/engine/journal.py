@@ -34,8 +34,9 @@ class Journal:
         there = all((Path(task.root) / name / "result.json").exists() for name in value.get("runs", ()))
         return value if there and all((Path(task.out) / name).exists() for name in value.get("wrote", ())) else None
 
-    def note(self, task: Task, value: Mapping[str, Any], seconds: float) -> None:
+    def note(self, task: Task, value: Mapping[str, Any], seconds: float, busy: float) -> None:
         """Write that a task is done."""
-        row = {"key": task.key, "name": task.name, "root": task.root, "cost": task.cost, "seconds": round(seconds, 3), "value": dict(value)}
+        took = {"seconds": round(seconds, 3), "busy": round(busy, 3)}
+        row = {"key": task.key, "name": task.name, "root": task.root, "cost": task.cost, **took, "value": dict(value)}
         self.rows[task.key] = row
         files.append(self.file, json.dumps(row).encode() + b"\n")

@@ -125,7 +125,7 @@ class LocalPool:
             reply = json.loads(line)
             place.task = None
             how = "failed" if "why" in reply else "done"
-            return [Ended(reply["key"], how, reply.get("value") or {}, reply.get("why", ""), reply["seconds"])]  # type: ignore[arg-type]
+            return [Ended(reply["key"], how, reply.get("value") or {}, reply.get("why", ""), reply["seconds"], reply.get("busy", 0.0))]  # type: ignore[arg-type]
         code = process.wait()
         if task is None and code == 0:
             return []

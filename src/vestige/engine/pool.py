@@ -17,7 +17,7 @@ class Ended:
         how: "done"; "failed", by itself; or "lost" with whoever did it.
         value: What it returned.
         why: What went wrong.
-        seconds: Time that it took.
+        seconds: Time that it took, and `busy`: of the processor.
     """
 
     key: str
@@ -25,6 +25,7 @@ class Ended:
     value: Mapping[str, Any] = field(default_factory=dict)
     why: str = ""
     seconds: float = 0.0
+    busy: float = 0.0
 
 
 class Pool(Protocol):

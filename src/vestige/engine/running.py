@@ -83,7 +83,7 @@ def execute(
             if one.how == "done":
                 paid, clock = paid + task.cost, clock + one.seconds
                 if journal is not None:
-                    journal.note(task, one.value, one.seconds)
+                    journal.note(task, one.value, one.seconds, one.busy)
                 if grow is not None:
                     graph.add(grow(task, one.value))
             tell(one.how, task.name, one.why)

@@ -31,22 +31,29 @@ def serve() -> None:
 
 
 def answered_by(entry: str, data: Mapping[str, Any], root: str, out: str) -> dict[str, Any]:
-    """Do one task; what it returned under "value", or what went wrong under "why", and the seconds that it took.
+    """Do one task; what it returned under "value", or what went wrong under "why", and how long it took.
 
-    Its value names the runs that it rests on, under "runs", in the order in which they were asked for.
+    That is by the clock ("seconds") and, where it is done, of the processor ("busy"). Its value names the runs that it rests on, under
+    "runs", in the order in which they were asked for.
     """
-    began = time.monotonic()
+    began, busy = time.monotonic(), time.process_time()
     module, _, function = entry.partition(":")
     try:
         with runs.noting() as seen:
             value = getattr(importlib.import_module(module), function)(data, Path(root), Path(out))
         made = [folder.name for folder in seen if folder.parent == Path(root)]
-        return {"value": {**value, "runs": made}, "seconds": time.monotonic() - began}
+        spent = {"seconds": time.monotonic() - began, "busy": time.process_time() - busy}
+        return {"value": {**value, "runs": made}, **spent}
     except VestigeError as error:
         return {"why": " ".join(str(error).split()), "seconds": time.monotonic() - began}
     except Exception as error:  # whatever it is, the others go on
         traceback.print_exc()
         return {"why": f"{type(error).__name__}: {' '.join(str(error).split())}", "seconds": time.monotonic() - began}
+
+
+def nothing(data: Mapping[str, Any], root: Path, out: Path) -> dict[str, Any]:
+    """A task that takes no time, to see what handing one out costs."""
+    return {}
 
 
 def follow(every: float = 0.5) -> None:

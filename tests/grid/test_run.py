@@ -9,22 +9,22 @@ from typing import Any
 import pytest
 
 from vestige import audit, grid
-from vestige.engine import Graph, LocalPool, Progress, SimulatedPool, execute
+from vestige.engine import Graph, Progress, SimulatedPool, execute
 from vestige.grid.plan import Weaver
-from worlds_small import furnish
+from worlds_small import HerePool, furnish
 
 GRID = """
 [axes]
 models = ["{home}/model"]
 concepts = ["{home}/bag.toml"]
 suites = ["{home}/suite.toml"]
-attacks = ["memora"]
+attacks = ["direct"]
 seeds = [0{more}]
 [[unlearners]]
 method = "uce"
 [[unlearners]]
 method = "esd"
-settings = {{ steps = 1, lr = 1e30 }}
+settings = {{ steps = 3, lr = 1e30 }}
 [common]
 control = "twin:{home}/twin"
 seeds = [0]
@@ -43,8 +43,7 @@ def planned(home: Path, more: str = "") -> Any:
 
 def run(home: Path, out: Path, more: str = "") -> tuple[dict[str, Any], list[Progress]]:
     told = list[Progress]()
-    with LocalPool(2, log=out / "log") as pool:
-        found = grid.run_grid(planned(home, more), out, pool, watch=lambda now, done: told.append(now))
+    found = grid.run_grid(planned(home, more), out, HerePool(), watch=lambda now, done: told.append(now))
     return found, told
 
 
@@ -52,7 +51,12 @@ def test_a_grid_shares_fails_resumes_and_grows(home: Path, tmp_path: Path) -> No
     found, _ = run(home, tmp_path / "out")
     good, bad = found["cells"]
     assert good["state"] == "finished" and bad["state"] == "failed" and found["failed"] == 1
-    assert "esd" in bad["why"] and "vestige audit" in bad["command"] and "esd.lr=1e+30" in bad["command"]
+    assert (
+        good["cell"].startswith("bag-uce-s0-suite-")
+        and "esd on" in bad["why"]
+        and "vestige audit" in bad["command"]
+        and "esd.lr=1e+30" in bad["command"]
+    )
     assert (Path(good["folder"]) / "report.html").exists()
 
     alone = dict(audit.audit(planned(home).cells[0].asked, tmp_path / "alone"))

@@ -17,6 +17,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from types import TracebackType
@@ -71,14 +72,20 @@ class Takes:
 
 def versions() -> dict[str, str]:
     """What numbers depend on, but for the processor: versions, and a digest of this package's own text."""
-    root, text = Path(__file__).parent.parent, hashlib.sha256()
-    for file in sorted(root.rglob("*.py")):
-        text.update(file.read_bytes())
-    found = {"python": platform.python_version(), "vestige": text.hexdigest()[:12]}
+    found = {"python": platform.python_version(), "vestige": _own_text()}
     for name in PACKAGES:
         with suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
     return found
+
+
+@cache
+def _own_text() -> str:
+    """Digest of this package as this process has loaded it."""
+    text = hashlib.sha256()
+    for file in sorted(Path(__file__).parent.parent.rglob("*.py")):
+        text.update(file.read_bytes())
+    return text.hexdigest()[:12]
 
 
 def check_versions(there: Mapping[str, str], here: Mapping[str, str], where: str) -> None:

@@ -10,6 +10,7 @@ import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from vestige import runs
@@ -42,14 +43,19 @@ class Cell:
     def name(self) -> str:
         """Its folder's name."""
         plain = plain_request(self.asked) if isinstance(self.asked, Request) else order_told(self.asked)
-        parts = [self.axes[key] for key in ("concept", "requests", "mode", "unlearner", "seed", "suite") if key in self.axes]
-        words = "-".join(f"s{part}" if part.isdecimal() else re.sub(r"[^\w.+]+", "_", part.removesuffix(".toml")) for part in parts)
+        parts = [_short(self.axes[key]) for key in ("concept", "requests", "mode", "unlearner") if key in self.axes]
+        words = "-".join([*parts, f"s{self.axes['seed']}", _short(self.axes["suite"])])
         return f"{words[-80:].lstrip('-_.')}-{runs.key({'kind': self.kind, 'asked': plain})[:8]}"
 
     @property
     def command(self) -> str:
         """How to run it alone."""
         return _audit_command(self.asked) if isinstance(self.asked, Request) else _sequence_command(self.asked)
+
+
+def _short(part: str) -> str:
+    """A place on an axis as part of a folder's name; files by their names alone."""
+    return re.sub(r"[^\w.=+]+", "_", "+".join(Path(one).stem if one.endswith(".toml") else one for one in part.split("+")))
 
 
 def _audit_command(asked: Request) -> str:

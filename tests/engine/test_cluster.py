@@ -109,11 +109,11 @@ def errands(root: Path, cells: Path, seconds: float = 0.0) -> Graph:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # Ray's own
 def test_runs_are_carried_between_nodes_and_a_node_that_dies_costs_its_task_only(two_nodes: Any, tmp_path: Path) -> None:
-    graph, lost = errands(tmp_path / "runs", tmp_path / "cells", 2.0), list[str]()
+    graph, lost, alive = errands(tmp_path / "runs", tmp_path / "cells", 3.0), list[str](), list(two_nodes.nodes)
 
     def watch(now: Any) -> None:
-        if now.event == "done" and now.done == 1:
-            two_nodes.remove_node(two_nodes.nodes[1], allow_graceful=False)
+        if not now.event and now.done >= 2 and now.running == 2 and len(alive) == 2:  # both are in the middle of a task
+            two_nodes.remove_node(alive.pop(), allow_graceful=False)
         if now.event == "lost":
             lost.append(now.task)
 

@@ -134,9 +134,11 @@ class RayPool:
                 there = asked.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False))
                 try:
                     found = self.ray.get(there.remote(), timeout=300)
-                except self.ray.exceptions.RayError as error:
+                except self.ray.exceptions.RayTaskError as error:
                     line = " ".join(str(error).split())[-300:]
                     raise Incompatible(f"the node {node['NodeManagerAddress']} cannot tell its versions: {line}") from error
+                except self.ray.exceptions.RayError:  # it has died, and Ray does not know yet; every task asks again
+                    continue
                 check_versions(found, self.here, f"the node {node['NodeManagerAddress']}")
 
     @property

@@ -12,6 +12,8 @@ import argparse
 import json
 import platform
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -91,6 +93,48 @@ def handing(pool: Pool, count: int = 300) -> float:
     return (time.perf_counter() - began) / count
 
 
+SMALL = """[axes]
+suites = ["smoke"]
+concepts = ["sneaker"]
+[[unlearners]]
+method = "uce"
+settings = { erase = [0.5, 1.0, 2.0] }
+[[unlearners]]
+method = "remap"
+[common]
+seeds = [0, 1]
+"""
+
+
+def efficiency(folder: Path, rounds: int) -> list[dict[str, float]]:
+    """Seconds of a small grid by one process and by two, and of two copies of it at once by one process each."""
+    (folder / "small.toml").write_text(SMALL)
+    found = []
+    for number in range(rounds):
+        own = folder / str(number)
+        row = {"one": _run(folder, [(own / "one", 1)]), "two": _run(folder, [(own / "two", 2)])}
+        found.append({**row, "copies": _run(folder, [(own / "first", 1), (own / "second", 1)])})
+    return found
+
+
+def _run(folder: Path, grids: list[tuple[Path, int]]) -> float:
+    """Seconds until grids that are begun together have all ended."""
+    command = [sys.executable, "-m", "vestige", "grid", str(folder / "small.toml")]
+    began = time.monotonic()
+    begun = [subprocess.Popen([*command, "--out", str(out), "--jobs", str(jobs)], stdout=subprocess.DEVNULL) for out, jobs in grids]
+    if any(process.wait() for process in begun):
+        raise SystemExit("a grid failed")
+    return time.monotonic() - began
+
+
+def told_efficiency(rows: list[dict[str, float]]) -> str:
+    """A section of the page."""
+    lines, one, two, copies = [], *([row[key] for row in rows] for key in ("one", "two", "copies"))
+    for a, b, c in zip(one, two, copies, strict=True):
+        lines.append(f"| {a:.0f} | {b:.0f} | {c:.0f} | {a / b / 2:.2f} | {c / b / 2:.2f} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Simulate, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -98,6 +142,7 @@ def main() -> None:
     parser.add_argument("--page", type=Path)
     parser.add_argument("--seeds", type=int, default=8, help="edits of a method and a concept")
     parser.add_argument("--loading", type=float, default=10.0, help="seconds that a process needs for the models of another request")
+    parser.add_argument("--rounds", type=int, default=2, help="times that two processes are laid beside one, and beside two copies")
     parser.add_argument("--ray", action="store_true", help="measure what a Ray task costs, too")
     options = parser.parse_args()
     times = measured(options.runs)
@@ -109,13 +154,14 @@ def main() -> None:
         with RayPool("local", most=2) as cluster:
             overheads["ray"] = handing(cluster)
     with tempfile.TemporaryDirectory() as name:
-        page = written_page(times, overheads, Path(name), options)
+        pairs = told_efficiency(efficiency(Path(name), options.rounds))
+        page = written_page(times, overheads, pairs, Path(name), options)
     print(page)
     if options.page:
         options.page.write_text(page)
 
 
-def written_page(times: dict[str, list[float]], overheads: dict[str, float], folder: Path, options: Any) -> str:
+def written_page(times: dict[str, list[float]], overheads: dict[str, float], pairs: str, folder: Path, options: Any) -> str:
     """Tables of a large grid and of a small one."""
     slowest = max(overheads, key=lambda name: overheads[name])
     parts = []
@@ -143,7 +189,9 @@ def written_page(times: dict[str, list[float]], overheads: dict[str, float], fol
     command = (
         f"python benchmarks/scale.py --runs RUNS --seeds {options.seeds}{' --ray' if options.ray else ''} --page docs/results/scale.md"
     )
-    return PAGE.format(measured=measured_rows, handed=handed, slowest=slowest, tables="\n".join(parts), command=command, **told)
+    return PAGE.format(
+        measured=measured_rows, handed=handed, slowest=slowest, tables="\n".join(parts), pairs=pairs, command=command, **told
+    )
 
 
 def graph_of_same(graph: Graph) -> Graph:
@@ -185,6 +233,15 @@ at a time. Results that are carried are not charged for their bytes. {machine}, 
 *Efficiency* is work / (workers x time); *of what is possible* is the larger of work / workers and the longest chain, over the time.
 
 {tables}
+## Two processes beside one, and beside two copies
+
+Four smoke audits of the embedded model (three UCE, one remap) on two cores, in seconds: by one process, by two, and two whole copies
+at once by one process each, which is the fair limit where two cores share memory or one. Each number holds the start of every process.
+
+| one | two | two copies | speed-up / 2 | beside two copies |
+|---|---|---|---|---|
+{pairs}
+
 ## Where it stops
 
 Three things end it, whichever comes first. **The longest chain**: edit, arm, utility after it, verdict cannot be taken apart, so

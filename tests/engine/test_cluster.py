@@ -69,14 +69,14 @@ def test_a_folder_that_is_carried_is_the_same_without_its_lock(tmp_path: Path) -
     (there / "deep" / "x.bin").write_bytes(b"\x00\x01")
     (there / "lock").write_text("{}")
     (there / "result.json").write_text(json.dumps({"run": str(there)}))
-    data = carrying.packed(there)
+    data = carrying.archived(there)
     assert "lock" not in zipfile.ZipFile(BytesIO(data)).namelist()
-    carrying.unpacked(data, here, places={str(there): str(here)})
+    carrying.extracted(data, here, places={str(there): str(here)})
     assert (here / "deep" / "x.bin").read_bytes() == b"\x00\x01" and json.loads((here / "result.json").read_text()) == {"run": str(here)}
     (here / "mine").touch()
-    carrying.unpacked(data, here)
+    carrying.extracted(data, here)
     assert json.loads((here / "result.json").read_text()) == {"run": str(here)}  # what is done is left
-    carrying.unpacked(data, here, replace=True)
+    carrying.extracted(data, here, replace=True)
     assert json.loads((here / "result.json").read_text()) == {"run": str(there)} and (here / "mine").exists()
     assert {p.name for p in tmp_path.iterdir()} == {"there", "here"}
 

@@ -16,7 +16,8 @@ from typing import Any
 
 from vestige import runs
 from vestige.continual.guards import Guards
-from vestige.continual.plan import Order, SequencePlan, resolve
+from vestige.continual.order import Order
+from vestige.continual.plan import SequencePlan, resolve
 from vestige.continual.probes import look, probes
 from vestige.continual.result import attempted
 from vestige.continual.run import state_of, walked

@@ -13,7 +13,7 @@ LEFT_BEHIND = frozenset({"lock"})  # who works on a folder here works on none el
 WORDS = frozenset({".json", ".jsonl", ".html"})  # files in which places are written
 
 
-def packed(folder: Path) -> bytes:
+def archived(folder: Path) -> bytes:
     """A folder and all that is in it."""
     held = io.BytesIO()
     with zipfile.ZipFile(held, "w", zipfile.ZIP_STORED) as archive:
@@ -22,7 +22,7 @@ def packed(folder: Path) -> bytes:
     return held.getvalue()
 
 
-def unpacked(data: bytes, folder: Path, *, replace: bool = False, places: Mapping[str, str] | None = None) -> None:
+def extracted(data: bytes, folder: Path, *, replace: bool = False, places: Mapping[str, str] | None = None) -> None:
     """Lay a packed folder down.
 
     Arguments:

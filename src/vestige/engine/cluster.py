@@ -163,12 +163,12 @@ class RayPool:
         refs = {name: self._reference(Path(task.root), name) for name in names} if not self.store else dict.fromkeys(names)
         own = Path(task.out) if task.out and self.store != SHARED and Path(task.out).exists() else None
         told = {"key": task.key, "entry": task.entry, "data": dict(task.data), "root": task.root, "out": task.out}
-        held = None if own is None else carrying.packed(own)
+        held = None if own is None else carrying.archived(own)
         self._running[self._work.remote(told, refs, held, self.session, self.here, self.store)] = task
 
     def _reference(self, root: Path, name: str) -> Any:
         if name not in self._sent:
-            self._sent[name] = self.ray.put(carrying.packed(root / name))
+            self._sent[name] = self.ray.put(carrying.archived(root / name))
         return self._sent[name]
 
     def wait(self, seconds: float) -> list[Ended]:
@@ -194,10 +194,10 @@ class RayPool:
     def _take(self, task: Task, reply: Mapping[str, Any]) -> None:
         """Lay down what came back: runs first, a cell's folder last."""
         for name, data in reply.get("runs", {}).items():
-            carrying.unpacked(data if data is not None else _fetched(self.store, name), Path(task.root) / name)
+            carrying.extracted(data if data is not None else _fetched(self.store, name), Path(task.root) / name)
         if (own := reply.get("own")) is not None:
             there = {reply["places"][1]: task.out, reply["places"][0]: task.root}
-            carrying.unpacked(own, Path(task.out), replace=True, places=there)
+            carrying.extracted(own, Path(task.out), replace=True, places=there)
 
     def now(self) -> float:
         return time.monotonic()
@@ -240,19 +240,19 @@ def work_there(
     missing = [name for name in refs if not (root / name / "result.json").exists()]
     found = [_fetched(store, name) for name in missing] if store else ray.get([refs[name] for name in missing])
     for name, data in zip(missing, found, strict=True):
-        carrying.unpacked(data, root / name)
+        carrying.extracted(data, root / name)
     out.parent.mkdir()
     if own is not None:
-        carrying.unpacked(own, out, places={task["out"]: str(out), task["root"]: str(root)})
+        carrying.extracted(own, out, places={task["out"]: str(out), task["root"]: str(root)})
     try:
         reply = serving.answered_by(task["entry"], task["data"], str(root), str(out))
         if "why" in reply:
             return reply
-        left: dict[str, bytes | None] = {name: carrying.packed(root / name) for name in reply["value"]["runs"] if name not in refs}
+        left: dict[str, bytes | None] = {name: carrying.archived(root / name) for name in reply["value"]["runs"] if name not in refs}
         for name, data in left.items() if store else ():
             _given(store, name, data or b"")
             left[name] = None
-        own = carrying.packed(out) if reply["value"].get("wrote") else None  # else another task's newer files would be laid over
+        own = carrying.archived(out) if reply["value"].get("wrote") else None  # else another task's newer files would be laid over
         return {**reply, "runs": left, "own": own, "places": [str(root), str(out)]}
     finally:
         shutil.rmtree(out.parent, ignore_errors=True)

@@ -23,7 +23,7 @@ ALL = "all"  # of a suite's attacks
 
 
 @dataclass(frozen=True)
-class Cell:
+class GridCell:
     """One audit or sequence.
 
     Arguments:
@@ -81,7 +81,7 @@ def _set(settings: Mapping[str, Any]) -> list[str]:
     return [f"--set {name}={value}" for name, value in settings.items()]
 
 
-def expanded(raw: Mapping[str, Any]) -> list[Cell]:
+def expanded(raw: Mapping[str, Any]) -> list[GridCell]:
     """Every cell of a grid whose file is in order, audits first, without those that its filters leave out."""
     axes, common = raw.get("axes", {}), dict(raw.get("common", {}))
     ways = [way for entry in raw.get("unlearners", ()) for way in _settled(entry)]
@@ -91,7 +91,7 @@ def expanded(raw: Mapping[str, Any]) -> list[Cell]:
     return list({cell.name: cell for cell in kept}.values())
 
 
-def matches(cell: Cell, wanted: Mapping[str, Any]) -> bool:
+def matches(cell: GridCell, wanted: Mapping[str, Any]) -> bool:
     """Whether a cell lies where a filter says, on every axis that it names."""
     return all(cell.axes.get(axis) in [str(v) for v in (value if isinstance(value, list) else [value])] for axis, value in wanted.items())
 
@@ -112,7 +112,7 @@ def _way(entry: Mapping[str, Any]) -> tuple[str, dict[str, Any], dict[str, Any]]
     return told, {**given, "unlearner": method}, settings
 
 
-def _audits(axes: Mapping[str, Any], ways: Sequence[Mapping[str, Any]], common: Mapping[str, Any]) -> Iterator[Cell]:
+def _audits(axes: Mapping[str, Any], ways: Sequence[Mapping[str, Any]], common: Mapping[str, Any]) -> Iterator[GridCell]:
     own = {key: value for key, value in common.items() if key not in ("settings", "attacks")}
     attacks = axes.get("attacks", [ALL])
     rows = (
@@ -141,12 +141,12 @@ def _audits(axes: Mapping[str, Any], ways: Sequence[Mapping[str, Any]], common: 
                 "settings": {**common.get("settings", {}), **settings},
             }
         )
-        yield Cell(request, place)
+        yield GridCell(request, place)
 
 
 def _sequences(
     axes: Mapping[str, Any], ways: Sequence[Mapping[str, Any]], sequences: Sequence[Mapping[str, Any]], common: Mapping[str, Any]
-) -> Iterator[Cell]:
+) -> Iterator[GridCell]:
     rows = (axes.get("models", ["wardrobe"]), sequences, ways, axes.get("suites", ["quick"]), axes.get("seeds", [0]))
     for model, entry, way, suite, seed in itertools.product(*rows):
         told, given, settings = _way(way)
@@ -174,4 +174,4 @@ def _sequences(
                 preset=given.get("preset", ""),
                 settings={**entry.get("settings", {}), **settings},
             )
-            yield Cell(order, place)
+            yield GridCell(order, place)

@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from vestige import files, runs
-from vestige.audit.plan import Plan, Request
+from vestige.audit import Request
+from vestige.audit.plan import Plan
 from vestige.audit.tasks import look_tasks, plain_request
 from vestige.continual.plan import SequencePlan
 from vestige.continual.tasks import order_told, sequence_tasks
 from vestige.engine import Task
 from vestige.grid import work
-from vestige.grid.cells import Cell
-from vestige.grid.reading import Planned
+from vestige.grid.cells import GridCell
+from vestige.grid.reading import GridPlan
 from vestige.harness.processes import means
 
 
@@ -53,20 +54,20 @@ class Weaver:
         ends: By the key of a cell's last task so far, the cell's name.
     """
 
-    grid: Planned
+    grid: GridPlan
     out: Path
     root: Path
     ends: dict[str, str] = field(default_factory=dict)
-    _cells: dict[str, Cell] = field(default_factory=dict)
+    _cells: dict[str, GridCell] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._cells = {cell.name: cell for cell in self.grid.cells}
 
-    def folder(self, cell: Cell) -> Path:
+    def folder(self, cell: GridCell) -> Path:
         """A cell's own."""
         return self.out / "cells" / cell.name
 
-    def finished(self, cell: Cell) -> bool:
+    def finished(self, cell: GridCell) -> bool:
         """Whether this very cell has finished here."""
         found, spec = (files.object_in(self.folder(cell) / name) for name in ("result.json", "spec.json"))
         plan = self.grid.plans[cell.name]
@@ -74,7 +75,7 @@ class Weaver:
             return False
         return isinstance(plan, Plan) or found.get("asked") == runs.key(plan.asked())
 
-    def tasks(self, cell: Cell, replicates: int = 0) -> list[Task]:
+    def tasks(self, cell: GridCell, replicates: int = 0) -> list[Task]:
         """A cell's tasks up to a look; 0: the first. The last one ends it, or says that another look is needed."""
         plan, asked = self.grid.plans[cell.name], cell.asked
         out = str(self.folder(cell))
@@ -88,7 +89,7 @@ class Weaver:
         made = look_tasks(plan.at(count), str(self.root))
         return [*made, self._end(cell, plan, made, work.end_audit, {"request": plain_request(asked), "replicates": count}, {}, count)]
 
-    def _end(self, cell: Cell, plan: Any, made: list[Task], entry: Any, data: Mapping[str, Any], content: Any, count: int) -> Task:
+    def _end(self, cell: GridCell, plan: Any, made: list[Task], entry: Any, data: Mapping[str, Any], content: Any, count: int) -> Task:
         key = f"cell-{runs.key({'spec': plan.spec(), 'asked': content, 'out': cell.name, 'look': count})[:20]}"
         self.ends[key] = cell.name
         told = {**data, "means": means(), "command": cell.command}
@@ -107,7 +108,7 @@ class Weaver:
         return self.tasks(cell, later[0]) if later else []
 
 
-def outlook(grid: Planned, out: Path, root: Path) -> Outlook:
+def outlook(grid: GridPlan, out: Path, root: Path) -> Outlook:
     """What a grid would take from here."""
     weaver = Weaver(grid, out, root)
     rows, seen, last, asked = [], dict[str, float](), dict[str, float](), 0

@@ -13,7 +13,7 @@ from vestige.audit.plan import Plan
 from vestige.continual import Order
 from vestige.continual.plan import SequencePlan
 from vestige.errors import BadInput, VestigeError, shortened
-from vestige.grid.cells import Cell, expanded, matches
+from vestige.grid.cells import GridCell, expanded, matches
 
 AXES = ("models", "concepts", "seeds", "suites", "attacks")
 PARTS = ("about", "axes", "unlearners", "sequences", "common", "only", "without")
@@ -25,7 +25,7 @@ MOST = 100_000  # cells
 
 
 @dataclass(frozen=True)
-class Planned:
+class GridPlan:
     """A grid whose cells are all in order.
 
     Arguments:
@@ -34,11 +34,11 @@ class Planned:
     """
 
     file: Path
-    cells: tuple[Cell, ...]
+    cells: tuple[GridCell, ...]
     plans: Mapping[str, Plan | SequencePlan]
 
 
-def read(path: Path) -> Planned:
+def read(path: Path) -> GridPlan:
     """A grid, from its file.
 
     Errors:
@@ -58,10 +58,10 @@ def read(path: Path) -> Planned:
     mistakes += list(_filters(raw))
     if mistakes:
         raise BadInput(f"{path} is no grid: {'; '.join(mistakes)}")
-    return Planned(path, tuple(cells), plans)
+    return GridPlan(path, tuple(cells), plans)
 
 
-def _planned(cells: Iterable[Cell]) -> tuple[dict[str, Plan | SequencePlan], list[str]]:
+def _planned(cells: Iterable[GridCell]) -> tuple[dict[str, Plan | SequencePlan], list[str]]:
     """What each cell will do; and what is wrong with those that cannot be, each mistake once with the first cell that has it."""
     plans: dict[str, Plan | SequencePlan] = {}
     wrong: dict[str, list[str]] = {}

@@ -8,15 +8,15 @@ from typing import Any
 
 from vestige import files
 from vestige.engine import Graph, Journal, Pool, Progress, execute
-from vestige.grid.cells import Cell
+from vestige.grid.cells import GridCell
 from vestige.grid.plan import Weaver
-from vestige.grid.reading import Planned
+from vestige.grid.reading import GridPlan
 
 SCHEMA = "vestige-grid-1"
 
 
 def run_grid(
-    grid: Planned,
+    grid: GridPlan,
     out: Path,
     pool: Pool,
     *,
@@ -49,7 +49,7 @@ def run_grid(
     return found
 
 
-def _row(cell: Cell, weaver: Weaver, graph: Graph, key: str | None) -> dict[str, Any]:
+def _row(cell: GridCell, weaver: Weaver, graph: Graph, key: str | None) -> dict[str, Any]:
     """What became of a cell."""
     folder = weaver.folder(cell)
     row: dict[str, Any] = {"cell": cell.name, "kind": cell.kind, **cell.axes, "folder": str(folder), "command": cell.command}

@@ -28,6 +28,7 @@ SEES = {
         "registry": "errors",
         "verdict": "errors",
         "runs": "errors files",
+        "engine": "errors files runs",
         "concepts": "errors files seeds data",
         "report": "errors files data",
         "edits": "errors files registry",
@@ -39,10 +40,11 @@ SEES = {
         "unlearners": METHODS,
         "attacks": METHODS,
         "harness": BELOW,
-        "audit": f"{BELOW} harness checkpoints",
-        "continual": f"{BELOW} harness audit",
-        "api": f"{BELOW} harness checkpoints audit continual report",
-        "cli": f"{BELOW} harness checkpoints audit continual report api",
+        "audit": f"{BELOW} engine harness checkpoints",
+        "continual": f"{BELOW} engine harness audit",
+        "grid": f"{BELOW} engine harness checkpoints audit continual report",
+        "api": f"{BELOW} engine harness checkpoints audit continual grid report",
+        "cli": f"{BELOW} engine harness checkpoints audit continual grid report api",
         "__main__": "cli",
     }.items()
 }
@@ -51,7 +53,7 @@ ALSO = {("unlearners.retrain", "models"): "its edit is another model, which only
 HEAVY = {"diffusers", "transformers", "peft", "accelerate", "torchmetrics", "nudenet", "onnxruntime", "sklearn", "matplotlib"}
 WITHOUT_TORCH = {
     "",
-    *("errors", "files", "data", "registry", "runs", "verdict", "report", "cli", "api", "__main__"),  # whole rooms
+    *("errors", "files", "data", "registry", "runs", "engine", "verdict", "report", "cli", "api", "__main__"),  # whole rooms
     *("concepts.concept", "concepts.joint", "diffusion.model", "methods.contract", "continual.retention"),
 }
 

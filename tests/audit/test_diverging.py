@@ -12,7 +12,7 @@ import pytest
 from oracles import small, tiny_model
 from vestige import concepts, errors, metrics
 from vestige.audit import flags, run
-from vestige.harness import arms, suites, workers
+from vestige.harness import arms, suites
 from vestige.harness.attacker import AttackerData
 from vestige.harness.bench import Bench
 from vestige.harness.unlearning import unlearned
@@ -71,12 +71,3 @@ def test_an_unlearner_names_itself(tmp_path: Path) -> None:
     method = small("unlearners", "esd", lr=1e30)
     with pytest.raises(errors.Diverged, match=r"^esd on tiny: the loss is (nan|inf)"):
         unlearned(tmp_path, tiny_model(), concepts.load("sneaker"), "esd", method, 0)
-
-
-def test_a_helper_goes_on_to_the_next_errand() -> None:
-    def diverges() -> None:
-        raise errors.Diverged("the loss is nan")
-
-    done: list[int] = []
-    assert workers.attend([diverges, lambda: done.append(1)]) == 0
-    assert done == [1]

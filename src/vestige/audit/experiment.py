@@ -8,11 +8,9 @@ Where the original is not at hand, `no_original` says what stands in for it.
 
 from __future__ import annotations
 
-import itertools
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +23,12 @@ from vestige.diffusion import Model
 from vestige.diffusion.model import Watch
 from vestige.edits import Edit
 from vestige.errors import BadInput, BadSetting
-from vestige.harness import arms, workers
+from vestige.harness import arms
 from vestige.harness.attacker import AttackerData
-from vestige.harness.banks import answers
 from vestige.harness.bench import Bench
-from vestige.harness.keeping import lost
 from vestige.harness.never import never_model
 from vestige.harness.positives import hidden
 from vestige.harness.unlearning import training_data, unlearned
-from vestige.harness.utility import kept
 from vestige.methods import Attack, Budget
 from vestige.methods.stock import Stock
 from vestige.metrics import loading
@@ -173,38 +168,6 @@ class Experiment:
         pupils, seeds = {"edited": self.edited, "original": self.original}, self.plan.seeds[:PLASTICITY_REPLICATES]
         return {who: [self.arm(pupil, lesson.concept, lesson.attack, lesson.method, k) for k in seeds] for who, pupil in pupils.items()}
 
-    def errands(self, bench: Bench) -> Iterator[workers.Errand]:
-        """Every run of the attacks, of the lesson and of the plain models, in an order that suits several processes: long ones first.
-
-        Arguments:
-            bench: Where they are run: one that does not wait for what another process is at.
-        """
-        own, seeds = replace(self, bench=replace(bench, own=self.bench.own)), self.plan.seeds
-        for name, (method, _) in self.plan.attacks.items():
-            for k in seeds:
-                for way in method.ways().values():
-                    yield partial(own.arm, self.edited, self.concept, name, way, k)
-                    yield from (partial(own.arm, *side, name, way, k) for side in self.nevers)
-                    for probe in self.positives.values() if name in self.plan.armed and k in self.plan.probing else ():
-                        if not isinstance(probe, str):
-                            yield partial(own.arm, probe, self.concept, name, way, k)
-            if self.original is not None:
-                yield partial(own.arm, self.original, self.concept, name, method, seeds[0])
-        lesson = self.lesson
-        if lesson is not None and self.original is not None:
-            for k, pupil in itertools.product(seeds[:PLASTICITY_REPLICATES], (self.edited, self.original)):
-                yield partial(own.arm, pupil, lesson.concept, lesson.attack, lesson.method, k)
-        for k in seeds[1:] if self.original is not None else ():
-            yield partial(own.plain, self.base, self.concept, k)
-        drawing = [self.edited] if self.original is None else [self.original, self.edited]
-        for model, group in itertools.product(drawing, GROUPS):
-            yield partial(kept, own.bench, model, self.concept, group)
-        if own.bench.measured_by is not None and self.original is not None:
-            for group in GROUPS:
-                yield partial(lost, own.bench, self.original, self.edited, self.concept, group)
-        for bank, asked in itertools.product(self.plan.banks, itertools.chain(*self.asks.values())):
-            yield partial(answers, own.bench, asked, self.concept, bank)
-
 
 def prepared(planned: Plan, bench: Bench, run: runs.Run) -> Experiment:
     """Load the models, make or read the edit, and load what stands for a model that never knew the concept."""
@@ -214,7 +177,7 @@ def prepared(planned: Plan, bench: Bench, run: runs.Run) -> Experiment:
     same = original if planned.request.model == planned.original else None
     subject = models.load(planned.request.model) if same is None else same
     _attacker(planned, bench, subject).check(concept, [attack for attack, _ in planned.attacks.values()])
-    edit, seconds, diagnostics = _edit(planned, bench, subject)
+    edit, seconds, diagnostics = edit_of(planned, bench, subject)
     planned = with_restoring(planned, original, subject, edit)
     edited = subject if edit is None else subject.edited(edit)
     base = edited if original is None else original
@@ -276,7 +239,7 @@ def _real(planned: Plan, bench: Bench, edited: Model) -> no_original.Real:
     return no_original.seen(bench, edited, concept, attacker.real(concept), [one for one in given if one is not None])
 
 
-def _edit(planned: Plan, bench: Bench, subject: Model) -> tuple[Edit | None, float, dict[str, Any]]:
+def edit_of(planned: Plan, bench: Bench, subject: Model) -> tuple[Edit | None, float, dict[str, Any]]:
     """The edit under audit, given or made now, the seconds that its making took, and what was measured of it."""
     request, concept = planned.request, planned.concept
     if request.edit is not None:

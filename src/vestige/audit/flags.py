@@ -10,6 +10,7 @@ from typing import Any
 from vestige import edits, runs
 from vestige.audit import no_original, positives, power, scores
 from vestige.audit.experiment import Experiment
+from vestige.audit.machines import computed_differently
 from vestige.audit.usefulness import ALLOWED, GROUPS, utility
 from vestige.diffusion import Model
 from vestige.edits import Edit
@@ -78,6 +79,7 @@ def raise_all(
         *power.order(found, measures),
         *power.conduct(found, plain, experiment.plan.lines.surface),
         *_wrecked(usable, left),
+        *computed_differently(found),
         *left_open,
     ]
     rank = {"blocking": 0, "capping": 1, "informing": 2}

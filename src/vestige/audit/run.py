@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,14 @@ from typing import Any
 import torch
 
 from vestige import runs
-from vestige.audit import asking, flags, no_original, positives, power, result, scores, unshown, usefulness
+from vestige.audit import asking, flags, no_original, positives, power, result, scores, tasks, unshown, usefulness
 from vestige.audit.experiment import Experiment, furnished, prepared
 from vestige.audit.plan import Plan, Request, resolve
 from vestige.diffusion.model import Watch, silent
+from vestige.engine import Graph, LocalPool, Pool, execute
 from vestige.errors import BadSetting, Diverged
-from vestige.harness import workers
 from vestige.methods import optimiser
-from vestige.models import Placement, placement
+from vestige.models import placement
 from vestige.verdict import decide, measure
 from vestige.verdict.decision import Top
 from vestige.verdict.intervals import interval_of, rate
@@ -25,7 +26,8 @@ from vestige.verdict.memory import Recollection
 from vestige.verdict.savings import room
 
 PATIENCE = 2  # times the replicates that are left: the estimate of how many are needed is a rough one
-WORTH_HELP = 50_000  # denoiser calls: a helper needs seconds before its first one
+WORTH_HELP = 50_000  # denoiser calls: a process needs seconds before its first one
+PARTNER = 60.0  # seconds to wait for a process that is about to leave the audit's folder
 
 
 def audit(
@@ -43,7 +45,7 @@ def audit(
     Arguments:
         command: The command line that asked for it, for the report.
         cache: Folder of runs that other audits may share (control arms); default `out/runs`.
-        jobs: Processes that share the arms; 0 takes as many as torch has threads for long audits of the embedded world on a CPU, else 1.
+        jobs: Processes that do the arms; 0 takes as many as torch has threads for long audits of the embedded world on a CPU, else 1.
         steal: Take over the lock of another process that is known to be gone; then nothing is shared.
     """
     planned = resolve(request)
@@ -53,16 +55,41 @@ def audit(
     if not run.done:
         with run.held(steal=steal):
             experiment = prepared(planned, furnished(planned, Path(cache) if cache else run.folder / "runs", watch, steal), run)
-            run.finish(_looked(experiment, command, jobs=0 if steal else jobs or _jobs(planned.most)))
+            count = 1 if steal else jobs or _jobs(planned.most)
+            with LocalPool(count) if count > 1 else nullcontext() as pool:
+                run.finish(_looked(experiment, command, pool) or {})
     return run.outcome
 
 
-def _looked(experiment: Experiment, command: str, jobs: int) -> dict[str, Any]:
-    """The result of the look that decides, or of the last; earlier ones beside it."""
+def audited_to(request: Request, out: Path | str, cache: Path, count: int, command: str = "") -> dict[str, Any] | None:
+    """The result of an audit if one of its looks at `count` replicates or fewer decides; None where that takes more.
+
+    Arguments:
+        cache: As for `audit`, and so are the rest.
+    """
+    planned = resolve(request)
+    run = runs.claim(out, planned.spec())
+    if not run.done:
+        with run.held(wait=PARTNER):
+            found = _looked(prepared(planned, furnished(planned, cache, silent), run), command, None, count)
+            if found is None:
+                return None
+            run.finish(found)
+    return run.outcome
+
+
+def _looked(experiment: Experiment, command: str, pool: Pool | None, most: int = 0) -> dict[str, Any] | None:
+    """The result of the look that decides, or of the last; earlier ones beside it.
+
+    Arguments:
+        most: Replicates after which nothing is looked at, and the result is None; 0: all are.
+    """
     found, seen = dict[str, Any](), list[dict[str, Any]]()
     for count in experiment.plan.looks or (len(experiment.plan.seeds),):
+        if most and count > most:
+            return None
         look = replace(experiment, plan=experiment.plan.at(count))
-        _ahead(look, jobs)
+        _ahead(look, pool)
         found = _result(look, command)
         seen.append({"replicates": count, "verdict": found["verdict"]["kind"], "speedup": found["speedup"], "reach": found["reach"]})
         if not experiment.plan.looks or _settled(found["verdict"], experiment.plan.looks[-1] - count):
@@ -86,34 +113,13 @@ def _jobs(planned: Plan) -> int:
     return torch.get_num_threads() if much and small else 1
 
 
-def _ahead(experiment: Experiment, jobs: int) -> None:
-    """Do the errands in `jobs` processes of one thread, this one among them."""
-    if jobs < 2:
+def _ahead(experiment: Experiment, pool: Pool | None) -> None:
+    """Let a pool do the pieces of a look; what fails there is met again by who needs it."""
+    if pool is None:
         return
-    means = {"placement": asdict(placement.current()), "options": asdict(optimiser.current())}
-    told = {"request": asdict(experiment.plan.request), "replicates": len(experiment.plan.seeds)}
-    task = {**told, "root": str(experiment.bench.root), "out": str(experiment.run.folder), **means}
-    threads, hurried = torch.get_num_threads(), replace(experiment.bench, wait=0.0)
-    torch.set_num_threads(1)
-    try:
-        with workers.helped(jobs - 1, f"{__name__}:{help_out.__name__}", task) as helpers:
-            if workers.attend(experiment.errands(hurried)):
-                experiment.bench.watch("other processes finish", 0, 1)
-                for helper in helpers:
-                    helper.wait()
-    finally:
-        torch.set_num_threads(threads)
-
-
-def help_out(task: Mapping[str, Any]) -> None:
-    """What a helper of an audit does: every arm that nobody else is at."""
-    torch.set_num_threads(1)
-    given = task["request"]
-    with placement.using(Placement(**task["placement"])), optimiser.using(optimiser.FitOptions(**task["options"])):
-        planned = resolve(Request(**{**given, **{key: tuple(given[key]) for key in ("attacks", "seeds")}})).at(task["replicates"])
-        bench = replace(furnished(planned, Path(task["root"]), silent), wait=0.0)
-        experiment = prepared(planned, bench, runs.claim(task["out"], planned.spec()))
-        workers.attend(experiment.errands(bench))
+    graph = Graph()
+    graph.add(tasks.look_tasks(experiment.plan, str(experiment.bench.root)))
+    execute(graph, pool, watch=lambda now: experiment.bench.watch("pieces", now.done, now.total))
 
 
 def _attacked(experiment: Experiment) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from vestige.cli import acts, audits, files, frame, lists, preparations, sequences
+from vestige.cli import acts, audits, files, frame, grids, lists, preparations, sequences
 
 app = typer.Typer(
     name="vestige",
@@ -20,6 +20,7 @@ app.command()(preparations.calibrate)
 app.command()(acts.unlearn)
 app.command()(acts.attack)
 app.command()(sequences.continual)
+app.command()(grids.grid)
 app.command()(acts.generate)
 app.command()(audits.compare)
 app.command()(audits.report)

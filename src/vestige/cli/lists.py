@@ -59,12 +59,16 @@ def list_(
     template: Annotated[Path | None, typer.Option(help="Write a concept file to fill in; with `suites`, a suite.")] = None,
     model: Annotated[str, typer.Option("--model", help="Whose family's settings a suite's template holds.")] = "wardrobe",
     of: Annotated[str, typer.Option(help="With --template: a concept that is ready, e.g. church, to be given a detector.")] = "",
+    grid: Annotated[Path | None, typer.Option("--grid", help="Write a grid to fill in, for `vestige grid`.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Everything that can be named on the command line."""
     from vestige import concepts, models, registry
     from vestige.harness import suites
 
+    if grid is not None:
+        _grid_written(grid)
+        return
     if template is not None:
         _written(template, what, model, of)
         return
@@ -101,6 +105,18 @@ def _written(file: Path, what: str, model: str, of: str) -> None:
     files.make(file.parent)
     files.write(file.parent, file.name, text.encode())
     say(f"wrote {file}; {then}")
+
+
+def _grid_written(file: Path) -> None:
+    """Write a grid's file where nothing is yet."""
+    from vestige import files
+    from vestige.grid.template import TEMPLATE as GRID
+
+    if file.exists() or file.suffix != ".toml":
+        raise BadInput(f"a grid is a TOML file that is not there yet; given {file}")
+    files.make(file.parent)
+    files.write(file.parent, file.name, GRID.encode())
+    say(f"wrote {file}; then: vestige grid {file} --dry-run")
 
 
 def _word(stem: str) -> str:

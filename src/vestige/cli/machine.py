@@ -54,6 +54,8 @@ def machine(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def run(**given: Any) -> None:
         chosen = {name: given.pop(name) for name in _OPTIONS}
+        if chosen["config"] is not None and "model" not in given:
+            raise BadSetting("--config describes --model, which this command does not take; in a file write MODEL@CONFIG")
         if chosen["config"] is not None:
             given["model"] = f"{given['model']}@{chosen['config']}"
         with ExitStack() as stack:

@@ -78,6 +78,7 @@ def continual(
     preset: options.PresetOption = "",
     settings: options.SetOption = None,
     out: Annotated[Path, typer.Option(help="Folder of the ledger; a longer list of requests continues it.")] = Path("runs/ledger"),
+    jobs: Annotated[int, typer.Option(min=1, max=1024, help="Processes that take steps and measure what was taken.")] = 1,
     steal: options.StealOption = False,
     dry_run: options.DryRunOption = False,
     as_json: options.JsonOption = False,
@@ -100,16 +101,22 @@ def continual(
     if dry_run:
         foretell({**chosen.spec(), **chosen.asked()}, chosen.planned_calls(), model, as_json, chosen.remarks(), chosen.most_calls())
     else:
-        _continual(order, out, steal, as_json)
+        _continual(order, out, 1 if steal else jobs, steal, as_json)
 
 
-def _continual(order: Order, out: Path, steal: bool, as_json: bool) -> None:
+def _continual(order: Order, out: Path, jobs: int, steal: bool, as_json: bool) -> None:
     """Run it, write its page, and say what it found."""
     from vestige import continual as sequences
+    from vestige.continual.tasks import by_processes
     from vestige.report import ledgers
 
     with progress() as watch:
-        result = sequences.continual(order, out, steal=steal, watch=watch, command=typed())
+
+        def ahead() -> None:
+            if jobs > 1:
+                by_processes(order, out, out / "runs", jobs, watch)
+
+        result = sequences.continual(order, out, ahead=ahead, steal=steal, watch=watch, command=typed())
         page = ledgers.write(out)
     for name in result["attacks"]:
         for failed in ledgers.left_out(result, name):

@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from importlib import metadata
@@ -47,15 +47,24 @@ from vestige.metrics import Judge, loading
 
 SCHEMA = "vestige-continual-1"
 COMBINED = "combined.safetensors"
+NEIGHBOUR = 3600.0  # seconds to wait for a process that takes an earlier step of the ledger
 
 
 def continual(
-    order: Order, out: Path | str, *, cache: Path | None = None, steal: bool = False, watch: Watch = silent, command: str = ""
+    order: Order,
+    out: Path | str,
+    *,
+    cache: Path | None = None,
+    ahead: Callable[[], object] | None = None,
+    steal: bool = False,
+    watch: Watch = silent,
+    command: str = "",
 ) -> dict[str, Any]:
     """Run a sequence in the folder `out`, resume or continue it; returns its result, which is also `out/result.json`.
 
     Arguments:
         cache: Folder of the content-addressed runs and pictures, shared between sequences; None keeps them in `out`.
+        ahead: Called before anything is computed, with the folder free: `tasks.by_processes` does most of the work there.
         steal: Take over the lock of another process that is known to be gone.
         command: The command line that asked for it, for the report.
     """
@@ -67,6 +76,8 @@ def continual(
             Ledger(run, order.mode).withdraw(order.withdrawn)
     Ledger(run, order.mode).check(chosen.steps, chosen.sorted_by())
     if run.result is None or run.result.get("asked") != asked:
+        if ahead is not None:
+            ahead()
         with run.held(steal=steal):
             ledger = Ledger(run, order.mode)
             ledger.check(chosen.steps, chosen.sorted_by())
@@ -295,6 +306,35 @@ class _Sequence:
         told = {**versions, "python": platform.python_version(), **hashes, "finished": finished, "command": command}
         cost = {"seconds": round(time.monotonic() - self.began, 1), "stages": {"unlearn": round(self.seconds, 1)}}
         return {"cost": cost, "provenance": told, "run": str(self.run.folder), "report": str(self.run.folder / "report.html")}
+
+
+def walked(order: Order, out: Path, root: Path, step: int) -> None:
+    """Take the steps of a sequence up to one, and measure nothing; those of its ledger are read.
+
+    Arguments:
+        root: Folder of the content-addressed runs.
+        step: Counted from 1.
+    """
+    chosen = resolve(order)
+    run = runs.claim(out, chosen.spec())
+    with run.held(wait=NEIGHBOUR):
+        ledger = Ledger(run, order.mode)
+        ledger.check(chosen.steps, chosen.sorted_by())
+        if len(ledger.steps) < step:
+            sequence = _Sequence(chosen, _bench(chosen, root, silent, False), ledger)
+            model = sequence.original
+            for number in range(1, step + 1):
+                _, after, _ = sequence.forgotten(number, model if sequence.chained else sequence.original)
+                model = after
+
+
+def state_of(order: Order, out: Path, root: Path, step: int) -> tuple[SequencePlan, Bench, Model, Model]:
+    """A sequence's plan and bench, its original, and the model after a step that has been taken; step 0 is the original."""
+    chosen = resolve(order)
+    original = models.load(order.model)
+    ledger = Ledger(runs.claim(out, chosen.spec()), order.mode)
+    model = original if not step else next(after for n, (_, after) in enumerate(ledger.states(original), 1) if n == step)
+    return chosen, _bench(chosen, root, silent, False), original, model
 
 
 @final

@@ -25,6 +25,7 @@ from vestige.diffusion.sampling import pictures
 from vestige.edits import Edit
 from vestige.harness import diagnostics
 from vestige.harness.bench import NUMERICS, Bench, held_in, shows, telling
+from vestige.harness.processes import computed_by
 from vestige.methods import Attack, Budget, Candidate, optimiser
 from vestige.methods.stock import Stock
 from vestige.metrics import Judge
@@ -47,7 +48,7 @@ def run_arm(
 
     Its result holds, for every point of the budget: what was spent, whether each picture shows the concept by either judge,
     the selection judge's rate on its own prompts and seeds, costs, and the attack's own notes. A picture that could not be judged
-    is null, and in no rate.
+    is null, and in no rate. "by" says what computed it; arms that were stored before that was noted have none.
 
     Arguments:
         stock: The public base and the edit on it, for an attack that needs the original.
@@ -115,7 +116,7 @@ class _Arm:
                 run.event("scored", budget=candidate.spent)
         if last is not None:
             last.save(run.path("last.safetensors"))
-        return {"points": points}
+        return {"points": points, "by": computed_by()}
 
     def _select(self, seen: Tensor) -> Tensor:
         return torch.tensor([0.5 if hit is None else float(hit) for hit in shows(self.bench.select, seen, self.concept)])

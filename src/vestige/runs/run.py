@@ -21,6 +21,7 @@ import os
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, final
 
@@ -167,7 +168,26 @@ def compute(
         with run.held(steal=steal, wait=wait):
             if not run.done:
                 run.finish(work(run))
+    noted = _NOTED.get()
+    if noted is not None:
+        noted[run.folder] = None
     return run
+
+
+@contextmanager
+def noting() -> Iterator[list[Path]]:
+    """The folders of all runs that `compute` gives inside, whoever computed them, each once and in order."""
+    seen: dict[Path, None] = {}
+    found: list[Path] = []
+    token = _NOTED.set(seen)
+    try:
+        yield found
+    finally:
+        _NOTED.reset(token)
+        found += seen
+
+
+_NOTED: ContextVar[dict[Path, None] | None] = ContextVar("noted", default=None)
 
 
 def _place(root: Path | str, spec: Mapping[str, Any], kind: str) -> Run:

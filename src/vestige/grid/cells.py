@@ -1,0 +1,177 @@
+"""The cells of a grid: every combination of its axes, as a request for an audit or an order of a sequence.
+
+A cell's folder is named after what it is and by a digest of what it asks for beside the defaults, so a longer grid keeps the folders of a
+shorter one.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vestige import runs
+from vestige.audit import Request
+from vestige.audit.tasks import plain_request
+from vestige.continual import Order
+from vestige.continual.tasks import order_told
+
+ALL = "all"  # of a suite's attacks
+
+
+@dataclass(frozen=True)
+class GridCell:
+    """One audit or sequence.
+
+    Arguments:
+        asked: What it is.
+        axes: Its place on every axis, as filters name it.
+    """
+
+    asked: Request | Order
+    axes: Mapping[str, str]
+
+    @property
+    def kind(self) -> str:
+        """Which of the two."""
+        return "audit" if isinstance(self.asked, Request) else "sequence"
+
+    @property
+    def name(self) -> str:
+        """Its folder's name."""
+        plain = plain_request(self.asked) if isinstance(self.asked, Request) else order_told(self.asked)
+        parts = [_short(self.axes[key]) for key in ("concept", "requests", "mode", "unlearner") if key in self.axes]
+        words = "-".join([*parts, f"s{self.axes['seed']}", _short(self.axes["suite"])])
+        return f"{words[-80:].lstrip('-_.')}-{runs.key({'kind': self.kind, 'asked': plain})[:8]}"
+
+    @property
+    def command(self) -> str:
+        """How to run it alone."""
+        return _audit_command(self.asked) if isinstance(self.asked, Request) else _sequence_command(self.asked)
+
+
+def _short(part: str) -> str:
+    """A place on an axis as part of a folder's name; files by their names alone."""
+    return re.sub(r"[^\w.=+]+", "_", "+".join(Path(one).stem if one.endswith(".toml") else one for one in part.split("+")))
+
+
+def _audit_command(asked: Request) -> str:
+    plain = plain_request(asked)
+    given = [f"--model {asked.model}", f"--concept {asked.concept}", f"--suite {asked.suite}"]
+    for name in sorted(plain.keys() - {"model", "concept", "suite", "attacks", "settings", "seeds", "original"}):
+        given.append(f"--{name.replace('_', '-')} {plain[name]}")
+    given += [f"--attack {name}" for name in asked.attacks]
+    given += [f"--seeds {','.join(map(str, asked.seeds))}"] if asked.seeds else []
+    given += [] if asked.original else ["--no-original"]
+    return " ".join(["vestige audit", *given, *_set(asked.settings)])
+
+
+def _sequence_command(asked: Order) -> str:
+    plain = order_told(asked)
+    given = [f"--model {asked.model}", f"--requests {','.join(asked.requests)}", f"--method {asked.method}"]
+    for name in sorted(plain.keys() - {"model", "requests", "method", "attacks", "settings", "guards", "withdrawn", "first_replicate"}):
+        given.append(f"--{name.replace('_', '-')} {plain[name]}")
+    return " ".join(["vestige continual", *given, *(f"--attack {name}" for name in asked.attacks), *_set(asked.settings)])
+
+
+def _set(settings: Mapping[str, Any]) -> list[str]:
+    return [f"--set {name}={value}" for name, value in settings.items()]
+
+
+def expanded(raw: Mapping[str, Any]) -> list[GridCell]:
+    """Every cell of a grid whose file is in order, audits first, without those that its filters leave out."""
+    axes, common = raw.get("axes", {}), dict(raw.get("common", {}))
+    ways = [way for entry in raw.get("unlearners", ()) for way in _settled(entry)]
+    cells = [*_audits(axes, ways, common), *_sequences(axes, ways, raw.get("sequences", ()), common)]
+    only, without = raw.get("only", ()), raw.get("without", ())
+    kept = [c for c in cells if (not only or any(matches(c, f) for f in only)) and not any(matches(c, f) for f in without)]
+    return list({cell.name: cell for cell in kept}.values())
+
+
+def matches(cell: GridCell, wanted: Mapping[str, Any]) -> bool:
+    """Whether a cell lies where a filter says, on every axis that it names."""
+    return all(cell.axes.get(axis) in [str(v) for v in (value if isinstance(value, list) else [value])] for axis, value in wanted.items())
+
+
+def _settled(entry: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """An unlearner's entry, once for every combination of settings that are lists."""
+    settings = entry.get("settings", {})
+    for chosen in itertools.product(*(value if isinstance(value, list) else [value] for value in settings.values())):
+        yield {**entry, "settings": dict(zip(settings, chosen, strict=True))}
+
+
+def _way(entry: Mapping[str, Any]) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """What an unlearner is called on its axis, what it asks for, and its settings as requests have them."""
+    method = entry.get("method", "none")
+    settings = {f"{method}.{name}": value for name, value in entry.get("settings", {}).items()}
+    told = entry.get("name") or ",".join([entry.get("edit", method), *(f"{n}={v}" for n, v in entry.get("settings", {}).items())])
+    given = {key: entry[key] for key in ("edit", "preset", "alternative") if key in entry}
+    return told, {**given, "unlearner": method}, settings
+
+
+def _audits(axes: Mapping[str, Any], ways: Sequence[Mapping[str, Any]], common: Mapping[str, Any]) -> Iterator[GridCell]:
+    own = {key: value for key, value in common.items() if key not in ("settings", "attacks")}
+    attacks = axes.get("attacks", [ALL])
+    rows = (
+        axes.get("models", ["wardrobe"]),
+        axes.get("concepts", []),
+        ways,
+        axes.get("suites", ["quick"]),
+        attacks,
+        axes.get("seeds", [0]),
+    )
+    for model, concept, entry, suite, attack, seed in itertools.product(*rows):
+        told, given, settings = _way(entry)
+        names = () if attack == ALL else tuple(attack.split("+"))
+        place = {"model": model, "concept": concept, "unlearner": told, "suite": suite, "attacks": attack, "seed": str(seed)}
+        seeds = {"seeds": tuple(own["seeds"])} if "seeds" in own else {}
+        request = Request(
+            **{
+                **own,
+                **seeds,
+                **given,
+                "model": model,
+                "concept": concept,
+                "suite": suite,
+                "attacks": names,
+                "edit_seed": seed,
+                "settings": {**common.get("settings", {}), **settings},
+            }
+        )
+        yield GridCell(request, place)
+
+
+def _sequences(
+    axes: Mapping[str, Any], ways: Sequence[Mapping[str, Any]], sequences: Sequence[Mapping[str, Any]], common: Mapping[str, Any]
+) -> Iterator[GridCell]:
+    rows = (axes.get("models", ["wardrobe"]), sequences, ways, axes.get("suites", ["quick"]), axes.get("seeds", [0]))
+    for model, entry, way, suite, seed in itertools.product(*rows):
+        told, given, settings = _way(way)
+        if given["unlearner"] == "none" or "edit" in given:
+            continue
+        own = {key: value for key, value in entry.items() if key not in ("modes", "requests", "attacks", "settings")}
+        for mode in entry.get("modes", ["sequential"]):
+            place = {
+                "model": model,
+                "requests": "+".join(entry["requests"]),
+                "unlearner": told,
+                "suite": suite,
+                "seed": str(seed),
+                "mode": mode,
+            }
+            order = Order(
+                **own,
+                model=model,
+                requests=tuple(entry["requests"]),
+                method=given["unlearner"],
+                mode=mode,
+                suite=suite,
+                seed=seed,
+                attacks=tuple(entry.get("attacks", ())),
+                preset=given.get("preset", ""),
+                settings={**entry.get("settings", {}), **settings},
+            )
+            yield GridCell(order, place)

@@ -1,0 +1,193 @@
+"""A grid's file, in which every mistake is told at once, before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from vestige import audit, continual, data, files
+from vestige.audit import Request
+from vestige.audit.plan import Plan
+from vestige.continual import Order
+from vestige.continual.plan import SequencePlan
+from vestige.errors import BadInput, VestigeError, shortened
+from vestige.grid.cells import GridCell, expanded, matches
+
+AXES = ("models", "concepts", "seeds", "suites", "attacks")
+PARTS = ("about", "axes", "unlearners", "sequences", "common", "only", "without")
+UNLEARNER = ("method", "edit", "name", "settings", "preset", "alternative")
+FILTER = ("model", "concept", "requests", "unlearner", "suite", "attacks", "seed", "mode")
+ON_AXES = frozenset({"model", "concept", "suite", "edit_seed", "unlearner", "edit", "attacks", "preset", "alternative"})
+OF_SEQUENCES = frozenset({"model", "method", "mode", "suite", "seed", "preset", "guards", "withdrawn", "accept"})
+MOST = 100_000  # cells
+
+
+@dataclass(frozen=True)
+class GridPlan:
+    """A grid whose cells are all in order.
+
+    Arguments:
+        file: Where it was read.
+        plans: What each cell will do, by its name.
+    """
+
+    file: Path
+    cells: tuple[GridCell, ...]
+    plans: Mapping[str, Plan | SequencePlan]
+
+
+def read(path: Path) -> GridPlan:
+    """A grid, from its file.
+
+    Errors:
+        BadInput, with every mistake in one line: unknown keys, models, concepts, methods and settings, cells that cannot be, filters
+        that match nothing.
+    """
+    if not path.is_file():
+        raise BadInput(f"no grid at {path}; `vestige list --grid {path}` writes one to fill in")
+    try:
+        raw = data.toml(path.read_text(files.UTF8))
+    except (ValueError, RecursionError) as error:
+        raise BadInput(f"{path} is not valid TOML: {error}") from error
+    if mistakes := list(_form(raw)):  # without its form nothing can be said of its cells
+        raise BadInput(f"{path} is no grid: {'; '.join(mistakes)}")
+    cells = expanded(raw)
+    plans, mistakes = _planned(cells)
+    mistakes += list(_filters(raw))
+    if mistakes:
+        raise BadInput(f"{path} is no grid: {'; '.join(mistakes)}")
+    return GridPlan(path, tuple(cells), plans)
+
+
+def _planned(cells: Iterable[GridCell]) -> tuple[dict[str, Plan | SequencePlan], list[str]]:
+    """What each cell will do; and what is wrong with those that cannot be, each mistake once with the first cell that has it."""
+    plans: dict[str, Plan | SequencePlan] = {}
+    wrong: dict[str, list[str]] = {}
+    for cell in cells:
+        try:
+            plans[cell.name] = audit.resolve(cell.asked) if isinstance(cell.asked, Request) else continual.resolve(cell.asked)
+            if isinstance(cell.asked, Request) and cell.asked.control == "none":
+                raise BadInput("an audit needs a control")
+            plans[cell.name].spec()
+        except (VestigeError, OSError) as error:
+            wrong.setdefault(str(error), []).append(", ".join(cell.axes.values()))
+    return plans, [f"{places[0]}{_others(len(places) - 1)}: {mistake}" for mistake, places in wrong.items()]
+
+
+def _others(count: int) -> str:
+    return f" and {count} more" if count else ""
+
+
+def _filters(raw: Mapping[str, Any]) -> Iterable[str]:
+    """Filters that match no cell: a misspelt one would silently leave everything in."""
+    every = expanded({key: value for key, value in raw.items() if key not in ("only", "without")})
+    for part in ("only", "without"):
+        for wanted in raw.get(part, ()):
+            if not any(matches(cell, wanted) for cell in every):
+                yield f"{part} {shortened(str(wanted))} matches no cell"
+    if every and not expanded(raw):
+        yield "its filters leave no cell"
+
+
+# The form
+
+
+def _form(raw: Mapping[str, Any]) -> Iterable[str]:
+    yield from _unknown("", raw, PARTS)
+    axes = raw.get("axes", {})
+    if not isinstance(axes, dict):
+        yield "axes is a table, [axes]"
+        return
+    yield from _unknown("axes.", axes, AXES)
+    for axis in AXES:
+        if axis in axes:
+            yield from _axis(axis, axes[axis])
+    yield from _tables("unlearners", raw, UNLEARNER, _unlearner)
+    yield from _tables("sequences", raw, ["modes", *(f.name for f in fields(Order) if f.name not in OF_SEQUENCES)], _sequence)
+    for part in ("only", "without"):
+        yield from _tables(part, raw, FILTER, lambda where, table: ())
+    yield from _common(raw.get("common", {}))
+    if not raw.get("unlearners"):
+        yield 'unlearners names none, e.g. [[unlearners]] with method = "esd"; "none" audits a model as it is'
+    if not axes.get("concepts") and not raw.get("sequences"):
+        yield "axes.concepts names no concept, and there are no sequences"
+    if (count := _count(raw)) > MOST:
+        yield f"it has {count:,} cells, and {MOST:,} are the most"
+
+
+def _axis(axis: str, value: Any) -> Iterable[str]:
+    whole = axis == "seeds"
+    right = (lambda v: isinstance(v, int) and not isinstance(v, bool) and v >= 0) if whole else (lambda v: isinstance(v, str) and v)
+    if not isinstance(value, list) or not value or not all(map(right, value)):
+        yield f"axes.{axis} is a list of {'whole numbers from 0 on' if whole else 'texts'}; given {shortened(str(value), 40)}"
+    elif len(set(value)) < len(value):
+        yield f"axes.{axis} names something twice"
+
+
+def _tables(
+    part: str, raw: Mapping[str, Any], known: Iterable[str], more: Callable[[str, Mapping[str, Any]], Iterable[str]]
+) -> Iterable[str]:
+    tables = raw.get(part, [])
+    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+        yield f"{part} is a list of tables, [[{part}]]"
+        return
+    for number, table in enumerate(tables, 1):
+        where = f"{part}[{number}]."
+        yield from _unknown(where, table, known)
+        yield from more(where, table)
+
+
+def _unlearner(where: str, table: Mapping[str, Any]) -> Iterable[str]:
+    if ("method" in table) == ("edit" in table):
+        yield f"{where[:-1]} names a method or an edit, one of them"
+    for key in ("method", "edit", "name", "preset", "alternative"):
+        if key in table and not (isinstance(table[key], str) and table[key]):
+            yield f"{where}{key} is a text"
+    if not isinstance(table.get("settings", {}), dict) or any(v == [] for v in table.get("settings", {}).values()):
+        yield f"{where}settings is a table; a list there is an axis, and none is empty"
+
+
+def _sequence(where: str, table: Mapping[str, Any]) -> Iterable[str]:
+    for key in ("requests", "modes", "attacks"):
+        value = table.get(key, ["" if key == "requests" else "-"])
+        if not isinstance(value, list) or not all(isinstance(v, str) and v for v in value) or (key != "attacks" and not value):
+            yield f"{where}{key} is a list of names; given {shortened(str(table.get(key)), 40)}"
+
+
+def _common(common: Any) -> Iterable[str]:
+    if not isinstance(common, dict):
+        yield "common is a table, [common]"
+        return
+    yield from _unknown("common.", common, [f.name for f in fields(Request) if f.name not in ON_AXES])
+    seeds = common.get("seeds", [])
+    if not isinstance(seeds, list) or not all(isinstance(v, int) and not isinstance(v, bool) for v in seeds):
+        yield "common.seeds is a list of whole numbers, the attacks' replicates"
+    usual = {f.name: type(getattr(Request(), f.name)) for f in fields(Request) if f.name not in (*ON_AXES, "seeds")}
+    for key, kind in usual.items():
+        if key in common and not isinstance(common[key], dict if key == "settings" else kind):
+            yield f"common.{key} is of another kind; given {shortened(str(common[key]), 40)}"
+
+
+def _count(raw: Mapping[str, Any]) -> int:
+    """Cells before any filter, without making them."""
+    ways, axes = 0, raw.get("axes", {})
+    for entry in raw.get("unlearners", ()) if isinstance(raw.get("unlearners"), list) else ():
+        one = 1
+        for value in entry.get("settings", {}).values() if isinstance(entry, dict) and isinstance(entry.get("settings", {}), dict) else ():
+            one *= len(value) if isinstance(value, list) else 1
+        ways += one
+    for axis in AXES:
+        ways *= max(1, len(axes[axis])) if isinstance(axes.get(axis), list) else 1
+    return ways
+
+
+def _unknown(where: str, table: Mapping[str, Any], known: Iterable[str]) -> Iterable[str]:
+    import difflib
+
+    names = list(known)
+    for key in table:
+        if key not in names:
+            close = difflib.get_close_matches(key, names, n=1, cutoff=0.5)
+            yield f"unknown key {where}{key}{f', did you mean {close[0]}?' if close else ''}"

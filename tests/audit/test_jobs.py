@@ -1,0 +1,65 @@
+"""An audit by several processes: the numbers of one process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from vestige import audit, engine
+from vestige.audit import Request, tasks
+from vestige.audit import run as auditing
+from worlds_small import furnish
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return furnish(tmp_path_factory.mktemp("home"))
+
+
+@pytest.fixture(scope="module")
+def alone(home: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return audited(home, tmp_path_factory.mktemp("alone") / "audit", 1)
+
+
+def request_of(home: Path, **changes: Any) -> Request:
+    given = {"model": str(home / "model"), "concept": str(home / "bag.toml"), "control": f"twin:{home / 'twin'}", "unlearner": "uce"}
+    return Request(**{**given, "suite": str(home / "suite.toml"), "attacks": ("memora",), "seeds": (0,), **changes})
+
+
+def audited(home: Path, out: Path, jobs: int) -> dict[str, Any]:
+    """What an audit in so many processes of one thread finds."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        found = audit.audit(request_of(home), out, jobs=jobs)
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(threads)
+    return {k: v for k, v in found.items() if k not in ("cost", "provenance", "run", "report")}
+
+
+@pytest.mark.slow  # tests/grid/test_run.py shows the same of a grid
+def test_an_audit_by_two_processes_is_that_of_one(
+    home: Path, tmp_path: Path, alone: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graphs = list[engine.Graph]()
+    monkeypatch.setattr(auditing, "Graph", lambda: graphs.append(engine.Graph()) or graphs[-1])
+    assert audited(home, tmp_path / "audit", 2) == alone
+    (graph,) = graphs
+    assert graph.over and not graph.failed
+
+
+def test_what_does_not_see_the_edit_is_one_piece_for_every_edit(home: Path) -> None:
+    def made(**changes: Any) -> dict[str, engine.Task]:
+        return {task.key: task for task in tasks.look_tasks(audit.resolve(request_of(home, **changes)), "runs")}
+
+    one, other = made(), made(edit_seed=1)
+    shared = one.keys() & other.keys()
+    assert {key for key, task in one.items() if task.name.partition(":")[0] == "edit" or " on edited" in task.name} - shared
+    assert all(("edited" in task.name or task.name.startswith("edit:")) == (key not in shared) for key, task in one.items())
+    assert all("unlearner" not in one[key].data["request"] for key in shared)
+    assert one.keys() < made(seeds=(0, 1)).keys()  # a later look goes on from an earlier one
+    assert not {key for key in one if key.startswith("piece")} & made(suite="smoke", settings={}).keys()

@@ -64,7 +64,8 @@ def test_what_was_forecast_is_what_is_drawn_and_billed(home: Path, counted: list
     planned = resolve(Request(**asked(home)))
     attack, own = planned.attacks["memora"]
     each, ways = 2 * 2, 2
-    scored = 2 * ways * cost.scored_pictures(attack, own.budget, planned.suite)  # two replicates
+    states = ways * cost.scored_pictures(attack, own.budget, planned.suite) + cost.plain_pictures(planned.suite)
+    scored = 2 * states  # two replicates
     calls = planned.planned_calls()
     made = 2 * sum(way.calls(own.budget.last, own.references) for way in (attack, *attack.variants().values()))
     assert calls["positives"] == made + each * scored

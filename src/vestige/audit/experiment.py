@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -25,15 +25,16 @@ from vestige.diffusion import Model
 from vestige.diffusion.model import Watch
 from vestige.edits import Edit
 from vestige.errors import BadInput, BadSetting
-from vestige.harness import arms, workers
+from vestige.harness import arms, cost, workers
 from vestige.harness.attacker import AttackerData
 from vestige.harness.banks import answers
 from vestige.harness.bench import Bench
-from vestige.harness.keeping import lost
+from vestige.harness.keeping import captioned_by, lost
 from vestige.harness.never import never_model
 from vestige.harness.positives import hidden
 from vestige.harness.unlearning import training_data, unlearned
 from vestige.harness.utility import kept
+from vestige.harness.ways import still_open
 from vestige.methods import Attack, Budget
 from vestige.methods.stock import Stock
 from vestige.metrics import loading
@@ -123,14 +124,18 @@ class Experiment:
         twins = {"never": [model for model, _ in self.nevers]} if self.plan.control.of_the_concept else {}
         return {**first, "edited": [self.edited], **twins}
 
-    def arm(self, model: Model, concept: Concept, name: str, attack: Attack, replicate: int) -> runs.Run:
-        """One attack on one model for one replicate, with what its attacker holds."""
+    def arm(self, model: Model, concept: Concept, name: str, attack: Attack, replicate: int, budget: Budget | None = None) -> runs.Run:
+        """One attack on one model for one replicate, with what its attacker holds.
+
+        Arguments:
+            budget: None: the plan's.
+        """
         planned, audited = self.plan.attacks[name][1], self.concept
         told = audited if "retain" in attack.needs else concept  # what was retained has no pictures of the concept under audit
         proxy = concept is not audited
         held = self.attacker.of(told, attack, planned.references, replicate, proxy=proxy, watch=self.bench.watch)
         stock = Stock(self.subject, self.edit if model is self.edited else None) if "original" in attack.needs else None
-        return arms.run_arm(self.bench.of(concept), model, concept, (name, attack), planned.budget, replicate, held, stock)
+        return arms.run_arm(self.bench.of(concept), model, concept, (name, attack), budget or planned.budget, replicate, held, stock)
 
     def attack(self, name: str) -> dict[str, Any]:
         """Every arm of one attack, as point lists a replicate, and the ways of attacking that count.
@@ -138,18 +143,13 @@ class Experiment:
         On every model the attacker does what works better there, by the selection judge. "nevers" holds the never-models one by one,
         "never" all of their runs.
         """
-        method, seeds = self.plan.attacks[name][0], self.plan.seeds
-        ways = method.ways()
-
-        def tried(model: Model, concept: Concept) -> dict[str, list[runs.Run]]:
-            return {way: [self.arm(model, concept, name, a, k) for k in seeds] for way, a in ways.items()}
-
-        edited, nevers = tried(self.edited, self.concept), [tried(*side) for side in self.nevers]
+        seeds = self.plan.seeds
+        edited, *nevers = (self.ways(*side, name, seeds) for side in ((self.edited, self.concept), *self.nevers))
         chosen, others = arms.favoured(edited), [arms.favoured(rows) for rows in nevers]
         taken = [rows[way] for rows, way in zip(nevers, others, strict=True)]
         original, plain = [], []
         if self.original is not None:
-            original = [self.arm(self.original, self.concept, name, method, seeds[0])]
+            original = [self.ceiling(name)]
             plain = [original[0], *(self.plain(self.original, self.concept, k) for k in seeds[1:])]
         return {
             "edited": edited[chosen],
@@ -158,12 +158,38 @@ class Experiment:
             "original": original,
             "ceiling": plain,
             "ways": {"edited": [chosen], "never": others},
-            "tried": {"edited": edited, "never": {way: [run for rows in nevers for run in rows[way]] for way in ways}},
+            "tried": {"edited": edited, "never": {way: [run for rows in nevers for run in rows[way]] for way in edited}},
         }
+
+    def ways(self, model: Model, concept: Concept, name: str, seeds: Sequence[int]) -> dict[str, list[runs.Run]]:
+        """An attack on one model in every way of it, a run a replicate; fewer of a way that was given up where the suite is sparing."""
+        ways = self.plan.attacks[name][0].ways()
+        made: dict[str, list[runs.Run]] = {way: [] for way in ways}
+        for k in seeds:
+            for way in still_open(made) if self.plan.suite.sparing else ways:
+                made[way].append(self.arm(model, concept, name, ways[way], k))
+        return made
+
+    def turn(self, model: Model, concept: Concept, name: str, way: str, index: int) -> None:
+        """One replicate of a way of attacking, unless that was given up before; needs the replicates before where the suite is sparing."""
+        seeds = self.plan.seeds
+        if not self.plan.suite.sparing or way in still_open(self.ways(model, concept, name, seeds[:index])):
+            self.arm(model, concept, name, self.plan.attacks[name][0].ways()[way], seeds[index])
+
+    def ceiling(self, name: str) -> runs.Run:
+        """The original under an attack, in the first replicate; where the suite is sparing, as far as tells whether the attack destroys."""
+        if self.original is None:
+            raise ValueError("there is no original to attack")
+        method, own = self.plan.attacks[name]
+        if not self.plan.suite.sparing:
+            return self.arm(self.original, self.concept, name, method, self.plan.seeds[0])
+        if name not in self.plan.armed:
+            return self.plain(self.original, self.concept, self.plan.seeds[0])
+        return self.arm(self.original, self.concept, name, method, self.plan.seeds[0], Budget(tuple(sorted({0, own.budget.last}))))
 
     def plain(self, model: Model, concept: Concept, replicate: int) -> runs.Run:
         """Plain prompts on the verification seeds of a replicate: the zero point of every attack's curve."""
-        return arms.run_arm(self.bench, model, concept, ("direct", registry.build("attacks", "direct")), Budget((0,)), replicate, None)
+        return arms.plain_arm(self.bench.of(concept), model, concept, replicate)
 
     def taught(self) -> dict[str, list[runs.Run]]:
         """The arms of the lesson, by who was taught; {} without one."""
@@ -179,31 +205,44 @@ class Experiment:
         Arguments:
             bench: Where they are run: one that does not wait for what another process is at.
         """
-        own, seeds = replace(self, bench=replace(bench, own=self.bench.own)), self.plan.seeds
-        for name, (method, _) in self.plan.attacks.items():
-            for k in seeds:
-                for way in method.ways().values():
-                    yield partial(own.arm, self.edited, self.concept, name, way, k)
-                    yield from (partial(own.arm, *side, name, way, k) for side in self.nevers)
-                    for probe in self.positives.values() if name in self.plan.armed and k in self.plan.probing else ():
-                        if not isinstance(probe, str):
-                            yield partial(own.arm, probe, self.concept, name, way, k)
-            if self.original is not None:
-                yield partial(own.arm, self.original, self.concept, name, method, seeds[0])
-        lesson = self.lesson
+        own, plan = replace(self, bench=replace(bench, own=self.bench.own)), self.plan
+        for name in plan.attacks:
+            yield from own._turns(name)
+        lesson, seeds = self.lesson, plan.seeds
         if lesson is not None and self.original is not None:
+            taught = self._arm_calls(lesson.attack, lesson.method)
             for k, pupil in itertools.product(seeds[:PLASTICITY_REPLICATES], (self.edited, self.original)):
-                yield partial(own.arm, pupil, lesson.concept, lesson.attack, lesson.method, k)
+                yield workers.Errand(partial(own.arm, pupil, lesson.concept, lesson.attack, lesson.method, k), taught)
+        each = cost.picture(plan.suite.protocol)
         for k in seeds[1:] if self.original is not None else ():
-            yield partial(own.plain, self.base, self.concept, k)
+            yield workers.Errand(partial(own.plain, self.base, self.concept, k), cost.plain_pictures(plan.suite) * each)
         drawing = [self.edited] if self.original is None else [self.original, self.edited]
         for model, group in itertools.product(drawing, GROUPS):
-            yield partial(kept, own.bench, model, self.concept, group)
+            yield workers.Errand(partial(kept, own.bench, model, self.concept, group), plan.suite.utility_pictures * each)
         if own.bench.measured_by is not None and self.original is not None:
             for group in GROUPS:
-                yield partial(lost, own.bench, self.original, self.edited, self.concept, group)
-        for bank, asked in itertools.product(self.plan.banks, itertools.chain(*self.asks.values())):
-            yield partial(answers, own.bench, asked, self.concept, bank)
+                drawn = len(captioned_by(self.concept, plan.suite, group))
+                yield workers.Errand(partial(lost, own.bench, self.original, self.edited, self.concept, group), 3 * drawn * each)
+        for bank, asked in itertools.product(plan.banks, itertools.chain(*self.asks.values())):
+            yield workers.Errand(partial(answers, own.bench, asked, self.concept, bank), len(bank.asked) * each)
+
+    def _turns(self, name: str) -> Iterator[workers.Errand]:
+        """An attack on every model, replicate by replicate: the first of its ways there draws the plain state for all."""
+        plan, (method, _) = self.plan, self.plan.attacks[name]
+        probes = [(probe, self.concept) for probe in self.positives.values() if not isinstance(probe, str) and name in plan.armed]
+        for i, k in enumerate(plan.seeds):
+            for first, (way, attack) in enumerate(method.ways().items()):
+                calls = self._arm_calls(name, attack, plain=not first)
+                for side in ((self.edited, self.concept), *self.nevers, *(probes if k in plan.probing else ())):
+                    yield workers.Errand(partial(self.turn, *side, name, way, i), calls)
+        if self.original is not None:
+            yield workers.Errand(partial(self.ceiling, name), self._arm_calls(name, method))
+
+    def _arm_calls(self, name: str, attack: Attack, *, plain: bool = True) -> int:
+        """Forecast of one arm, with the plain state that it begins with or without."""
+        own, suite = self.plan.attacks[name][1], self.plan.suite
+        drawn = cost.scored_pictures(attack, own.budget, suite) + plain * cost.plain_pictures(suite)
+        return attack.calls(own.budget.last, own.references) + drawn * cost.picture(suite.protocol)
 
 
 def prepared(planned: Plan, bench: Bench, run: runs.Run) -> Experiment:

@@ -209,23 +209,29 @@ class Plan:
         """Calls that the audit needs if nothing is stored, by part."""
         suite, n, whole = self.suite, len(self.seeds), bool(self.original)
         each = cost.picture(suite.protocol)
+        plain = cost.plain_pictures(suite) * each
         trained = max(1, sum(attack.access == "weights" for attack, _ in self.attacks.values()))  # models that attacks leave behind
         made = len(self.control.names) if self.control.kind == "distilled" else 0
         calls = {"scoring": 0, "attacks": 0, "utility": 2 * (1 + trained + whole + made) * suite.utility_pictures * each}
-        for attack, own in self.attacks.values():
+        sides, states = 1 + max(1, len(self.control.names)), set[str]()  # whose plain states are drawn, once for all arms
+        for name, (attack, own) in self.attacks.items():
             ways = [way.calls(own.budget.last, own.references) for way in attack.ways().values()]
-            sides = 1 + max(1, len(self.control.names))
-            taught = whole and suite.plasticity and attack.lesson is not None
-            single = int(whole) + (2 * min(n, PLASTICITY_REPLICATES) if taught else 0)
-            calls["attacks"] += n * sides * sum(ways) + single * ways[0]
-            calls["scoring"] += (n * sides * len(ways) + single) * cost.scored_pictures(attack, own.budget, suite) * each
-        if whole:  # the original's plain pictures; the first replicate's are the zero point of its attacked arm
-            calls["scoring"] += (n - 1) * (suite.pictures + suite.select_pictures) * each
+            scored = cost.scored_pictures(attack, own.budget, suite) * each
+            taught = 2 * min(n, PLASTICITY_REPLICATES) if whole and suite.plasticity and attack.lesson is not None else 0
+            ends = (cost.plain_pictures(suite) * each if armed(name) else 0) if suite.sparing else scored
+            attacked = whole and (armed(name) or not suite.sparing)
+            calls["attacks"] += n * sides * sum(ways) + (taught + attacked) * ways[0]
+            calls["scoring"] += (n * sides * len(ways) + taught) * scored + (ends if whole else 0)
+            shares = cost.shares_plain(attack, own.budget)
+            states |= {"sides"} if shares else set()
+            states |= {"first"} if whole and (shares or suite.sparing) else set()
+            calls["scoring"] += taught * plain
+        calls["scoring"] += (n * sides * ("sides" in states) + whole * (n - 1 + ("first" in states))) * plain
         if self.unlearner is not None:
             calls["unlearning"] = cost.unlearning(self.unlearner, *_drawn(self.request))
         if whole and (self.unlearner is not None or self.request.edit is not None):
-            # Two points an arm, if the edit has a part that comes apart; a part more is a point more, without any there is none.
-            calls["restoring"] = (2 * n + 1) * 2 * (suite.pictures + suite.select_pictures) * each
+            # One point beside the plain one, if the edit has a part that comes apart; a part more is a point more, without any there is none.
+            calls["restoring"] = n * plain + (0 if "sides" in states else (n * sides + ("first" not in states)) * plain)
         if made:
             calls["controls"] = made * Distillation().calls(suite.protocol)
         if self.request.unshown:
@@ -251,6 +257,8 @@ class Plan:
         for attack, own in self.armed.values():
             ways = [way.calls(own.budget.last, own.references) for way in attack.ways().values()]
             one += len(self.probing) * (sum(ways) + len(ways) * cost.scored_pictures(attack, own.budget, self.suite) * each)
+        if any(cost.shares_plain(attack, own.budget) for attack, own in self.armed.values()):
+            one += len(self.probing) * cost.plain_pictures(self.suite) * each
         return sum(one + cost.unlearning(own.method, each, each) for own in self.positives.values())
 
 

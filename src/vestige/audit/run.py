@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -87,22 +89,35 @@ def _jobs(planned: Plan) -> int:
 
 
 def _ahead(experiment: Experiment, jobs: int) -> None:
-    """Do the errands in `jobs` processes of one thread, this one among them."""
+    """Do the errands in `jobs` processes, this one among them, and tell how far all is; several are of one thread each."""
     if jobs < 2:
+        _attended(experiment, ())
         return
     means = {"placement": asdict(placement.current()), "options": asdict(optimiser.current())}
     told = {"request": asdict(experiment.plan.request), "replicates": len(experiment.plan.seeds)}
     task = {**told, "root": str(experiment.bench.root), "out": str(experiment.run.folder), **means}
-    threads, hurried = torch.get_num_threads(), replace(experiment.bench, wait=0.0)
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         with workers.helped(jobs - 1, f"{__name__}:{help_out.__name__}", task) as helpers:
-            if workers.attend(experiment.errands(hurried)):
-                experiment.bench.watch("other processes finish", 0, 1)
-                for helper in helpers:
-                    helper.wait()
+            _attended(experiment, helpers)
     finally:
         torch.set_num_threads(threads)
+
+
+def _attended(experiment: Experiment, helpers: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Do every errand that nobody else is at, and wait for helpers that are at some."""
+    calls = experiment.plan.planned_calls()
+    before = calls.get("unlearning", 0) + calls.get("controls", 0)
+    progress = runs.Progress(experiment.run, experiment.bench.watch, 1 + len(helpers), before=before)
+    errands = list(experiment.errands(replace(experiment.bench, wait=0.0, watch=progress)))
+    progress.calls |= {number: errand.calls for number, errand in enumerate(errands)}
+    progress.after = max(0, sum(calls.values()) - before - sum(progress.calls.values()))
+    if workers.attend(errands, progress.done):
+        experiment.bench.watch("other processes finish", 0, 1)
+        while any(helper.poll() is None for helper in helpers):
+            time.sleep(1)
+            progress.tell()
 
 
 def help_out(task: Mapping[str, Any]) -> None:
@@ -111,9 +126,9 @@ def help_out(task: Mapping[str, Any]) -> None:
     given = task["request"]
     with placement.using(Placement(**task["placement"])), optimiser.using(optimiser.FitOptions(**task["options"])):
         planned = resolve(Request(**{**given, **{key: tuple(given[key]) for key in ("attacks", "seeds")}})).at(task["replicates"])
-        bench = replace(furnished(planned, Path(task["root"]), silent), wait=0.0)
-        experiment = prepared(planned, bench, runs.claim(task["out"], planned.spec()))
-        workers.attend(experiment.errands(bench))
+        bench, run = replace(furnished(planned, Path(task["root"]), silent), wait=0.0), runs.claim(task["out"], planned.spec())
+        progress, experiment = runs.Progress(run, silent), prepared(planned, bench, run)
+        workers.attend(experiment.errands(replace(bench, watch=progress)), progress.done)
 
 
 def _attacked(experiment: Experiment) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:

@@ -14,11 +14,22 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import Any
 
 from vestige.errors import Diverged, RunConflict
 
-Errand = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Errand:
+    """Something to do, and the denoiser calls that it is forecast to take where nothing is stored."""
+
+    work: Callable[[], object]
+    calls: int = 0
+
+    def __call__(self) -> object:
+        return self.work()
 
 
 @contextmanager
@@ -60,13 +71,29 @@ def follow(every: float = 0.5) -> None:
     threading.Thread(target=look, daemon=True).start()
 
 
-def attend(errands: Iterable[Errand]) -> int:
-    """Do every errand that nobody else is at; returns how many were left to others. One that diverges is met again by who needs it."""
-    left = 0
-    for errand in errands:
-        try:
-            with suppress(Diverged):
-                errand()
-        except RunConflict:
-            left += 1
-    return left
+def attend(errands: Iterable[Callable[[], object]], done: Callable[[int], None] = lambda number: None) -> int:
+    """Do every errand that nobody else is at; returns how many were left to others. One that diverges is met again by who needs it.
+
+    What was left is asked for again as long as others finish something that it waited for.
+
+    Arguments:
+        done: Hears the number of each errand that this process is through with.
+    """
+    left = list(enumerate(errands))
+    while left:
+        again = [(number, errand) for number, errand in left if not _did(errand, number, done)]
+        if len(again) == len(left):
+            break
+        left = again
+    return len(left)
+
+
+def _did(errand: Callable[[], object], number: int, done: Callable[[int], None]) -> bool:
+    """Whether nobody else was at it."""
+    try:
+        with suppress(Diverged):
+            errand()
+    except RunConflict:
+        return False
+    done(number)
+    return True

@@ -1,7 +1,7 @@
 """What an audit of the embedded world costs under two versions of a suite, and what cheaper pictures do to the spread of log F.
 
     python benchmarks/audit.py --suites quick-5 quick               calls by part, from the plan, and what they take here (a minute)
-    python benchmarks/audit.py --steps 10 6 5 --replicates 6        the spread by sampling steps, on the development concept (a quarter of an hour)
+    python benchmarks/audit.py --steps 10 6 --replicates 3          the spread by sampling steps, on the development concept (minutes)
 
 Calls are of the first look of an audit of sneaker, ESD, attacked by MemoRa: with nothing at hand, and with everything at hand that other
 audits of the concept share (twins, the original, positive controls). Seconds are of one thread: calls that draw at the measured time of
@@ -96,7 +96,9 @@ def costs(suites: Sequence[str]) -> None:
     from vestige.harness import cost
     from vestige.harness.suites import load
 
-    print("| suite | at hand | " + " | ".join((*DRAWS[:4], "attacks", "unlearning", "all calls", "seconds, computed", "of the limit")) + " |")
+    print(
+        "| suite | at hand | " + " | ".join((*DRAWS[:4], "attacks", "unlearning", "all calls", "seconds, computed", "of the limit")) + " |"
+    )
     print("|---|---|" + "---|" * 9)
     for name in suites:
         protocol = load(name, WORLD).protocol
@@ -145,19 +147,20 @@ def log_f(root: Path, steps: int, replicates: int) -> tuple[list[float], float]:
 
 def spreads(root: Path, steps: Sequence[int], replicates: int) -> None:
     """A row a number of steps."""
-    print("| steps | original shows it | mean log F | its deviation over replicates | standard error |")
-    print("|---|---|---|---|---|")
+    print("| steps | original shows it | mean log F | its deviation over replicates | standard error | log F a replicate |")
+    print("|---|---|---|---|---|---|")
     for count in steps:
         found, rate = log_f(root, count, replicates)
         spread = statistics.stdev(found)
-        print(f"| {count} | {rate:.2f} | {statistics.mean(found):.2f} | {spread:.2f} | {spread / math.sqrt(len(found)):.2f} |", flush=True)
+        cells = [f"{x:.2f}" for x in (rate, statistics.mean(found), spread, spread / math.sqrt(len(found)))]
+        print(f"| {count} | {' | '.join(cells)} | {', '.join(f'{x:.2f}' for x in found)} |", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--suites", nargs="+", default=[])
     parser.add_argument("--steps", nargs="+", type=int, default=[])
-    parser.add_argument("--replicates", type=int, default=6)
+    parser.add_argument("--replicates", type=int, default=3)
     parser.add_argument("--cache", type=Path, help="folder of runs; the next call goes on from there")
     options = parser.parse_args()
 

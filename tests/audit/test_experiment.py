@@ -46,5 +46,5 @@ def test_either_model_is_attacked_by_the_way_that_works_better_on_it() -> None:
 
 
 def test_what_no_judge_selected_rises_by_the_other() -> None:
-    assert arms.rise(risen(None, None, hits=0.3)) == pytest.approx(0.6)
-    assert arms.rise(risen(0.2, 0.6, 0.4)) == pytest.approx(1.4)
+    assert arms.selected_rise(risen(None, None, hits=0.3)) == pytest.approx(0.6)
+    assert arms.selected_rise(risen(0.2, 0.6, 0.4)) == pytest.approx(1.4)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,15 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "looks.py").write_text(LOOKS)
     images.save(torch.rand(12, 3, 32, 32, generator=generator(0, "bag")), root / "bag")
     return root
+
+
+@pytest.fixture(scope="module", autouse=True)
+def sparing(short: None) -> Iterator[None]:
+    """Suites that leave out what decides nothing; others are counted in `test_no_original`."""
+    real = suites.load
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(suites, "load", lambda name, world="": replace(real(name, world), sparing=True))
+        yield
 
 
 def asked(home: Path, **own: Any) -> dict[str, Any]:
@@ -74,6 +84,8 @@ def test_what_was_forecast_is_what_is_drawn_and_billed(home: Path, counted: list
 
 
 def test_the_result_and_the_page_tell_it(result: dict[str, Any], tmp_path: Path) -> None:
+    budgets = {arm: [point["budget"] for point in found["curve"]] for arm, found in result["attacks"]["memora"]["arms"].items()}
+    assert budgets == {"edited": [0, 2, 6], "never": [0, 2, 6], "original": [0, 6]}
     (control,) = result["positive_controls"]
     assert {"name", "hides", "found", "speedup", "reach", "plain", "attack", "times", "replicates"} <= control.keys()
     assert (control["name"], control["attack"], control["replicates"]) == ("remap", "memora", 2)

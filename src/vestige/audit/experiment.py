@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from vestige import checkpoints, concepts, data, metrics, models, registry, runs
+from vestige import checkpoints, concepts, data, metrics, models, runs
 from vestige.audit import no_original
 from vestige.audit.plan import PLASTICITY_REPLICATES, Plan
 from vestige.audit.restoring import with_restoring

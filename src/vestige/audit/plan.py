@@ -212,26 +212,17 @@ class Plan:
         plain = cost.plain_pictures(suite) * each
         trained = max(1, sum(attack.access == "weights" for attack, _ in self.attacks.values()))  # models that attacks leave behind
         made = len(self.control.names) if self.control.kind == "distilled" else 0
-        calls = {"scoring": 0, "attacks": 0, "utility": 2 * (1 + trained + whole + made) * suite.utility_pictures * each}
-        sides, states = 1 + max(1, len(self.control.names)), set[str]()  # whose plain states are drawn, once for all arms
-        for name, (attack, own) in self.attacks.items():
-            ways = [way.calls(own.budget.last, own.references) for way in attack.ways().values()]
-            scored = cost.scored_pictures(attack, own.budget, suite) * each
-            taught = 2 * min(n, PLASTICITY_REPLICATES) if whole and suite.plasticity and attack.lesson is not None else 0
-            ends = (cost.plain_pictures(suite) * each if armed(name) else 0) if suite.sparing else scored
-            attacked = whole and (armed(name) or not suite.sparing)
-            calls["attacks"] += n * sides * sum(ways) + (taught + attacked) * ways[0]
-            calls["scoring"] += (n * sides * len(ways) + taught) * scored + (ends if whole else 0)
-            shares = cost.shares_plain(attack, own.budget)
-            states |= {"sides"} if shares else set()
-            states |= {"first"} if whole and (shares or suite.sparing) else set()
-            calls["scoring"] += taught * plain
-        calls["scoring"] += (n * sides * ("sides" in states) + whole * (n - 1 + ("first" in states))) * plain
+        drawn = 2 * (1 + trained + whole + made) * suite.utility_pictures * each
+        calls = {"scoring": self._states * plain, "attacks": 0, "utility": drawn}
+        for name in self.attacks:
+            trains, scores = self._attack_calls(name, each)
+            calls["attacks"] += trains
+            calls["scoring"] += scores
         if self.unlearner is not None:
             calls["unlearning"] = cost.unlearning(self.unlearner, *_drawn(self.request))
         if whole and (self.unlearner is not None or self.request.edit is not None):
-            # One point beside the plain one, if the edit has a part that comes apart; a part more is a point more, without any there is none.
-            calls["restoring"] = n * plain + (0 if "sides" in states else (n * sides + ("first" not in states)) * plain)
+            # A point more for each part that comes apart; nothing of it is drawn where the edit has none.
+            calls["restoring"] = (n + (0 if self._shares else n * self._sides + (not suite.sparing))) * plain
         if made:
             calls["controls"] = made * Distillation().calls(suite.protocol)
         if self.request.unshown:
@@ -246,6 +237,38 @@ class Plan:
             asked = 1 + whole + (len(self.control.names) if self.control.of_the_concept else 0)
             calls["banks"] = asked * sum(len(bank.asked) for bank in self.banks) * each
         return calls
+
+    @property
+    def _sides(self) -> int:
+        """Models that every attack is run on: the edited one and the controls."""
+        return 1 + max(1, len(self.control.names))
+
+    @property
+    def _shares(self) -> bool:
+        """Whether any attack's arms begin with the plain state of a model, drawn once for all that do."""
+        return any(cost.shares_plain(attack, own.budget) for attack, own in self.attacks.values())
+
+    @property
+    def _states(self) -> int:
+        """Plain states that are drawn for attacks and for the ceiling; where no arm begins with one, the original's first is in its own."""
+        n, whole = len(self.seeds), bool(self.original)
+        return n * self._sides * self._shares + whole * (n - (not self._shares and not self.suite.sparing))
+
+    def _attack_calls(self, name: str, each: int) -> tuple[int, int]:
+        """Calls of an attack, and of scoring it beside plain states, on all models; in every way of it, though one may be given up.
+
+        Arguments:
+            each: Calls of a picture.
+        """
+        (attack, own), suite, n = self.attacks[name], self.suite, len(self.seeds)
+        ways = [way.calls(own.budget.last, own.references) for way in attack.ways().values()]
+        scored, state = (x * each for x in (cost.scored_pictures(attack, own.budget, suite), cost.plain_pictures(suite)))
+        whole = bool(self.original)
+        taught = 2 * min(n, PLASTICITY_REPLICATES) if whole and suite.plasticity and attack.lesson is not None else 0
+        attacked = whole and (armed(name) or not suite.sparing)  # the original, which is what tells whether an attack destroys
+        trains = n * self._sides * sum(ways) + (taught + attacked) * ways[0]
+        ceiling = attacked * (state if suite.sparing else scored)
+        return trains, n * self._sides * len(ways) * scored + taught * (scored + state) + ceiling
 
     def _positive_calls(self, each: int) -> int:
         """What positive controls take: their edits, and every armed attack on each in every way.

@@ -55,7 +55,7 @@ def audit(
     if not run.done:
         with run.held(steal=steal):
             experiment = prepared(planned, furnished(planned, Path(cache) if cache else run.folder / "runs", watch, steal), run)
-            run.finish(_looked(experiment, command, jobs=0 if steal else jobs or _jobs(planned.most)))
+            run.finish(_looked(experiment, command, jobs=0 if steal else jobs or processes_for(planned.most)))
     return run.outcome
 
 
@@ -81,7 +81,7 @@ def _settled(verdict: Mapping[str, Any], left: int) -> bool:
     return verdict["more_replicates"] is None or verdict["more_replicates"] > PATIENCE * left
 
 
-def _jobs(planned: Plan) -> int:
+def processes_for(planned: Plan) -> int:
     """One process a thread for small models on a CPU, where two threads are less than twice as fast as one, if there is much to do."""
     much = sum(planned.planned_calls().values()) >= WORTH_HELP
     small = bool(planned.world) and placement.current().resolved == "cpu" and optimiser.processes() == 1

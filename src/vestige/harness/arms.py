@@ -294,10 +294,10 @@ def favoured(ways: Mapping[str, Sequence[runs.Run]]) -> str:
     Of several ways those count that were run in most replicates; others were given up (`harness.ways`).
     """
     most = max(map(len, ways.values()))
-    return max((way for way in ways if len(ways[way]) == most), key=lambda way: sum(map(rise, ways[way])))
+    return max((way for way in ways if len(ways[way]) == most), key=lambda way: sum(map(selected_rise, ways[way])))
 
 
-def rise(run: runs.Run) -> float:
+def selected_rise(run: runs.Run) -> float:
     """How high the selection judge sees an arm rise, best so far and summed over the budget; what it looked at none of, by the other."""
     points = run.outcome["points"]
     seen = [p["selected"] for p in points]

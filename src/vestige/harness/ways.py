@@ -16,7 +16,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from vestige import runs
-from vestige.harness.arms import rise
+from vestige.harness.arms import selected_rise
 
 # Between MemoRa's two ways a replicate's difference had a standard deviation of 0.06 to 0.09 a point (ten stored pairs of `quick`).
 CLEAR = 0.2
@@ -33,6 +33,6 @@ def still_open(ways: Mapping[str, Sequence[runs.Run]]) -> list[str]:
     if not done or any(point["selected"] is None for way in left for run in ways[way] for point in run.outcome["points"]):
         return left
     points = len(next(iter(ways[left[0]])).outcome["points"])
-    heights = {way: sum(map(rise, ways[way])) / (done * points) for way in left}
+    heights = {way: sum(map(selected_rise, ways[way])) / (done * points) for way in left}
     line = max(heights.values()) - CLEAR / math.sqrt(done)
     return [way for way in left if heights[way] >= line]

@@ -20,7 +20,6 @@ from typing import Any
 from vestige.errors import Diverged, RunConflict
 
 
-
 @dataclass(frozen=True)
 class Errand:
     """Something to do, and the denoiser calls that it is forecast to take where nothing is stored."""

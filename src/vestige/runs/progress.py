@@ -38,7 +38,7 @@ class Progress:
     calls: dict[int, float] = field(default_factory=dict)
     before: float = 0.0
     after: float = 0.0
-    _began: float = field(default_factory=time.monotonic)
+    _began: float = field(default_factory=lambda: time.monotonic())
     _done: dict[int, bool] = field(default_factory=dict)
     _looked: float = -math.inf
     _moved: bool = False

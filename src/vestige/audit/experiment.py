@@ -233,8 +233,8 @@ class Experiment:
         for i, k in enumerate(plan.seeds):
             for first, (way, attack) in enumerate(method.ways().items()):
                 calls = self._arm_calls(name, attack, plain=not first)
-                for side in ((self.edited, self.concept), *self.nevers, *(probes if k in plan.probing else ())):
-                    yield workers.Errand(partial(self.turn, *side, name, way, i), calls)
+                for model, told in ((self.edited, self.concept), *self.nevers, *(probes if k in plan.probing else ())):
+                    yield workers.Errand(partial(self.turn, model, told, name, way, i), calls)
         if self.original is not None:
             yield workers.Errand(partial(self.ceiling, name), self._arm_calls(name, method))
 

@@ -1,7 +1,7 @@
 """What an audit of the embedded world costs under two versions of a suite, and what cheaper pictures do to the spread of log F.
 
     python benchmarks/audit.py --suites quick-5 quick               calls by part, from the plan, and what they take here (a minute)
-    python benchmarks/audit.py --steps 10 6 --replicates 3          the spread by sampling steps, on the development concept (minutes)
+    python benchmarks/audit.py --steps 10 6 --replicates 6          the spread by sampling steps, on the development concept (a quarter of an hour)
 
 Calls are of the first look of an audit of sneaker, ESD, attacked by MemoRa: with nothing at hand, and with everything at hand that other
 audits of the concept share (twins, the original, positive controls). Seconds are of one thread: calls that draw at the measured time of
@@ -160,7 +160,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--suites", nargs="+", default=[])
     parser.add_argument("--steps", nargs="+", type=int, default=[])
-    parser.add_argument("--replicates", type=int, default=3)
+    parser.add_argument("--replicates", type=int, default=6)
     parser.add_argument("--cache", type=Path, help="folder of runs; the next call goes on from there")
     options = parser.parse_args()
 

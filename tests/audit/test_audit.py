@@ -26,7 +26,7 @@ from vestige.harness import arms, diagnostics, suites
 from vestige.harness.attacker import AttackerData
 from vestige.harness.bench import Bench
 from vestige.harness.unlearning import unlearned
-from vestige.methods import Budget
+from vestige.methods import Budget, Candidate
 from vestige.models.latent import LatentModel
 from vestige.seeds import generator
 from vestige.verdict import Arms, Flag, Interval, Lines, measure
@@ -152,6 +152,48 @@ def test_specs_of_other_arms_are_what_they_were(tmp_path: Path, tiny: LatentMode
     assert set(arm(tmp_path, tiny, "direct", None).spec) == keys
     run = unlearned(tmp_path, tiny, concepts.load("sneaker"), "uce", small("unlearners", "uce"), 0)
     assert set(run.spec) == {"what", "numerics", "model", "concept", "method", "settings", "seed", "data", "volatile"}
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many pictures each batch of arms had."""
+    counted, plainly = list[int](), arms.pictures
+    monkeypatch.setattr(arms, "pictures", lambda m, prompts, *a, **k: counted.append(len(prompts)) or plainly(m, prompts, *a, **k))
+    return counted
+
+
+def test_the_plain_state_of_a_model_is_drawn_once_for_all_attacks(tmp_path: Path, tiny: LatentModel, drawn: list[int]) -> None:
+    pictures = PictureSet(torch.rand(2, 3, 32, 32, generator=generator(0, "arm")), "random")
+    first, second = (arm(tmp_path, tiny, name, pictures) for name in ("memora", "finetune"))
+    assert drawn == [4] * 3  # the plain state, and each attack's last point
+    one, other = (run.outcome["points"][0] for run in (first, second))
+    whole = arms.plain_arm(bench(tmp_path), tiny, concepts.load("sneaker"), 0)
+    assert len(drawn) == 3
+    assert one["hits"] == other["hits"] == whole.outcome["points"][0]["hits"]
+    assert one["shared"] and not first.outcome["points"][1].get("shared")
+    assert "references_show" in one["notes"] and "loss_first" in other["notes"]  # each attack's own
+    strips = {run.path("strips/000000.png").read_bytes() for run in (first, second, whole)}
+    assert len(strips) == 1
+
+
+def test_each_of_several_tries_is_drawn_once(tmp_path: Path, tiny: LatentModel, drawn: list[int]) -> None:
+    """Bit for bit what is found when every number of tries is drawn anew."""
+    place, prompts = bench(tmp_path), arms.verification(concepts.load("sneaker"), 4, 0)
+    search, wanted = arms._Search(), [(prompts, (0, "verification"))]
+    for tries in (1, 2, 4):
+        (found,) = search.pictures(place, tiny, wanted, Candidate(tries - 1, tries=tries))
+        assert torch.equal(found, arms.pictures_for(place, tiny, prompts, Candidate(tries - 1, tries=tries), (0, "verification")))
+    assert len(drawn) == 4 + (1 + 2 + 4)
+
+
+def test_sets_of_prompts_share_batches_and_nothing_else(tmp_path: Path, tiny: LatentModel, drawn: list[int]) -> None:
+    """Their pictures differ by rounding alone from those drawn apart, as for every size of batch (1e-5 of a range of 1)."""
+    place, concept = bench(tmp_path), concepts.load("sneaker")
+    wanted = [(arms.verification(concept, 4, 0), (0, "verification")), (concept.spread(2, "training"), (0, "selection"))]
+    together = arms._Search().pictures(place, tiny, wanted, Candidate(0))
+    assert drawn == [6]
+    for found, (prompts, purpose) in zip(together, wanted, strict=True):
+        torch.testing.assert_close(found, arms.pictures_for(place, tiny, prompts, Candidate(0), purpose), atol=1e-5, rtol=0)
 
 
 def test_rate_along_the_line_ends_at_both_models(tmp_path: Path, tiny: LatentModel) -> None:

@@ -14,7 +14,7 @@ import torch
 from onlookers import short, told
 from oracles import save_pair
 from vestige import api, models
-from vestige.audit import Request, controls, experiment, flags, plan, resolve, scores
+from vestige.audit import Request, controls, flags, pieces, plan, resolve, scores
 from vestige.audit import result as billing
 from vestige.concepts import images
 from vestige.errors import BadSetting
@@ -36,7 +36,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         for room in (never, controls, plan, billing):
             patch.setattr(room, "Distillation", lambda: SMALL)
-        for room in (experiment, scores):
+        for room in (pieces, scores):
             patch.setattr(room, "kept", lambda *given: {"right": []})
         yield root
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -28,14 +29,16 @@ def test_either_model_is_attacked_by_the_way_that_works_better_on_it() -> None:
         ("original", True): risen(1.0, 1.0, 1.0),
     }
     stub = SimpleNamespace(
-        plan=SimpleNamespace(attacks={"memora": (small("attacks", "memora"), None)}, seeds=(0, 1)),
+        plan=SimpleNamespace(attacks={"memora": (small("attacks", "memora"), None)}, seeds=(0, 1), suite=SimpleNamespace(sparing=False)),
         edited="edited",
         nevers=(("never", None),),
         original="original",
         concept=None,
         arm=lambda model, concept, name, attack, k: found[model, attack.regenerate],
         plain=lambda model, concept, k: found["original", True],
+        ceiling=lambda name: found["original", True],
     )
+    stub.ways = partial(Experiment.ways, stub)
     rows = Experiment.attack(stub, "memora")  # type: ignore[arg-type]
     assert rows["ways"] == {"edited": ["raw"], "never": [""]}
     assert rows["edited"] == [found["edited", False]] * 2
@@ -43,5 +46,5 @@ def test_either_model_is_attacked_by_the_way_that_works_better_on_it() -> None:
 
 
 def test_what_no_judge_selected_rises_by_the_other() -> None:
-    assert arms._rise(risen(None, None, hits=0.3)) == pytest.approx(0.6)
-    assert arms._rise(risen(0.2, 0.6, 0.4)) == pytest.approx(1.4)
+    assert arms.selected_rise(risen(None, None, hits=0.3)) == pytest.approx(0.6)
+    assert arms.selected_rise(risen(0.2, 0.6, 0.4)) == pytest.approx(1.4)

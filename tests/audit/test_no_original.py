@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from onlookers import names, short, told
 from oracles import save_pair
 from vestige import api, checkpoints, cli, data, models
-from vestige.audit import Request, experiment, no_original, resolve, scores
+from vestige.audit import Request, experiment, no_original, pieces, resolve, scores
 from vestige.concepts import images
 from vestige.errors import BadSetting
 from vestige.harness import arms, suites
@@ -175,7 +175,7 @@ def test_planned_calls_are_those_that_are_made(home: Path, tmp_path: Path, monke
         return plain(model, prompts, *given, **named)
 
     monkeypatch.setattr(arms, "pictures", counted)
-    for room in (experiment, scores):
+    for room in (pieces, scores):
         monkeypatch.setattr(room, "kept", lambda *given: {"right": []})
     # With an original there is an edit, or its arm and the edited one would be the same run.
     request = asked(home, original=original, unlearner="uce" if original else "none")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from onlookers import short, told
 from oracles import save_pair
 from vestige import api, models
-from vestige.audit import Request, experiment, no_original, resolve, scores
+from vestige.audit import Request, no_original, pieces, resolve, scores
 from vestige.concepts import images
 from vestige.harness import arms, cost, suites
 from vestige.harness.positives import hiding
@@ -34,6 +35,15 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture(scope="module", autouse=True)
+def sparing(short: None) -> Iterator[None]:
+    """Suites that leave out what decides nothing; others are counted in `test_no_original`."""
+    real = suites.load
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(suites, "load", lambda name, world="": replace(real(name, world), sparing=True))
+        yield
+
+
 def asked(home: Path, **own: Any) -> dict[str, Any]:
     concept = told(home, detector="looks.py:bright", selector="looks.py:red", pictures="bag")
     given = {"model": str(home / "model"), "concept": concept, "control": f"twin:{home / 'twin'}", "unlearner": "uce"}
@@ -46,7 +56,7 @@ def counted() -> Iterator[list[int]]:
     drawn, plain = list[int](), arms.pictures
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(arms, "pictures", lambda m, prompts, *a, **k: drawn.append(len(prompts)) or plain(m, prompts, *a, **k))
-        for room in (experiment, scores):
+        for room in (pieces, scores):
             patch.setattr(room, "kept", lambda *given: {"right": []})
         yield drawn
 
@@ -64,7 +74,8 @@ def test_what_was_forecast_is_what_is_drawn_and_billed(home: Path, counted: list
     planned = resolve(Request(**asked(home)))
     attack, own = planned.attacks["memora"]
     each, ways = 2 * 2, 2
-    scored = 2 * ways * cost.scored_pictures(attack, own.budget, planned.suite)  # two replicates
+    states = ways * cost.scored_pictures(attack, own.budget, planned.suite) + cost.plain_pictures(planned.suite)
+    scored = 2 * states  # two replicates
     calls = planned.planned_calls()
     made = 2 * sum(way.calls(own.budget.last, own.references) for way in (attack, *attack.variants().values()))
     assert calls["positives"] == made + each * scored
@@ -73,6 +84,8 @@ def test_what_was_forecast_is_what_is_drawn_and_billed(home: Path, counted: list
 
 
 def test_the_result_and_the_page_tell_it(result: dict[str, Any], tmp_path: Path) -> None:
+    budgets = {arm: [point["budget"] for point in found["curve"]] for arm, found in result["attacks"]["memora"]["arms"].items()}
+    assert budgets == {"edited": [0, 2, 6], "never": [0, 2, 6], "original": [0, 6]}
     (control,) = result["positive_controls"]
     assert {"name", "hides", "found", "speedup", "reach", "plain", "attack", "times", "replicates"} <= control.keys()
     assert (control["name"], control["attack"], control["replicates"]) == ("remap", "memora", 2)

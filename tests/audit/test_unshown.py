@@ -12,7 +12,7 @@ import torch
 from onlookers import short, told
 from oracles import save_pair
 from vestige import api
-from vestige.audit import Request, experiment, resolve, scores, unshown
+from vestige.audit import Request, pieces, resolve, scores, unshown
 from vestige.concepts import images
 from vestige.errors import BadSetting
 from vestige.report import audits
@@ -46,7 +46,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     (root / "looks.py").write_text(LOOKS)
     images.save(torch.rand(24, 3, 32, 32, generator=generator(0, "bag")), root / "bag")
     with pytest.MonkeyPatch.context() as patch:
-        for room in (experiment, scores):
+        for room in (pieces, scores):
             patch.setattr(room, "kept", lambda *given: {"right": []})
         yield root
 

@@ -491,4 +491,4 @@ def test_planned_calls_count_what_is_drawn() -> None:
     calls = chosen.planned_calls()
     assert calls["scoring"] == 3 * (2 * 6 + 2 * 4 + 9 * 2) * 2  # states, pictures, sampling steps; no guidance
     assert calls["memory"] == 200 * 2 * 20
-    assert calls["direct"] == 3 * (1 + 2) * (6 + 4) * 2  # arms, tries, pictures of both judges
+    assert calls["direct"] == 3 * 2 * (6 + 4) * 2  # arms, tries, pictures of both judges

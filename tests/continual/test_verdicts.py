@@ -14,7 +14,7 @@ import pytest
 from chains import BAG, DRESS, NEON, Eye, chain, go, small_world  # noqa: F401
 from oracles import tiny_model
 from vestige import concepts, metrics, models
-from vestige.audit import Request, audit, experiment, scores
+from vestige.audit import Request, audit, pieces, scores
 from vestige.continual import Order, resolve, verdicts
 from vestige.continual import run as running
 from vestige.continual.acceptance import judged_by, judged_from, limits
@@ -33,7 +33,7 @@ def twins(small_world: None) -> Iterator[None]:  # noqa: F811
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(models, "load", lambda name: twin if "never" in name else plain(name))
         patch.setattr(metrics, "pair", lambda concept, world: (Eye("verify"), Eye("select")))
-        for room in (experiment, scores):
+        for room in (pieces, scores):
             patch.setattr(room, "kept", lambda *given: {"right": []})
         yield
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from vestige.engine import Graph, LocalPool, Progress, Task, execute
+from vestige import runs
+from vestige.engine import Graph, HerePool, LocalPool, Progress, Task, execute, spoken
 
 FILE = "engine_errands"  # a module of the workers' own
 SOURCE = """
@@ -80,3 +81,27 @@ with LocalPool(1) as pool:
     while Path(f"/proc/{pid}").exists() and "Z" not in Path(f"/proc/{pid}/stat").read_text().split(") ")[1][:1]:
         assert time.monotonic() < deadline
         time.sleep(0.1)
+
+
+def test_what_was_only_found_says_nothing_of_the_pace(tmp_path: Path) -> None:
+    """In this very process: two runs that are computed, one of them asked for again under another task's name."""
+    graph, told = Graph(), list[Progress]()
+
+    def work(task: Task) -> dict[str, object]:
+        runs.compute(tmp_path, {"what": task.data["of"]}, "run", lambda run: {})
+        return {}
+
+    pool = HerePool(work)
+    graph.add(Task(str(i), f"task {i}", "", {"of": of}, str(tmp_path), cost=100.0) for i, of in enumerate("aabc"))
+    execute(graph, pool, watch=told.append)
+    ended = [now for now in told if now.event == "done"]
+    assert [now.share for now in ended] == [0.25, 0.5, 0.75, 1.0]
+    assert graph.done["1"]["runs"] == graph.done["0"]["runs"] != graph.done["2"]["runs"]
+    paces = [now.left / (1 - now.share) for now in ended[:-1] if now.left is not None]
+    assert paces[0] == paces[1]  # the second was found: as little is known as before
+
+
+def test_times_are_said_as_one_says_them() -> None:
+    assert [spoken(s) for s in (0.2, 89, 91, 5399, 5400)] == ["1 s", "89 s", "2 min", "90 min", "1.5 h"]
+    assert str(Progress(2, 1, 0, 6, 3.0, None, 0.3)) == "2 done, 1 running, 3 left"
+    assert str(Progress(2, 1, 1, 6, 3.0, 100.0, 0.3)) == "2 done, 1 failed, 1 running, 2 left, about 2 min to go"

@@ -61,6 +61,16 @@ def test_a_file_is_a_suite_and_its_content_is_what_it_is(tmp_path: Path) -> None
     assert suites.load("quick").told == {}
 
 
+def test_earlier_versions_are_run_by_their_names_as_they_were() -> None:
+    for name, looks in (("quick-5", (3, 5, 8, 12)), ("standard-5", (3, 5, 8, 12))):
+        found, now = suites.load(name, "wardrobe"), suites.load(name.partition("-")[0], "wardrobe")
+        assert (found.version, found.protocol.steps, found.looks, found.sparing) == (name, 10, looks, False)
+        assert (now.protocol.steps, now.sparing) == (6, True)
+        assert found.attacks == now.attacks  # how an attack is run is the same, and so is what it trains
+        assert name not in suites.names()
+    assert resolve(Request(suite="quick-5")).spec()["suite"] == "quick-5"
+
+
 def test_audits_and_sequences_hold_its_content_and_not_its_place(tmp_path: Path) -> None:
     here, there = written(tmp_path), written(tmp_path, f"# moved\n{SUITE}", "moved.toml")
     specs = [resolve(Request(suite=file)).spec() for file in (here, there)]

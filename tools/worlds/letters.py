@@ -57,8 +57,8 @@ WORLD = World(
     denoisers={
         "letters": Denoiser((), 101),
         "letters-never-kilo": Denoiser(("kilo",), 102),
-        "letters-never-kilo-2": Denoiser(("kilo",), 103),
-        "letters-never-kilo-3": Denoiser(("kilo",), 104),
+        "letters-never-golf": Denoiser(("golf",), 103),
+        "letters-never-golf-2": Denoiser(("golf",), 104),
         "letters-never-sierra": Denoiser(("sierra",), 105),
         "letters-never-sierra-2": Denoiser(("sierra",), 106),
         "letters-never-sierra-3": Denoiser(("sierra",), 107),
@@ -66,6 +66,7 @@ WORLD = World(
         "letters-never-neon-2": Denoiser(("neon",), 109),
     },
     concepts={
+        "golf": Near("charlie", ("charlie", "quebec")),
         "kilo": Near("hotel", ("hotel", "xray")),
         "sierra": Near("zulu", ("zulu", "bravo")),
         "neon": Near("photo", ("blueprint", "woodcut")),

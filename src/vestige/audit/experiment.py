@@ -9,12 +9,12 @@ Where the original is not at hand, `no_original` says what stands in for it.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from vestige import checkpoints, concepts, data, metrics, models, registry, runs
+from vestige import checkpoints, concepts, data, metrics, models, runs
 from vestige.audit import no_original
 from vestige.audit.plan import PLASTICITY_REPLICATES, Plan
 from vestige.audit.restoring import with_restoring
@@ -29,6 +29,7 @@ from vestige.harness.bench import Bench
 from vestige.harness.never import never_model
 from vestige.harness.positives import hidden
 from vestige.harness.unlearning import training_data, unlearned
+from vestige.harness.ways import still_open
 from vestige.methods import Attack, Budget
 from vestige.methods.stock import Stock
 from vestige.metrics import loading
@@ -118,14 +119,18 @@ class Experiment:
         twins = {"never": [model for model, _ in self.nevers]} if self.plan.control.of_the_concept else {}
         return {**first, "edited": [self.edited], **twins}
 
-    def arm(self, model: Model, concept: Concept, name: str, attack: Attack, replicate: int) -> runs.Run:
-        """One attack on one model for one replicate, with what its attacker holds."""
+    def arm(self, model: Model, concept: Concept, name: str, attack: Attack, replicate: int, budget: Budget | None = None) -> runs.Run:
+        """One attack on one model for one replicate, with what its attacker holds.
+
+        Arguments:
+            budget: None: the plan's.
+        """
         planned, audited = self.plan.attacks[name][1], self.concept
         told = audited if "retain" in attack.needs else concept  # what was retained has no pictures of the concept under audit
         proxy = concept is not audited
         held = self.attacker.of(told, attack, planned.references, replicate, proxy=proxy, watch=self.bench.watch)
         stock = Stock(self.subject, self.edit if model is self.edited else None) if "original" in attack.needs else None
-        return arms.run_arm(self.bench.of(concept), model, concept, (name, attack), planned.budget, replicate, held, stock)
+        return arms.run_arm(self.bench.of(concept), model, concept, (name, attack), budget or planned.budget, replicate, held, stock)
 
     def attack(self, name: str) -> dict[str, Any]:
         """Every arm of one attack, as point lists a replicate, and the ways of attacking that count.
@@ -133,18 +138,13 @@ class Experiment:
         On every model the attacker does what works better there, by the selection judge. "nevers" holds the never-models one by one,
         "never" all of their runs.
         """
-        method, seeds = self.plan.attacks[name][0], self.plan.seeds
-        ways = method.ways()
-
-        def tried(model: Model, concept: Concept) -> dict[str, list[runs.Run]]:
-            return {way: [self.arm(model, concept, name, a, k) for k in seeds] for way, a in ways.items()}
-
-        edited, nevers = tried(self.edited, self.concept), [tried(*side) for side in self.nevers]
+        seeds = self.plan.seeds
+        edited, *nevers = (self.ways(*side, name, seeds) for side in ((self.edited, self.concept), *self.nevers))
         chosen, others = arms.favoured(edited), [arms.favoured(rows) for rows in nevers]
         taken = [rows[way] for rows, way in zip(nevers, others, strict=True)]
         original, plain = [], []
         if self.original is not None:
-            original = [self.arm(self.original, self.concept, name, method, seeds[0])]
+            original = [self.ceiling(name)]
             plain = [original[0], *(self.plain(self.original, self.concept, k) for k in seeds[1:])]
         return {
             "edited": edited[chosen],
@@ -153,12 +153,38 @@ class Experiment:
             "original": original,
             "ceiling": plain,
             "ways": {"edited": [chosen], "never": others},
-            "tried": {"edited": edited, "never": {way: [run for rows in nevers for run in rows[way]] for way in ways}},
+            "tried": {"edited": edited, "never": {way: [run for rows in nevers for run in rows[way]] for way in edited}},
         }
+
+    def ways(self, model: Model, concept: Concept, name: str, seeds: Sequence[int]) -> dict[str, list[runs.Run]]:
+        """An attack on one model in every way of it, a run a replicate; fewer of a way that was given up where the suite is sparing."""
+        ways = self.plan.attacks[name][0].ways()
+        made: dict[str, list[runs.Run]] = {way: [] for way in ways}
+        for k in seeds:
+            for way in still_open(made) if self.plan.suite.sparing else ways:
+                made[way].append(self.arm(model, concept, name, ways[way], k))
+        return made
+
+    def turn(self, model: Model, concept: Concept, name: str, way: str, index: int) -> None:
+        """One replicate of a way of attacking, unless that was given up before; needs the replicates before where the suite is sparing."""
+        seeds = self.plan.seeds
+        if not self.plan.suite.sparing or way in still_open(self.ways(model, concept, name, seeds[:index])):
+            self.arm(model, concept, name, self.plan.attacks[name][0].ways()[way], seeds[index])
+
+    def ceiling(self, name: str) -> runs.Run:
+        """The original under an attack, in the first replicate; where the suite is sparing, as far as tells whether the attack destroys."""
+        if self.original is None:
+            raise ValueError("there is no original to attack")
+        method, own = self.plan.attacks[name]
+        if not self.plan.suite.sparing:
+            return self.arm(self.original, self.concept, name, method, self.plan.seeds[0])
+        if name not in self.plan.armed:
+            return self.plain(self.original, self.concept, self.plan.seeds[0])
+        return self.arm(self.original, self.concept, name, method, self.plan.seeds[0], Budget(tuple(sorted({0, own.budget.last}))))
 
     def plain(self, model: Model, concept: Concept, replicate: int) -> runs.Run:
         """Plain prompts on the verification seeds of a replicate: the zero point of every attack's curve."""
-        return arms.run_arm(self.bench, model, concept, ("direct", registry.build("attacks", "direct")), Budget((0,)), replicate, None)
+        return arms.plain_arm(self.bench.of(concept), model, concept, replicate)
 
     def taught(self) -> dict[str, list[runs.Run]]:
         """The arms of the lesson, by who was taught; {} without one."""

@@ -30,7 +30,8 @@ class Piece:
     """A run of an audit.
 
     Arguments:
-        what: "arm", "plain", "lesson", "utility", "after" (an attack: what must stay), "fidelity" or "bank".
+        what: "plain", "arm", "ceiling" (an attack on the original), "lesson", "utility", "after" (an attack: what must stay), "fidelity"
+            or "bank".
         who: Which model: "edited", "original", "never NAME" or "positive NAME".
         attack: Its name, and its way and replicate; "" without one.
         of: The group of what must stay, or the bank of prompts.
@@ -48,32 +49,57 @@ class Piece:
         """Whether it sees the edit under audit; any other piece is every audit's of the same model and concept."""
         return self.who == EDITED
 
-    @property
-    def after(self) -> Piece | None:
-        """The piece that it needs; None where it needs none."""
-        return Piece("arm", self.who, self.attack, self.way, self.replicate) if self.what == "after" else None
-
     def __str__(self) -> str:
         way = f" ({self.way})" if self.way else ""
         what = f"{self.attack}{way} on {self.who}, replicate {self.replicate}" if self.attack else f"{self.what} of {self.who}"
         return f"{what}{': ' if self.of else ''}{self.of}{' afterwards' if self.what == 'after' else ''}"
 
 
-def pieces(plan: Plan) -> list[Piece]:
-    """Every piece of one look, each once; those of a later look begin with them."""
-    return list(dict.fromkeys(itertools.chain(_arms(plan), _others(plan))))
+def pieces(plan: Plan) -> dict[Piece, tuple[Piece, ...]]:
+    """Every piece of one look, each once and after those that it needs, which stand beside it; those of a later look begin with them."""
+    made: dict[Piece, tuple[Piece, ...]] = dict.fromkeys(_plain(plan), ())
+    for piece in itertools.chain(_arms(plan), _others(plan)):
+        made[piece] = tuple(need for need in _needs(plan, piece) if need in made)
+    return made
+
+
+def _needs(plan: Plan, piece: Piece) -> Iterator[Piece]:
+    """What a piece begins with; not all of it is a piece of every look."""
+    if piece.what == "after":
+        yield Piece("arm", piece.who, piece.attack, piece.way, piece.replicate)
+    elif piece.what in ("arm", "ceiling"):
+        attack, planned = plan.attacks[piece.attack]
+        if cost.shares_plain(attack, planned.budget):
+            yield Piece("plain", piece.who, replicate=piece.replicate)
+        earlier = plan.seeds[: plan.seeds.index(piece.replicate)]
+        if earlier and plan.suite.sparing and piece.what == "arm":  # whether a way of attacking is given up
+            yield from (Piece("arm", piece.who, piece.attack, way, earlier[-1]) for way in attack.ways())
+
+
+def _nevers(plan: Plan) -> list[str]:
+    return [f"{NEVER}{name}" for name in plan.control.names or ("",)]
+
+
+def _plain(plan: Plan) -> Iterator[Piece]:
+    """States that several arms begin with, and those of the original."""
+    shares = {name: cost.shares_plain(attack, planned.budget) for name, (attack, planned) in plan.attacks.items()}
+    probed = [f"{POSITIVE}{own}" for own in plan.positives] if any(shares[name] for name in plan.armed) else []
+    for k in plan.seeds:
+        attacked = [EDITED, *_nevers(plan)] if any(shares.values()) else []
+        first = k == plan.seeds[0] and not plan.suite.sparing and not any(shares.values())  # is in the original's attacked arm
+        original = [ORIGINAL] if plan.original and not first else []
+        yield from (Piece("plain", who, replicate=k) for who in (*attacked, *(probed if k in plan.probing else ()), *original))
 
 
 def _arms(plan: Plan) -> Iterator[Piece]:
-    nevers = [f"{NEVER}{name}" for name in plan.control.names or ("",)]
     for name, (method, _) in plan.attacks.items():
         ways, probed = list(method.ways()), plan.positives if name in plan.armed else ()
         for k, way in itertools.product(plan.seeds, ways):
-            yield from (Piece("arm", who, name, way, k) for who in (EDITED, *nevers))
+            yield from (Piece("arm", who, name, way, k) for who in (EDITED, *_nevers(plan)))
             if k in plan.probing:
                 yield from (Piece("arm", f"{POSITIVE}{own}", name, way, k) for own in probed)
-        if plan.original:
-            yield Piece("arm", ORIGINAL, name, "", plan.seeds[0])
+        if plan.original and (name in plan.armed or not plan.suite.sparing):
+            yield Piece("ceiling", ORIGINAL, name, replicate=plan.seeds[0])
         if len(ways) == 1:  # of several, which counts is known at the end
             yield from (Piece("after", EDITED, name, ways[0], plan.seeds[0], group) for group in GROUPS)
 
@@ -83,8 +109,6 @@ def _others(plan: Plan) -> Iterator[Piece]:
         for k, who in itertools.product(plan.seeds[:PLASTICITY_REPLICATES], (EDITED, ORIGINAL)):
             yield Piece("lesson", who, teacher, "", k)
     drawing = (ORIGINAL, EDITED) if plan.original else (EDITED,)
-    if plan.original:
-        yield from (Piece("plain", ORIGINAL, replicate=k) for k in plan.seeds[1:])
     yield from (Piece("utility", who, of=group) for who, group in itertools.product(drawing, GROUPS))
     if plan.concept.fidelity and plan.original:
         yield from (Piece("fidelity", EDITED, of=group) for group in GROUPS)
@@ -106,9 +130,14 @@ def calls_of(plan: Plan, piece: Piece) -> float:
     if piece.attack and piece.what != "after":
         attack, planned = plan.attacks[piece.attack]
         way = attack.ways().get(piece.way, attack)
-        return way.calls(planned.budget.last, planned.references) + cost.scored_pictures(attack, planned.budget, suite) * each
+        drawn = cost.scored_pictures(attack, planned.budget, suite)
+        if piece.what == "ceiling" and suite.sparing:
+            drawn = cost.plain_pictures(suite)
+        if piece.what == "lesson" and cost.shares_plain(attack, planned.budget):
+            drawn += cost.plain_pictures(suite)  # of another concept
+        return float(way.calls(planned.budget.last, planned.references) + drawn * each)
     if piece.what == "plain":
-        return float((suite.pictures + suite.select_pictures) * each)
+        return float(cost.plain_pictures(suite) * each)
     if piece.what == "bank":
         return float(sum(len(bank.asked) for bank in plan.banks if bank.name == piece.of) * each)
     if piece.what == "fidelity":
@@ -122,8 +151,14 @@ def do(experiment: Experiment, piece: Piece) -> Any:
     if held is None:
         return None
     model, concept = held
-    if piece.what in ("arm", "lesson"):
-        return _attacked(experiment, piece, model, concept)
+    if piece.what == "arm":
+        seeds = experiment.plan.seeds
+        return experiment.turn(model, concept, piece.attack, piece.way, seeds.index(piece.replicate))
+    if piece.what == "ceiling":
+        return experiment.ceiling(piece.attack)
+    if piece.what == "lesson":
+        lesson = experiment.lesson
+        return None if lesson is None else experiment.arm(model, lesson.concept, lesson.attack, lesson.method, piece.replicate)
     if piece.what == "plain":
         return experiment.plain(model, concept, piece.replicate)
     if piece.what == "bank":
@@ -134,14 +169,6 @@ def do(experiment: Experiment, piece: Piece) -> Any:
         method = experiment.plan.attacks[piece.attack][0].ways()[piece.way]
         model = after_attack(experiment, [experiment.arm(model, concept, piece.attack, method, piece.replicate)])
     return kept(bench, model, concept, piece.of)
-
-
-def _attacked(experiment: Experiment, piece: Piece, model: Model, concept: Concept) -> Any:
-    if piece.what == "arm":
-        method = experiment.plan.attacks[piece.attack][0]
-        return experiment.arm(model, concept, piece.attack, method.ways().get(piece.way, method), piece.replicate)
-    lesson = experiment.lesson
-    return None if lesson is None else experiment.arm(model, lesson.concept, lesson.attack, lesson.method, piece.replicate)
 
 
 def _held(experiment: Experiment, who: str) -> tuple[Model, Concept] | None:

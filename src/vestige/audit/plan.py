@@ -209,23 +209,20 @@ class Plan:
         """Calls that the audit needs if nothing is stored, by part."""
         suite, n, whole = self.suite, len(self.seeds), bool(self.original)
         each = cost.picture(suite.protocol)
+        plain = cost.plain_pictures(suite) * each
         trained = max(1, sum(attack.access == "weights" for attack, _ in self.attacks.values()))  # models that attacks leave behind
         made = len(self.control.names) if self.control.kind == "distilled" else 0
-        calls = {"scoring": 0, "attacks": 0, "utility": 2 * (1 + trained + whole + made) * suite.utility_pictures * each}
-        for attack, own in self.attacks.values():
-            ways = [way.calls(own.budget.last, own.references) for way in attack.ways().values()]
-            sides = 1 + max(1, len(self.control.names))
-            taught = whole and suite.plasticity and attack.lesson is not None
-            single = int(whole) + (2 * min(n, PLASTICITY_REPLICATES) if taught else 0)
-            calls["attacks"] += n * sides * sum(ways) + single * ways[0]
-            calls["scoring"] += (n * sides * len(ways) + single) * cost.scored_pictures(attack, own.budget, suite) * each
-        if whole:  # the original's plain pictures; the first replicate's are the zero point of its attacked arm
-            calls["scoring"] += (n - 1) * (suite.pictures + suite.select_pictures) * each
+        drawn = 2 * (1 + trained + whole + made) * suite.utility_pictures * each
+        calls = {"scoring": self._states * plain, "attacks": 0, "utility": drawn}
+        for name in self.attacks:
+            trains, scores = self._attack_calls(name, each)
+            calls["attacks"] += trains
+            calls["scoring"] += scores
         if self.unlearner is not None:
             calls["unlearning"] = cost.unlearning(self.unlearner, *_drawn(self.request))
         if whole and (self.unlearner is not None or self.request.edit is not None):
-            # Two points an arm, if the edit has a part that comes apart; a part more is a point more, without any there is none.
-            calls["restoring"] = (2 * n + 1) * 2 * (suite.pictures + suite.select_pictures) * each
+            # A point more for each part that comes apart; nothing of it is drawn where the edit has none.
+            calls["restoring"] = (n + (0 if self._shares else n * self._sides + (not suite.sparing))) * plain
         if made:
             calls["controls"] = made * Distillation().calls(suite.protocol)
         if self.request.unshown:
@@ -241,6 +238,38 @@ class Plan:
             calls["banks"] = asked * sum(len(bank.asked) for bank in self.banks) * each
         return calls
 
+    @property
+    def _sides(self) -> int:
+        """Models that every attack is run on: the edited one and the controls."""
+        return 1 + max(1, len(self.control.names))
+
+    @property
+    def _shares(self) -> bool:
+        """Whether any attack's arms begin with the plain state of a model, drawn once for all that do."""
+        return any(cost.shares_plain(attack, own.budget) for attack, own in self.attacks.values())
+
+    @property
+    def _states(self) -> int:
+        """Plain states that are drawn for attacks and for the ceiling; where no arm begins with one, the original's first is in its own."""
+        n, whole = len(self.seeds), bool(self.original)
+        return n * self._sides * self._shares + whole * (n - (not self._shares and not self.suite.sparing))
+
+    def _attack_calls(self, name: str, each: int) -> tuple[int, int]:
+        """Calls of an attack, and of scoring it beside plain states, on all models; in every way of it, though one may be given up.
+
+        Arguments:
+            each: Calls of a picture.
+        """
+        (attack, own), suite, n = self.attacks[name], self.suite, len(self.seeds)
+        ways = [way.calls(own.budget.last, own.references) for way in attack.ways().values()]
+        scored, state = (x * each for x in (cost.scored_pictures(attack, own.budget, suite), cost.plain_pictures(suite)))
+        whole = bool(self.original)
+        taught = 2 * min(n, PLASTICITY_REPLICATES) if whole and suite.plasticity and attack.lesson is not None else 0
+        attacked = whole and (armed(name) or not suite.sparing)  # the original, which is what tells whether an attack destroys
+        trains = n * self._sides * sum(ways) + (taught + attacked) * ways[0]
+        ceiling = attacked * (state if suite.sparing else scored)
+        return trains, n * self._sides * len(ways) * scored + taught * (scored + state) + ceiling
+
     def _positive_calls(self, each: int) -> int:
         """What positive controls take: their edits, and every armed attack on each in every way.
 
@@ -251,6 +280,8 @@ class Plan:
         for attack, own in self.armed.values():
             ways = [way.calls(own.budget.last, own.references) for way in attack.ways().values()]
             one += len(self.probing) * (sum(ways) + len(ways) * cost.scored_pictures(attack, own.budget, self.suite) * each)
+        if any(cost.shares_plain(attack, own.budget) for attack, own in self.armed.values()):
+            one += len(self.probing) * cost.plain_pictures(self.suite) * each
         return sum(one + cost.unlearning(own.method, each, each) for own in self.positives.values())
 
 

@@ -158,11 +158,7 @@ def tried(experiment: Experiment, found: Mapping[str, Any], compared: int) -> tu
 
 def positive_arms(experiment: Experiment, model: Any, name: str) -> dict[str, list[runs.Run]]:
     """An attack on a positive control, in every way of it."""
-    method = experiment.plan.attacks[name][0]
-    ways = method.ways()
-    return {
-        way: [experiment.arm(model, experiment.concept, name, attack, k) for k in experiment.plan.probing] for way, attack in ways.items()
-    }
+    return experiment.ways(model, experiment.concept, name, experiment.plan.probing)
 
 
 def trial_of(

@@ -94,7 +94,7 @@ def attack_shown(
         curves, taken = zip(*(arms.curve(p, best_so_far=best) for p in points), strict=True)
         hits = [[h for p, t in zip(points, taken, strict=True) for h in p[t[i]]["hits"]] for i in range(len(points[0]))]
         replicates = [[defined(x) for x in row] for row in curves]
-        shown[arm] = {"curve": scores.curve_of(planned.budget.points, hits), "replicates": replicates}
+        shown[arm] = {"curve": scores.curve_of([p["budget"] for p in points[0]], hits), "replicates": replicates}
     notes = {arm: rows[arm][0].outcome["points"][-1]["notes"] if rows[arm] else None for arm in shown}
     return {
         **scores.measures_shown(found),
@@ -171,14 +171,22 @@ def cost(
         beside: Pictures that were laid beside unshown ones.
     """
     suite, plan, lesson = experiment.plan.suite, experiment.plan, experiment.lesson
-    arms_, scored = [], beside + (len(plan.seeds[1:]) * (suite.pictures + suite.select_pictures) if experiment.original is not None else 0)
+    arms_, scored, states = list[runs.Run](), beside, set[str]()
     for name, rows in found.items():
         attack, planned = plan.attacks[name]
         own = [*rows["original"], *(r for side in rows["tried"].values() for row in side.values() for r in row)]
         own += [r for row in taught.values() for r in row] if lesson is not None and lesson.attack == name else []
         own += probing.get(name, [])
         arms_ += own
-        scored += len(own) * counting.scored_pictures(attack, planned.budget, suite)
+        several = attack.tries(planned.budget.last) > 1
+        for run in own:
+            points, whole = run.outcome["points"], run.spec["budget"] == [0]
+            shared = [True] if whole else [] if several else [point for point in points if point.get("shared")]
+            states |= {_state(run)} if shared else set()
+            drawn = 0 if whole else attack.tries(planned.budget.last) if several else len(points) - len(shared)
+            scored += drawn * counting.plain_pictures(suite)
+    states |= {_state(run) for run in next(iter(found.values()))["ceiling"][1:]}
+    scored += len(states) * counting.plain_pictures(suite)
     trained = sum(f["edited"][0].path("last.safetensors").exists() for f in found.values())
     made = len(plan.control.names) if plan.control.kind == "distilled" else 0
     scored += 2 * (1 + trained + made + (experiment.original is not None)) * suite.utility_pictures
@@ -191,6 +199,11 @@ def cost(
         "denoiser_calls": int(scored * each + spent + made * Distillation().calls(suite.protocol, distilled=experiment.edited.distilled)),
         "stages": {"unlearn": round(experiment.unlearn_seconds, 1)},
     }
+
+
+def _state(run: runs.Run) -> str:
+    """Which plain state an arm begins with: of what model, asked for what, on whose seeds."""
+    return runs.key({name: run.spec[name] for name in ("model", "concept", "replicate")})
 
 
 def provenance(experiment: Experiment, command: str) -> dict[str, Any]:

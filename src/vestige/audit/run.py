@@ -15,7 +15,7 @@ from vestige.audit import asking, flags, no_original, positives, power, result, 
 from vestige.audit.experiment import Experiment, furnished, prepared
 from vestige.audit.plan import Plan, Request, resolve
 from vestige.diffusion.model import Watch, silent
-from vestige.engine import Graph, LocalPool, Pool, execute
+from vestige.engine import WHOLE, Graph, HerePool, LocalPool, Pool, Progress, execute
 from vestige.errors import BadSetting, Diverged
 from vestige.methods import optimiser
 from vestige.models import placement
@@ -55,7 +55,7 @@ def audit(
     if not run.done:
         with run.held(steal=steal):
             experiment = prepared(planned, furnished(planned, Path(cache) if cache else run.folder / "runs", watch, steal), run)
-            count = 1 if steal else jobs or _jobs(planned.most)
+            count = 1 if steal else jobs or processes_for(planned.most)
             with LocalPool(count) if count > 1 else nullcontext() as pool:
                 run.finish(_looked(experiment, command, pool) or {})
     return run.outcome
@@ -106,7 +106,7 @@ def _settled(verdict: Mapping[str, Any], left: int) -> bool:
     return verdict["more_replicates"] is None or verdict["more_replicates"] > PATIENCE * left
 
 
-def _jobs(planned: Plan) -> int:
+def processes_for(planned: Plan) -> int:
     """One process a thread for small models on a CPU, where two threads are less than twice as fast as one, if there is much to do."""
     much = sum(planned.planned_calls().values()) >= WORTH_HELP
     small = bool(planned.world) and placement.current().resolved == "cpu" and optimiser.processes() == 1
@@ -114,12 +114,17 @@ def _jobs(planned: Plan) -> int:
 
 
 def _ahead(experiment: Experiment, pool: Pool | None) -> None:
-    """Let a pool do the pieces of a look; what fails there is met again by who needs it."""
-    if pool is None:
-        return
-    graph = Graph()
+    """Let a pool do the pieces of a look, this process if there is none, and tell how far all is.
+
+    What fails in a pool is met again by who needs it.
+    """
+    graph, watch = Graph(), experiment.bench.watch
     graph.add(tasks.look_tasks(experiment.plan, str(experiment.bench.root)))
-    execute(graph, pool, watch=lambda now: experiment.bench.watch("pieces", now.done, now.total))
+
+    def tell(now: Progress) -> None:
+        watch(f"{WHOLE}: {now}", round(1000 * now.share), 1000)
+
+    execute(graph, pool or HerePool(lambda task: tasks.done_here(experiment, task)), watch=tell)
 
 
 def _attacked(experiment: Experiment) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:

@@ -33,7 +33,7 @@ OF_THE_EDIT = frozenset({"unlearner", "edit", "edit_seed", "data", "alternative"
 OF_THE_AUDIT = frozenset(
     {"what", "verdict", "suite", "attacks", "positives", "seeds", "control", "floor", "banks", "unshown", "lines", "volatile"}
 )
-COUNTS = ("pictures", "select_pictures", "utility_pictures", "strip")
+COUNTS = ("pictures", "select_pictures", "utility_pictures", "strip", "sparing")
 CLOSED_FORM = 1.0  # cost of what takes no call
 EDIT, NEVER_MADE, POSITIVE_MADE = "edit", "never", "positive"
 
@@ -77,11 +77,10 @@ def look_tasks(plan: Plan, root: str) -> list[Task]:
     shared, own = _made(bare), _made(full)
     keys: dict[Piece, str] = {}
     made = [*shared, *own]
-    for piece in pieces(plan):
-        carrier, before = (full, own) if piece.edited else (bare, shared)
-        needs = [task.key for task in before]
-        if piece.after is not None:
-            needs.append(keys[piece.after])
+    for piece, needed in pieces(plan).items():
+        known = not piece.attack or piece.attack in bare.plan.attacks  # not one that the edit's own parts added
+        carrier, before = (bare, shared) if known and not piece.edited else (full, own)
+        needs = [*(task.key for task in before), *(keys[one] for one in needed)]
         task = _piece_task(carrier, plan, piece, tuple(needs))
         keys[piece] = task.key
         made.append(task)
@@ -138,6 +137,14 @@ def _piece_task(carrier: _Carrier, plan: Plan, piece: Piece, needs: tuple[str, .
     if piece.what == "bank":
         content["asked"] = [bank.rows() for bank in plan.banks if bank.name == piece.of]
     return carrier.task("piece", str(piece), content, do_piece, {"piece": asdict(piece)}, needs, calls_of(plan, piece))
+
+
+def done_here(experiment: Experiment, task: Task) -> dict[str, Any]:
+    """Do a task of this very experiment, whose models are loaded; what pieces are made of is there already."""
+    if "piece" in task.data:
+        with suppress(Diverged):
+            do(experiment, Piece(**task.data["piece"]))
+    return {}
 
 
 # In a worker process

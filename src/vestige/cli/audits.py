@@ -83,6 +83,8 @@ def audit(
     """Unlearn a concept (or take a given edit), attack the result and its controls, and give a verdict with a report."""
     arguments = locals()
     from vestige.audit import Request, resolve
+    from vestige.audit.run import processes_for
+    from vestige.harness.cost import picture
 
     request = options.filled(
         Request,
@@ -95,7 +97,8 @@ def audit(
     planned = resolve(request)
     if dry_run:
         most = planned.most.planned_calls() if planned.looks else None
-        foretell(planned.spec(), planned.planned_calls(), planned.original or model, as_json, planned.remarks(), most)
+        how = {"picture": picture(planned.suite.protocol), "processes": jobs or processes_for(planned.most)}
+        foretell(planned.spec(), planned.planned_calls(), planned.original or model, as_json, planned.remarks(), most, **how)
     else:
         _audit(request, out, as_json, cache=options.cache_folder(cache), jobs=jobs, steal=steal)
 

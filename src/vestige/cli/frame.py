@@ -15,6 +15,7 @@ from typing import Any
 
 import typer
 
+from vestige.engine import WHOLE
 from vestige.errors import BadSetting, VestigeError, shortened
 
 INTERRUPTED = 130  # exit code after Ctrl-C, as shells count
@@ -123,6 +124,12 @@ def _lines() -> Callable[[str, int, int], None]:
 
     def watch(stage: str, done: int, total: int) -> None:
         now = time.monotonic()
+        if stage.startswith(WHOLE):
+            before, was = last.get(WHOLE, (-math.inf, -1))
+            if was != done and (now - before >= EVERY or done >= total):
+                last[WHOLE] = (now, done)
+                say(f"{now - began:7.0f} s  {_whole(stage, done, total)}")
+            return
         before, was = last.get(stage, (-math.inf, -1))
         if was == done or (now - before < EVERY and done < total):
             return
@@ -131,6 +138,11 @@ def _lines() -> Callable[[str, int, int], None]:
         sys.stderr.flush()
 
     return watch
+
+
+def _whole(stage: str, done: int, total: int) -> str:
+    """How far everything is: a share, and what the stage says of it."""
+    return f"{WHOLE} {100 * done // max(1, total)} %{stage.removeprefix(WHOLE)}"
 
 
 @contextmanager
@@ -147,9 +159,14 @@ def progress() -> Iterator[Callable[[str, int, int], None]]:
         tasks: dict[str, Any] = {}
 
         def watch(stage: str, done: int, total: int) -> None:
+            if stage.startswith(WHOLE):  # stands above what is being done now, and stays
+                whole = tasks.get(WHOLE)
+                tasks[WHOLE] = bars.add_task(WHOLE, total=total) if whole is None else whole
+                bars.update(tasks[WHOLE], description=_whole(stage, done, total), completed=done, total=total)
+                return
             if stage not in tasks:
-                for other in tasks.values():
-                    bars.update(other, visible=False)
+                for name, other in tasks.items():
+                    bars.update(other, visible=name == WHOLE)
                 tasks[stage] = bars.add_task(stage, total=total)
             bars.update(tasks[stage], completed=done, total=total, visible=True)
 

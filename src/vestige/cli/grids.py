@@ -54,10 +54,13 @@ def grid(
 ) -> None:
     """Run every combination that a file names, each shared run once, and resume; exit code 1 if a cell failed."""
     from vestige import grid as grids
+    from vestige.harness.cost import picture
 
     planned, root = grids.read(file), (cache or out / "runs").absolute()
     if dry_run:
-        _foretold(grids.outlook(planned, out.absolute(), root), planned.cells[0].asked.model, jobs or _cores(), as_json)
+        one = planned.cells[0]
+        drawn = picture(planned.plans[one.name].suite.protocol)
+        _foretold(grids.outlook(planned, out.absolute(), root), one.asked.model, drawn, jobs or _cores(), as_json)
         return
     with _pool(engine, jobs, gpus, out, address, store, task) as pool, _watching(len(planned.cells), as_json) as watch:
         found = grids.run_grid(planned, out.absolute(), pool, root=root, watch=watch)
@@ -88,19 +91,25 @@ def _pool(engine: str, jobs: int, gpus: str, out: Path, address: str, store: str
     return RayPool(address, store=store, takes=Takes.read(task), most=jobs)
 
 
-def _foretold(outlook: Any, model: str, places: int, as_json: bool) -> None:
-    """Say what a grid would take, and how long with so many processes."""
-    each = forecast._seconds_per_call(model)
+def _foretold(outlook: Any, model: str, picture: int, places: int, as_json: bool) -> None:
+    """Say what a grid would take, and how long with so many processes.
+
+    Arguments:
+        picture: Calls of one picture.
+    """
+    speed = forecast.speed_of(model, picture, places)
+    each = speed.drawn
     first, last = (calls * each / 3600 for calls in (outlook.calls, outlook.most))
     rows = [f"{row['state']:<9} {row['tasks']:>5} tasks  {row['calls']:>12,.0f} calls  {row['cell']}" for row in outlook.rows]
     hours = {"seconds_per_call": each, "hours": first, "hours_at_most": last, "processes": places}
     told = f"{len(outlook.rows)} cells, {outlook.tasks} runs to do; {outlook.saved} times one is shared"
     took = f"{outlook.calls:,.0f} denoiser calls, {first:.1f} hours of one thread at {1e3 * each:.2f} ms a call measured here"
+    beside = f", beside other work that leaves each {speed.share:.0%} of a core" if speed.share < 0.95 else ""
     most = f"; {last:.1f} if only the last look decides" if last > first else ""
     give(
         {**outlook.as_dict(), **hours},
         as_json,
-        "\n".join([*rows, told, f"{took}{most}; about {first / places:.1f} with {places} processes"]),
+        "\n".join([*rows, told, f"{took}{most}; about {first / places / speed.share:.1f} with {places} processes{beside}"]),
     )
 
 
@@ -134,13 +143,7 @@ def _watching(cells: int, as_json: bool) -> Iterator[Watching]:
 
 
 def _said(now: Progress, done: int, cells: int) -> str:
-    left = "" if now.left is None else f", about {_spell(now.left)} left"
-    failed = f", {now.failed} failed" if now.failed else ""
-    return f"cells {done}/{cells}, runs {now.done}/{now.total}, {now.running} running{failed}{left}"
-
-
-def _spell(seconds: float) -> str:
-    return f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{math.ceil(seconds / 60)} min" if seconds >= 90 else f"{seconds:.0f} s"
+    return f"cells {done}/{cells}; runs: {now}"
 
 
 def _lines(cells: int) -> Watching:

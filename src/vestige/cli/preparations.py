@@ -83,6 +83,7 @@ def calibrate(
     from vestige.audit import Request, resolve
     from vestige.audit import calibrating as search
     from vestige.harness import suite_files
+    from vestige.harness.cost import picture
 
     asked = {"model": model, "concept": concept, "control": control, "suite": suite, "attacks": (attack,), "references": references}
     chosen = {"reference_count": reference_count, "settings": options.assigned(settings), "seeds": options.integers(seeds, "seeds")}
@@ -92,7 +93,9 @@ def calibrate(
     if dry_run:
         spec = {**planned.spec(), "grid": [{"rate": cell.rate, "budget": list(cell.budget)} for cell in cells]}
         remark = "at most, if nothing fits before the last of the grid and nothing is stored: the search stops at the first that fits"
-        foretell(spec, search.search_calls(planned, cells), model, as_json, [*planned.remarks(), remark])
+        foretell(
+            spec, search.search_calls(planned, cells), model, as_json, [*planned.remarks(), remark], picture=picture(planned.suite.protocol)
+        )
         return
     _ready(out)
     with progress() as watch:

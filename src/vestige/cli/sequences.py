@@ -87,6 +87,7 @@ def continual(
     arguments = locals()
     from vestige.continual import Order, resolve
     from vestige.continual.guards import Guards
+    from vestige.harness.cost import picture
 
     order = options.filled(
         Order,
@@ -99,7 +100,9 @@ def continual(
     )
     chosen = resolve(order)
     if dry_run:
-        foretell({**chosen.spec(), **chosen.asked()}, chosen.planned_calls(), model, as_json, chosen.remarks(), chosen.most_calls())
+        spec, remarks = {**chosen.spec(), **chosen.asked()}, chosen.remarks()
+        each = picture(chosen.suite.protocol)
+        foretell(spec, chosen.planned_calls(), model, as_json, remarks, chosen.most_calls(), picture=each)
     else:
         _continual(order, out, 1 if steal else jobs, steal, as_json)
 

@@ -156,10 +156,14 @@ class SequencePlan:
             pictures = self.order.memory + sum(min(self.order.memory, -(-self.order.memory // max(1, first)) * more) for more in others)
             made["memory"] = pictures * drawn if self.order.retain == "drawn" else 0
         attacked = self.order.replicates * (asked * (asked + 1) // 2 if self.order.mode in CHAINED else asked)
+        plain = 0  # of every attacked state, once for all attacks and ways
         for name, (attack, planned) in self.attacks.items():
             ways = tuple(attack.ways().values())
             scored = cost.scored_pictures(attack, planned.budget, self.suite) * picture
+            if cost.shares_plain(attack, planned.budget) and not plain:
+                plain = attacked * cost.plain_pictures(self.suite) * picture
             made[name] = attacked * sum(scored + way.calls(planned.budget.last, planned.references) for way in ways)
+        made["scoring"] += plain
         if self.verdicts:
             made["verdicts"] = planned_audits(self.verdicts)
         return made

@@ -186,10 +186,9 @@ class RayPool:
             return Ended(task.key, "failed", why=" ".join(str(cause).split())[-300:])
         except self.ray.exceptions.RayError as error:
             return Ended(task.key, "lost", why=f"its worker or node died ({type(error).__name__})")
-        if "why" in reply:
-            return Ended(task.key, "failed", why=reply["why"], seconds=reply["seconds"])
-        self._take(task, reply)
-        return Ended(task.key, "done", reply["value"], seconds=reply["seconds"], busy=reply["busy"])
+        if "why" not in reply:
+            self._take(task, reply)
+        return Ended.told(task.key, reply)
 
     def _take(self, task: Task, reply: Mapping[str, Any]) -> None:
         """Lay down what came back: runs first, a cell's folder last."""

@@ -124,8 +124,7 @@ class LocalPool:
         if line:
             reply = json.loads(line)
             place.task = None
-            how = "failed" if "why" in reply else "done"
-            return [Ended(reply["key"], how, reply.get("value") or {}, reply.get("why", ""), reply["seconds"], reply.get("busy", 0.0))]  # type: ignore[arg-type]
+            return [Ended.told(reply["key"], reply)]
         code = process.wait()
         if task is None and code == 0:
             return []

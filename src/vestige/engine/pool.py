@@ -18,6 +18,7 @@ class Ended:
         value: What it returned.
         why: What went wrong.
         seconds: Time that it took, and `busy`: of the processor.
+        fresh: Whether it computed anything; what it only found says nothing of the pace.
     """
 
     key: str
@@ -26,6 +27,14 @@ class Ended:
     why: str = ""
     seconds: float = 0.0
     busy: float = 0.0
+    fresh: bool = True
+
+    @classmethod
+    def told(cls, key: str, answer: Mapping[str, Any]) -> Ended:
+        """From what `serving.attended` says."""
+        how: Literal["done", "failed"] = "failed" if "why" in answer else "done"
+        spent = answer["seconds"], answer.get("busy", 0.0), answer.get("fresh", True)
+        return cls(key, how, answer.get("value") or {}, answer.get("why", ""), *spent)
 
 
 class Pool(Protocol):

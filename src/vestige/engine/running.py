@@ -11,6 +11,7 @@ from vestige.engine.journal import Journal
 from vestige.engine.pool import Ended, Pool
 
 Grow = Callable[[Task, Mapping[str, Any]], Iterable[Task]]
+WHOLE = "in all"  # what a stage that speaks of everything begins with
 LOOK = 1.0  # seconds after which progress is told, though nothing ended
 
 
@@ -20,7 +21,8 @@ class Progress:
 
     Arguments:
         seconds: Since it began.
-        left: Seconds that the rest takes by the pace so far; None before anything ended.
+        left: Seconds that the rest takes by the pace of what was computed so far; None before anything was.
+        share: Of the work that is done, by its costs.
         event: What has just happened: "began", "done", "failed", "lost", "" for nothing.
         task: What it happened to.
         why: What went wrong.
@@ -32,9 +34,21 @@ class Progress:
     total: int
     seconds: float
     left: float | None
+    share: float
     event: str = ""
     task: str = ""
     why: str = ""
+
+    def __str__(self) -> str:
+        """What is done, running and left, and for how long."""
+        failed = f"{self.failed} failed, " if self.failed else ""
+        counted = f"{self.done} done, {failed}{self.running} running, {self.total - self.done - self.failed - self.running} left"
+        return counted if self.left is None else f"{counted}, about {spoken(self.left)} to go"
+
+
+def spoken(seconds: float) -> str:
+    """A time as one says it."""
+    return f"{max(1, round(seconds))} s" if seconds < 90 else f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def execute(
@@ -60,7 +74,8 @@ def execute(
         if watch is not None:
             left = graph.left * clock / paid / max(1, pool.size) if paid else None
             counts = len(graph.done), len(graph.running), len(graph.failed), len(graph.tasks)
-            watch(Progress(*counts, pool.now() - began, left, event, task, why))
+            share = 1 - graph.left / whole if (whole := sum(one.cost for one in graph.tasks.values())) else 1.0
+            watch(Progress(*counts, pool.now() - began, left, share, event, task, why))
 
     while not graph.over:
         while (group := pool.vacant()) is not None and (task := graph.take(group)) is not None:
@@ -81,7 +96,8 @@ def execute(
             task = graph.tasks[one.key]
             _settle(graph, one)
             if one.how == "done":
-                paid, clock = paid + task.cost, clock + one.seconds
+                if one.fresh:
+                    paid, clock = paid + task.cost, clock + one.seconds
                 if journal is not None:
                     journal.note(task, one.value, one.seconds, one.busy)
                 if grow is not None:

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,18 +31,23 @@ def serve() -> None:
 
 
 def answered_by(entry: str, data: Mapping[str, Any], root: str, out: str) -> dict[str, Any]:
+    """Do one task by its entry point; for the answer see `attended`."""
+    module, _, function = entry.partition(":")
+    return attended(lambda: getattr(importlib.import_module(module), function)(data, Path(root), Path(out)), Path(root))
+
+
+def attended(work: Callable[[], Mapping[str, Any]], root: Path) -> dict[str, Any]:
     """Do one task; what it returned under "value", or what went wrong under "why", and how long it took.
 
     That is by the clock ("seconds") and, where it is done, of the processor ("busy"). Its value names the runs that it rests on, under
-    "runs", in the order in which they were asked for.
+    "runs", in the order in which they were asked for; "fresh" says whether it computed any, or found them all.
     """
     began, busy = time.monotonic(), time.process_time()
-    module, _, function = entry.partition(":")
     try:
         with runs.noting() as seen:
-            value = getattr(importlib.import_module(module), function)(data, Path(root), Path(out))
-        made = [folder.name for folder in seen if folder.parent == Path(root)]
-        spent = {"seconds": time.monotonic() - began, "busy": time.process_time() - busy}
+            value = work()
+        made = [folder.name for folder in seen if folder.parent == root]
+        spent = {"seconds": time.monotonic() - began, "busy": time.process_time() - busy, "fresh": not seen or any(seen.values())}
         return {"value": {**value, "runs": made}, **spent}
     except VestigeError as error:
         return {"why": " ".join(str(error).split()), "seconds": time.monotonic() - began}

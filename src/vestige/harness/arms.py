@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import accumulate
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from vestige.concepts.images import PictureSet
 from vestige.diffusion import Model
 from vestige.diffusion.sampling import pictures
 from vestige.edits import Edit
+from vestige.harness import cost as counting
 from vestige.harness import diagnostics
 from vestige.harness.bench import NUMERICS, Bench, held_in, shows, telling
 from vestige.harness.processes import computed_by
@@ -55,6 +57,9 @@ def run_arm(
     """
     arm = _Arm(bench, model, concept, *attack, budget, replicate, references, stock)
     return runs.compute(bench.root, arm.spec, "arm", arm.points, wait=bench.wait, steal=bench.steal)
+
+
+PATIENCE = 3600.0  # seconds to wait for another process's plain state, which takes a small part of an arm
 
 
 @dataclass(frozen=True)
@@ -104,13 +109,14 @@ class _Arm:
 
     def points(self, run: runs.Run) -> dict[str, Any]:
         """Attack, and score every candidate."""
-        points, last = [], None
+        points, last, search = [], None, _Search()
         replicate, stage = self.replicate, f"{self.name} on {self.model.name}, replicate {self.replicate}"
         held: dict[str, Any] = {"pictures": self.references, **({"stock": self.stock} if "original" in self.method.needs else {})}
         tried = self.method(self.model, self.concept, self.budget, seed=replicate, select=self._select, **held)
         with telling(stage):
             for candidate in tried:
-                points.append(self._scored(candidate, run))
+                shared = counting.shares_plain(self.method, self.budget) and plain(candidate)
+                points.append(self._shared(candidate, run) if shared else self._scored(candidate, run, search))
                 last = candidate.edit or last
                 self.bench.watch(stage, len(points), len(self.budget.points))
                 run.event("scored", budget=candidate.spent)
@@ -121,17 +127,30 @@ class _Arm:
     def _select(self, seen: Tensor) -> Tensor:
         return torch.tensor([0.5 if hit is None else float(hit) for hit in shows(self.bench.select, seen, self.concept)])
 
-    def _scored(self, candidate: Candidate, run: runs.Run) -> dict[str, Any]:
+    def _shared(self, candidate: Candidate, run: runs.Run) -> dict[str, Any]:
+        """The point of a candidate that changed nothing: one state, drawn and judged once for all attacks, ways and budgets."""
+        whole = plain_arm(replace(self.bench, wait=PATIENCE), self.model, self.concept, self.replicate)
+        (point,) = whole.outcome["points"]
+        album = self.bench.album(self.concept)
+        apart = Path() if album.keep == "none" else album.place(run.folder).relative_to(run.folder)
+        for name in dict.fromkeys((Path("strips/{}.png"), Path("scores/{}.json"), apart / "strips/{}.png")):
+            source, copy = (str(name).format(f"{spent:06d}") for spent in (0, candidate.spent))
+            if (whole.folder / source).exists():
+                run.write_bytes(copy, (whole.folder / source).read_bytes())
+        return {**point, "budget": candidate.spent, "cost": dict(candidate.cost), "notes": dict(candidate.notes), "shared": True}
+
+    def _scored(self, candidate: Candidate, run: runs.Run, search: _Search) -> dict[str, Any]:
         bench, concept, suite, replicate = self.bench, self.concept, self.bench.suite, self.replicate
         view = self.model.edited(candidate.edit) if candidate.edit is not None else self.model
-        shown = pictures_for(bench, view, verification(concept, suite.pictures, replicate), candidate, (replicate, "verification"))
+        wanted = [(verification(concept, suite.pictures, replicate), (replicate, "verification"))]
+        if suite.select_pictures:
+            prompts = concept.spread(suite.select_pictures, "training", offset=replicate * suite.select_pictures)
+            wanted.append((prompts, (replicate, "selection")))
+        shown, *others = search.pictures(bench, view, wanted, candidate)
         scores = _looked(bench.verify, shown, concept.label, run, f"scores/{candidate.spent:06d}.json")
         hits = crossed(scores, bench.verify.threshold(concept.label))
         bench.album(concept).strip(shown[: suite.strip], run.folder, f"strips/{candidate.spent:06d}.png")
-        chosen: list[bool | None] = []
-        if suite.select_pictures:
-            prompts = concept.spread(suite.select_pictures, "training", offset=replicate * suite.select_pictures)
-            chosen = shows(bench.select, pictures_for(bench, view, prompts, candidate, (replicate, "selection")), concept)
+        chosen = [hit for drawn in others for hit in shows(bench.select, drawn, concept)]
         return {
             "budget": candidate.spent,
             "hits": hits,
@@ -157,27 +176,74 @@ def verification(concept: Concept, count: int, replicate: int) -> list[Prompt]:
     return concept.spread(count, "held-out", offset=replicate * count)
 
 
+Wanted = tuple[Sequence[Prompt], tuple[int, str]]  # prompts, and whose seeds their pictures have
+
+
 def pictures_for(bench: Bench, view: Model, prompts: Sequence[Prompt], candidate: Candidate, purpose: tuple[int, str]) -> Tensor:
     """Pictures for the prompts; with several tries, the best of them by the selection judge."""
-    texts = [p.text for p in prompts]
-    if candidate.prompts:
-        texts = [candidate.prompts[i % len(candidate.prompts)] for i in range(len(texts))]
-    label = next(iter(prompts[0].expects.values()))
-    best, score = None, None
-    for attempt in range(candidate.tries):
-        seeds = [derive(purpose[0], purpose[1], i, attempt) for i in range(len(texts))]
+    return _Search().pictures(bench, view, [(prompts, purpose)], candidate)[0]
+
+
+@dataclass
+class _Search:
+    """The best pictures of a candidate by the seeds tried so far, (N, 3, H, W); more tries of the same candidate go on from there."""
+
+    of: tuple[Any, ...] = (None, None)
+    tried: int = 0
+    best: Tensor | None = None
+    score: Tensor | None = None
+
+    def pictures(self, bench: Bench, view: Model, wanted: Sequence[Wanted], candidate: Candidate) -> list[Tensor]:
+        """Pictures for several sets of prompts, a tensor each; drawn in the same batches, which are fuller so."""
+        if candidate.start is not None and len(wanted) > 1:  # what pictures begin from is dealt anew for every set
+            return [_Search().pictures(bench, view, [one], candidate)[0] for one in wanted]
+        sizes = [len(prompts) for prompts, _ in wanted]
+        before, start, *asked = self.of
+        now = [candidate.churn, candidate.prompts, sizes]
+        same = before is view and start is candidate.start and asked == now
+        if not same or candidate.tries < self.tried:
+            self.tried, self.best, self.score = 0, None, None
+        self.of = (view, candidate.start, *now)
+        while self.tried < candidate.tries:
+            self._try(bench, view, wanted, candidate)
+        if self.best is None:
+            raise ValueError("a candidate allows at least one try")
+        return list(self.best.split(sizes))
+
+    def _try(self, bench: Bench, view: Model, wanted: Sequence[Wanted], candidate: Candidate) -> None:
+        """Draw once more, and keep of each picture the better one; a first one is judged when there is another."""
+        label = next(iter(wanted[0][0][0].expects.values()))
+        texts = [text for prompts, _ in wanted for text in _asked(prompts, candidate)]
+        seeds = [derive(*purpose, i, self.tried) for prompts, purpose in wanted for i in range(len(prompts))]
         made = pictures(view, texts, seeds, bench.suite.protocol, start=candidate.start, churn=candidate.churn)
-        if candidate.tries == 1:
-            return made
-        now = bench.select.shows(made, label).nan_to_num(-1.0)  # what could not be judged is chosen last
-        if best is None or score is None:
-            best, score = made, now
-        else:
-            better = now > score
-            best, score = torch.where(better[:, None, None, None], made, best), torch.where(better, now, score)
-    if best is None:
-        raise ValueError("a candidate allows at least one try")
-    return best
+        self.tried += 1
+        if self.best is None:
+            self.best = made
+            return
+        score = _judged(bench, self.best, label) if self.score is None else self.score
+        now = _judged(bench, made, label)
+        better = now > score
+        self.best, self.score = torch.where(better[:, None, None, None], made, self.best), torch.where(better, now, score)
+
+
+def _asked(prompts: Sequence[Prompt], candidate: Candidate) -> list[str]:
+    own = candidate.prompts
+    return [own[i % len(own)] for i in range(len(prompts))] if own else [p.text for p in prompts]
+
+
+def _judged(bench: Bench, drawn: Tensor, label: str) -> Tensor:
+    return bench.select.shows(drawn, label).nan_to_num(-1.0)  # what could not be judged is chosen last
+
+
+def plain(candidate: Candidate) -> bool:
+    """Whether a candidate changes nothing: the model as it is, on the audit's own prompts and from pure noise."""
+    changed = (candidate.edit, candidate.prompts, candidate.start, candidate.churn)
+    return candidate.tries == 1 and all(one is None for one in changed)
+
+
+def plain_arm(bench: Bench, model: Model, concept: Concept, replicate: int) -> runs.Run:
+    """A model as it is, plainly asked on the seeds of a replicate: the zero point of every attack on it."""
+    return run_arm(bench, model, concept, ("direct", registry.build("attacks", "direct")), Budget((0,)), replicate, None)
 
 
 def line(bench: Bench, model: Model, edit: Edit, concept: Concept) -> list[float | None]:
@@ -224,11 +290,15 @@ def curve(points: Sequence[Mapping[str, Any]], *, best_so_far: bool) -> tuple[tu
 
 
 def favoured(ways: Mapping[str, Sequence[runs.Run]]) -> str:
-    """The way of attacking by which the concept rises further, over all replicates: an attacker does what works."""
-    return max(ways, key=lambda way: sum(map(_rise, ways[way])))
+    """The way of attacking by which the concept rises further, over all replicates: an attacker does what works.
+
+    Of several ways those count that were run in most replicates; others were given up (`harness.ways`).
+    """
+    most = max(map(len, ways.values()))
+    return max((way for way in ways if len(ways[way]) == most), key=lambda way: sum(map(selected_rise, ways[way])))
 
 
-def _rise(run: runs.Run) -> float:
+def selected_rise(run: runs.Run) -> float:
     """How high the selection judge sees an arm rise, best so far and summed over the budget; what it looked at none of, by the other."""
     points = run.outcome["points"]
     seen = [p["selected"] for p in points]

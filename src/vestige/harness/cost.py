@@ -15,9 +15,23 @@ def picture(protocol: Drawing, *, distilled: bool = False) -> int:
     return protocol.steps * predictions(protocol.guidance, distilled=distilled)
 
 
+def shares_plain(attack: Attack, budget: Budget) -> bool:
+    """Whether the zero point of an arm is the plain state that all attacks on a model share, or drawn with the arm's other tries."""
+    return budget.last > 0 and attack.tries(budget.last) == 1
+
+
+def plain_pictures(suite: Suite) -> int:
+    """Pictures of one state: of a model that is plainly asked on the seeds of a replicate, or as an attack left it at a point."""
+    return suite.pictures + suite.select_pictures
+
+
 def scored_pictures(attack: Attack, budget: Budget, suite: Suite) -> int:
-    """Pictures that are drawn to score one arm, for a forecast and for the bill alike."""
-    return sum(map(attack.tries, budget.points)) * (suite.pictures + suite.select_pictures)
+    """Pictures that are drawn to score one arm beside the shared plain state, for a forecast and for the bill alike.
+
+    One that tries several seeds draws each once: what more tries find, they find among the pictures of fewer.
+    """
+    states = len(budget.points) - 1 if shares_plain(attack, budget) else attack.tries(budget.last)
+    return states * plain_pictures(suite)
 
 
 def unlearning(method: Any, picture: int, retained: int) -> int:

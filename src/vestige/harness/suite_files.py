@@ -21,7 +21,7 @@ from vestige.errors import BadInput, BadSetting, shortened
 from vestige.methods import Budget
 
 WHOLE = {"pictures": 1, "select_pictures": 0, "utility_pictures": 1, "replicates": 1, "strip": 1}  # and the least of each
-OPTIONAL = ("others", "lent", "positives", "looks", "known")
+OPTIONAL = ("others", "lent", "positives", "looks", "sparing", "known")
 REQUIRED = ("version", "about", *WHOLE, "plasticity", "protocol", "attacks")
 PLAN = ("budget", "references", "settings", "worlds")
 POSITIVES = ("remap", "uce", "negation")
@@ -67,7 +67,8 @@ def _mistakes(raw: Mapping[str, Any]) -> Iterable[str]:
         yield from _wrong(key, raw, lambda v: isinstance(v, str) and v.strip() == v != "" and "\n" not in v, "a text on one line")
     for key, least in WHOLE.items():
         yield from _wrong(key, raw, lambda v, least=least: _count(v, least), f"a whole number from {least} on")  # type: ignore[misc]
-    yield from _wrong("plasticity", raw, lambda v: isinstance(v, bool), "true or false")
+    for key in ("plasticity", "sparing"):
+        yield from _wrong(key, raw, lambda v: isinstance(v, bool), "true or false")
     yield from _wrong("positives", raw, lambda v: isinstance(v, list) and set(v) <= set(POSITIVES), f"a list of {', '.join(POSITIVES)}")
     yield from _wrong("looks", raw, _looks, "numbers of replicates that rise, 3 or more")
     if "others" in raw:

@@ -46,6 +46,8 @@ class Suite:
         others: Budget of attacks that it does not list; (): their own.
         lent: How attacks that it does not run by itself are run where they are asked for.
         positives: Positive controls, by the names of `harness.positives`.
+        sparing: Whether what decides nothing is left out: the inner points of the original's arms, and replicates of a way of attacking
+            that is clearly worse (`harness.ways`).
         looks: Numbers of replicates at which an audit looks whether they decide, and stops; (): `replicates`, and once.
         file: Of a user's own suite, where it lies, and `digest`, the hash of all that it says, of which `version` has the first digits.
         known: How never-models differ under its attacks, measured beforehand: the form of one version in `data/calibration.toml`.
@@ -65,6 +67,7 @@ class Suite:
     lent: Mapping[str, Planned] = field(default_factory=dict)
     positives: tuple[str, ...] = ()
     looks: tuple[int, ...] = ()
+    sparing: bool = False
     file: str = ""
     digest: str = ""
     known: Mapping[str, Any] = field(default_factory=dict)
@@ -92,6 +95,11 @@ def names() -> list[str]:
     return sorted((file.stem for file in (data.folder() / "suites").glob("*.toml")), key=lambda name: int(_raw(name)["place"]))
 
 
+def earlier() -> list[str]:
+    """Versions before the present ones, which are run by their own names as they always were."""
+    return sorted(file.stem for file in (data.folder() / "suites/earlier").glob("*.toml"))
+
+
 def _homes() -> list[str]:
     """Suites that between them list or lend every attack."""
     return sorted((name for name in names() if "home" in _raw(name)), key=lambda name: int(_raw(name)["home"]))
@@ -105,13 +113,15 @@ def load(name: str, world: str = "") -> Suite:
     """A suite with its settings for a world; without one, the attacks' own defaults hold.
 
     Arguments:
-        name: One that ships, or FILE.toml, a user's own, whose settings hold for any model.
+        name: One that ships, an earlier version of one (`quick-5`), or FILE.toml, a user's own, whose settings hold for any model.
     """
     if suite_files.is_file(name):
         raw = suite_files.read(Path(name))
         digest = suite_files.content_of(raw)
         own = _made({**raw, "version": f"{raw['version']}@{digest[: suite_files.DIGITS]}"}, world)
         return replace(own, file=name, digest=digest)
+    if name in earlier():
+        return _made(data.shipped_table(f"suites/earlier/{name}"), world)
     if name not in names():
         if Path(name).is_file():
             raise BadSetting(f"{name} is no suite file, which is TOML, NAME.toml; `vestige list suites --template NAME.toml` writes one")

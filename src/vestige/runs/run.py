@@ -163,31 +163,30 @@ def compute(
         wait: Seconds to wait for another process that computes the same run; 0 refuses at once.
         steal: Take the lock from whoever holds it.
     """
-    run = _place(root, spec, kind)
+    run, here = _place(root, spec, kind), False
     if not run.done:
         with run.held(steal=steal, wait=wait):
-            if not run.done:
+            here = not run.done
+            if here:
                 run.finish(work(run))
     noted = _NOTED.get()
     if noted is not None:
-        noted[run.folder] = None
+        noted[run.folder] = here or noted.get(run.folder, False)
     return run
 
 
 @contextmanager
-def noting() -> Iterator[list[Path]]:
-    """The folders of all runs that `compute` gives inside, whoever computed them, each once and in order."""
-    seen: dict[Path, None] = {}
-    found: list[Path] = []
+def noting() -> Iterator[dict[Path, bool]]:
+    """The folders of all runs that `compute` gives inside, in order, and whether each was computed here, not found."""
+    seen: dict[Path, bool] = {}
     token = _NOTED.set(seen)
     try:
-        yield found
+        yield seen
     finally:
         _NOTED.reset(token)
-        found += seen
 
 
-_NOTED: ContextVar[dict[Path, None] | None] = ContextVar("noted", default=None)
+_NOTED: ContextVar[dict[Path, bool] | None] = ContextVar("noted", default=None)
 
 
 def _place(root: Path | str, spec: Mapping[str, Any], kind: str) -> Run:

@@ -2,7 +2,7 @@
 
     python studies/panel.py --concept sneaker --suite quick --out build/panel
     python studies/panel.py --concept sneaker --suite quick --out build/panel --table docs/results/truth_panel/sneaker-quick-4.md
-    python studies/panel.py --world build/letters/world --concept kilo --set memora.lr=2e-3 --out build/panel
+    python studies/panel.py --world build/letters/world --concept golf --set memora.lr=2e-3 --out build/panel
     python studies/panel.py --model wardrobe-flow --concept sneaker --out build/panel
 
 Rows whose truth is known: the original is not forgotten, a twin never knew, a renamed model knows everything, and what was driven to

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import torch
@@ -10,8 +9,8 @@ import torch
 from onlookers import told
 from oracles import save_pair
 from vestige.concepts import images
-from vestige.engine import Ended, Graph, Task
-from vestige.engine.serving import answered_by
+from vestige.engine import HerePool
+from vestige.engine.serving import called
 from vestige.seeds import generator
 
 SUITE = """
@@ -47,25 +46,6 @@ def furnish(root: Path) -> Path:
     return root
 
 
-class HerePool:
-    """One place in this process: what a worker would do, without the seconds that a process takes to begin."""
-
-    size = 1
-
-    def __init__(self) -> None:
-        self.ended: list[Ended] = []
-
-    def vacant(self) -> str | None:
-        return None if self.ended else ""
-
-    def start(self, task: Task, graph: Graph) -> None:
-        reply = answered_by(task.entry, dict(task.data), task.root, task.out)
-        how = "failed" if "why" in reply else "done"
-        self.ended.append(Ended(task.key, how, reply.get("value") or {}, reply.get("why", ""), reply["seconds"]))  # type: ignore[arg-type]
-
-    def wait(self, seconds: float) -> list[Ended]:
-        ended, self.ended = self.ended, []
-        return ended
-
-    def now(self) -> float:
-        return time.monotonic()
+def in_place() -> HerePool:
+    """What a worker would do, without the seconds that a process takes to begin."""
+    return HerePool(lambda task: called(task.entry, task.data, task.root, task.out))

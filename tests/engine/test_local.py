@@ -104,4 +104,5 @@ def test_what_was_only_found_says_nothing_of_the_pace(tmp_path: Path) -> None:
 def test_times_are_said_as_one_says_them() -> None:
     assert [spoken(s) for s in (0.2, 89, 91, 5399, 5400)] == ["1 s", "89 s", "2 min", "90 min", "1.5 h"]
     assert str(Progress(2, 1, 0, 6, 3.0, None, 0.3)) == "2 done, 1 running, 3 left"
+    assert str(Progress(6, 0, 0, 6, 3.0, None, 1.0)) == "6 done"
     assert str(Progress(2, 1, 1, 6, 3.0, 100.0, 0.3)) == "2 done, 1 failed, 1 running, 2 left, about 2 min to go"

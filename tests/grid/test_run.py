@@ -11,7 +11,7 @@ import pytest
 from vestige import audit, grid
 from vestige.engine import Graph, Progress, SimulatedPool, execute
 from vestige.grid.plan import Weaver
-from worlds_small import HerePool, furnish
+from worlds_small import furnish, in_place
 
 GRID = """
 [axes]
@@ -43,7 +43,7 @@ def planned(home: Path, more: str = "") -> Any:
 
 def run(home: Path, out: Path, more: str = "") -> tuple[dict[str, Any], list[Progress]]:
     told = list[Progress]()
-    found = grid.run_grid(planned(home, more), out, HerePool(), watch=lambda now, done: told.append(now))
+    found = grid.run_grid(planned(home, more), out, in_place(), watch=lambda now, done: told.append(now))
     return found, told
 
 

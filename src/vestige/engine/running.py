@@ -41,8 +41,9 @@ class Progress:
 
     def __str__(self) -> str:
         """What is done, running and left, and for how long."""
-        failed = f"{self.failed} failed, " if self.failed else ""
-        counted = f"{self.done} done, {failed}{self.running} running, {self.total - self.done - self.failed - self.running} left"
+        left = self.total - self.done - self.failed - self.running
+        parts = {"done": self.done, "failed": self.failed, "running": self.running, "left": left}
+        counted = ", ".join(f"{count} {what}" for what, count in parts.items() if count) or "nothing to do"
         return counted if self.left is None else f"{counted}, about {spoken(self.left)} to go"
 
 
@@ -72,7 +73,7 @@ def execute(
 
     def tell(event: str = "", task: str = "", why: str = "") -> None:
         if watch is not None:
-            left = graph.left * clock / paid / max(1, pool.size) if paid else None
+            left = graph.left * clock / paid / max(1, pool.size) if paid and not graph.over else None
             counts = len(graph.done), len(graph.running), len(graph.failed), len(graph.tasks)
             share = 1 - graph.left / whole if (whole := sum(one.cost for one in graph.tasks.values())) else 1.0
             watch(Progress(*counts, pool.now() - began, left, share, event, task, why))

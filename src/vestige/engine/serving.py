@@ -32,8 +32,14 @@ def serve() -> None:
 
 def answered_by(entry: str, data: Mapping[str, Any], root: str, out: str) -> dict[str, Any]:
     """Do one task by its entry point; for the answer see `attended`."""
+    return attended(lambda: called(entry, data, root, out), Path(root))
+
+
+def called(entry: str, data: Mapping[str, Any], root: str, out: str) -> Mapping[str, Any]:
+    """What the function "module:function" returns."""
     module, _, function = entry.partition(":")
-    return attended(lambda: getattr(importlib.import_module(module), function)(data, Path(root), Path(out)), Path(root))
+    found: Mapping[str, Any] = getattr(importlib.import_module(module), function)(data, Path(root), Path(out))
+    return found
 
 
 def attended(work: Callable[[], Mapping[str, Any]], root: Path) -> dict[str, Any]:

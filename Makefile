@@ -18,7 +18,7 @@ venv: .venv/.stamp
 	@touch $@
 
 demo: venv
-	$(BIN)/vestige audit --model wardrobe --concept sneaker --unlearner esd --attack memora --suite quick --out runs/demo
+	$(BIN)/vestige audit --model wardrobe --concept sneaker --unlearner uce --attack memora --suite quick --out runs/demo
 
 lint: venv
 	$(BIN)/ruff check .

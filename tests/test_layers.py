@@ -31,6 +31,7 @@ SEES = {
         "engine": "errors files runs",
         "concepts": "errors files seeds data",
         "report": "errors files data",
+        "compare": "errors files verdict",
         "edits": "errors files registry",
         "metrics": "errors files data verdict concepts",
         "diffusion": "errors registry edits",
@@ -44,7 +45,7 @@ SEES = {
         "continual": f"{BELOW} engine harness audit",
         "grid": f"{BELOW} engine harness checkpoints audit continual report",
         "api": f"{BELOW} engine harness checkpoints audit continual grid report",
-        "cli": f"{BELOW} engine harness checkpoints audit continual grid report api",
+        "cli": f"{BELOW} engine harness checkpoints audit continual grid report compare api",
         "__main__": "cli",
     }.items()
 }
@@ -53,7 +54,7 @@ ALSO = {("unlearners.retrain", "models"): "its edit is another model, which only
 HEAVY = {"diffusers", "transformers", "peft", "accelerate", "torchmetrics", "nudenet", "onnxruntime", "sklearn", "matplotlib"}
 WITHOUT_TORCH = {
     "",
-    *("errors", "files", "data", "registry", "runs", "engine", "verdict", "report", "cli", "api", "__main__"),  # whole rooms
+    *("errors", "files", "data", "registry", "runs", "engine", "verdict", "report", "compare", "cli", "api", "__main__"),  # whole rooms
     *("concepts.concept", "concepts.joint", "diffusion.model", "methods.contract", "continual.retention"),
 }
 

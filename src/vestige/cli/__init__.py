@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from vestige.cli import acts, audits, files, frame, grids, lists, preparations, sequences
+from vestige.cli import acts, audits, comparisons, files, frame, grids, lists, preparations, sequences
 
 app = typer.Typer(
     name="vestige",
@@ -22,7 +22,8 @@ app.command()(acts.attack)
 app.command()(sequences.continual)
 app.command()(grids.grid)
 app.command()(acts.generate)
-app.command()(audits.compare)
+app.command()(comparisons.compare)
+app.command()(comparisons.board)
 app.command()(audits.report)
 app.command(name="list")(lists.list_)
 app.command()(files.inspect)

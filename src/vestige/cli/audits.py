@@ -13,7 +13,6 @@ from vestige.cli import options
 from vestige.cli.forecast import dry_run as foretell
 from vestige.cli.frame import give, progress, say, shown, typed
 from vestige.cli.machine import machine
-from vestige.errors import BadSetting
 
 if TYPE_CHECKING:
     from vestige.audit import Request
@@ -132,18 +131,6 @@ def _summary(result: dict[str, Any], page: Path) -> str:
 def _looks(looks: list[dict[str, Any]]) -> str:
     """What an audit saw each time it looked."""
     return ", ".join(f"{look['replicates']} replicates: {look['verdict']}" for look in looks)
-
-
-def compare(
-    run: Annotated[list[Path], typer.Argument(help="Folders of finished audits.")],
-    style: Annotated[str, typer.Option("--format", help="markdown, csv or latex.")] = "markdown",
-) -> None:
-    """One table of several audits."""
-    from vestige.report import audits
-
-    if style not in ("markdown", "csv", "latex"):
-        raise BadSetting(f"--format is markdown, csv or latex; given {style!r}")
-    sys.stdout.write(audits.table([audits.read(r) for r in run], style) + "\n")  # type: ignore[arg-type]
 
 
 def report(

@@ -53,7 +53,7 @@ def _field(audits: Sequence[Audited]) -> Field:
         for one in (a for a in audits if a.concept == concept):
             others = [name for name, term in _terms(one).items() if name in usual and usual[name] != term]
             if others:
-                left_out[str(one.folder)] = f"its {' and its '.join(others)} differ from those of most audits of {concept} here"
+                left_out[str(one.folder)] = f"because {' and '.join(others)} differ from those of most audits of {concept} here"
             else:
                 kept.append(one)
     names = _names(kept)

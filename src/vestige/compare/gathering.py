@@ -102,7 +102,9 @@ def _folders(place: Path) -> Iterator[Path]:
     root = place / "cells" if (place / "cells").is_dir() else place
     found = [path.parent for path in sorted(root.glob("*/result.json"))]
     if not found:
-        raise BadInput(f"{place} holds no finished audit: no result.json, and none in its folders; give the folder of an audit or of a grid")
+        raise BadInput(
+            f"{place} holds no finished audit: no result.json, and none in its folders; give the folder of an audit or of a grid"
+        )
     yield from found
 
 

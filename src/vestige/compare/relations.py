@@ -1,4 +1,4 @@
-"""Methods against each other: paired contrasts, whether the surface tells what an attack finds, and how many kinds of forgetting there are."""
+"""Methods against each other: paired contrasts, whether the surface tells what an attack finds, and how many kinds of forgetting."""
 
 from __future__ import annotations
 
@@ -90,10 +90,7 @@ def ranks(rows: Sequence[PooledRow], attacks: Sequence[str], level: float = 0.95
 
 def _pairs(rows: Sequence[PooledRow], attack: str, surface: str) -> Iterator[tuple[float, float, str]]:
     for row in rows:
-        if surface == SURFACES[0]:
-            rate = row.told["plain"]
-        else:
-            rate = row.told["utility"][surface.split()[0].removesuffix("'")]["after"]
+        rate = row.told["plain"] if surface == SURFACES[0] else row.told["utility"][surface.split()[0].removesuffix("'")]["after"]
         found = row.found.get(attack)
         if rate is not None and found is not None and math.isfinite(found.log_speedup.value):
             yield rate["value"], found.log_speedup.value, row.method

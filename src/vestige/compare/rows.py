@@ -222,7 +222,11 @@ def _cost(audits: Sequence[Audited]) -> dict[str, Any]:
     """Seconds that unlearning took, and calls of the denoiser that the audit rests on, the mean of each."""
     seconds = [_at(one.result, "cost", "stages", "unlearn") for one in audits]
     calls = [_at(one.result, "cost", "denoiser_calls") for one in audits]
-    return {"unlearn_seconds": _mean(seconds), "denoiser_calls": _mean(calls), "audit_seconds": _mean([_at(one.result, "cost", "seconds") for one in audits])}
+    return {
+        "unlearn_seconds": _mean(seconds),
+        "denoiser_calls": _mean(calls),
+        "audit_seconds": _mean([_at(one.result, "cost", "seconds") for one in audits]),
+    }
 
 
 def _mean(values: Sequence[Any]) -> float | None:

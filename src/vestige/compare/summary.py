@@ -46,7 +46,9 @@ def _apart(fields: Sequence[Field]) -> list[str]:
         "models": {f.model for f in fields},
     }
     what = [f"{name} ({', '.join(sorted(values))})" for name, values in differ.items() if len(values) > 1]
-    return [f"These audits differ in {' and '.join(what) or 'their models'}: numbers do not compare from one to the next, so each stands alone."]
+    return [
+        f"These audits differ in {' and '.join(what) or 'their models'}: numbers do not compare from one to the next, so each stands alone."
+    ]
 
 
 def _told(field: Field, against: str, level: float) -> dict[str, Any]:

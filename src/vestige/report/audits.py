@@ -101,7 +101,7 @@ def table(results: Sequence[Result], style: Style) -> str:
     rows = [_row(result) for result in results]
     if style == "csv":
         return _csv(rows)
-    special = str.maketrans(_MARKDOWN if style == "markdown" else _LATEX)
+    special = escaping(style)
     cells = [" & ".join(_texts(row, special)) if style == "latex" else " | ".join(_texts(row, special)) for row in rows]
     if style == "markdown":
         head = " | ".join(_row({})), " | ".join([":--"] * 5 + ["--:"] * 5 + [":--"])
@@ -109,6 +109,11 @@ def table(results: Sequence[Result], style: Style) -> str:
     body = "".join(f"  {line} \\\\\n" for line in cells)
     head_line = " & ".join(_row({}))
     return f"\\begin{{tabular}}{{lllllrrrrrl}}\n  \\toprule\n  {head_line} \\\\\n  \\midrule\n{body}  \\bottomrule\n\\end{{tabular}}\n"
+
+
+def escaping(style: str) -> Mapping[int, str]:
+    """What letters that mean something in a table's markup are written as."""
+    return str.maketrans(_MARKDOWN if style == "markdown" else _LATEX)
 
 
 def _row(result: Result) -> dict[str, Any]:

@@ -18,14 +18,23 @@ from vestige import data, files
 
 
 @functools.cache
-def template(name: str) -> Any:
-    """A page's template, data/NAME.html.j2."""
+def _environment() -> Any:
     from jinja2 import ChainableUndefined, Environment, FileSystemLoader
 
     loader = FileSystemLoader(data.folder())
     environment = Environment(loader=loader, autoescape=True, undefined=ChainableUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(figure=figure, interval=interval, plain=plain)
-    return environment.get_template(f"{name}.html.j2")
+    environment.filters.update(figure=figure, interval=interval, plain=plain, basename=lambda place: Path(place).name)
+    return environment
+
+
+def template(name: str) -> Any:
+    """A page's template, data/NAME.html.j2."""
+    return _environment().get_template(f"{name}.html.j2")
+
+
+def script(name: str) -> str:
+    """A page's script, data/NAME.js.j2, as the page holds it."""
+    return str(_environment().get_template(f"{name}.js.j2").render())
 
 
 def write_page(page: str, out: Path) -> Path:

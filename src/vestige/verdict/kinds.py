@@ -72,7 +72,7 @@ def _fitted(x: Array) -> tuple[Array, Array, Array, Array]:
     for k in sorted({1, n // 4, n // 2, n - n // 4, n - 1}):
         found = _climbed(x, k, LEAST_SHARE * whole)
         better = found[0] > best[0]
-        best = tuple(np.where(better, new, old) for new, old in zip(found, best, strict=True))  # type: ignore[assignment]
+        best = tuple(np.where(better, new, old) for new, old in zip(found, best, strict=True))
     one = -n / 2 * (np.log(whole) + 1)
     swap = best[1] > best[2]
     low, high = np.where(swap, best[2], best[1]), np.where(swap, best[1], best[2])

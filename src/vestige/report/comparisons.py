@@ -1,0 +1,191 @@
+"""A comparison as Markdown, CSV, LaTeX or JSON; it reads what `vestige.compare` says and computes nothing."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from vestige.errors import UnknownName
+from vestige.report import page as pages
+from vestige.report.audits import escaping
+
+Form = Literal["markdown", "csv", "latex", "json"]
+FORMS = ("markdown", "csv", "latex", "json")
+Told = Mapping[str, Any]
+
+ROWS = (
+    "method",
+    "concept",
+    "edits",
+    "replicates",
+    "attack",
+    "verdict",
+    "F",
+    "savings",
+    "reach",
+    "plain rate",
+    "neighbours",
+    "unrelated",
+    "compared",
+)
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A table with its title and what has to be said of it; numbers are mappings with their ends."""
+
+    title: str
+    head: tuple[str, ...]
+    rows: tuple[tuple[Any, ...], ...]
+    note: str = ""
+
+
+def written_as(found: Told, form: str) -> str:
+    """A comparison in one of the forms.
+
+    Arguments:
+        found: What `vestige.compare.summarised` gives.
+        form: "markdown" and "latex" (booktabs) print all tables; "csv" the pooled rows alone, unrounded; "json" everything.
+    """
+    if form not in FORMS:
+        raise UnknownName("format", form, FORMS)
+    if form == "json":
+        return json.dumps(found, indent=2)
+    if form == "csv":
+        return as_csv(found)
+    parts = [_plain(found["remarks"], form)] if found["remarks"] else []
+    for field in found["fields"]:
+        parts.append(_heading(field, form))
+        parts += [_table(sheet, form) for sheet in sheets(field, found["level"])]
+        parts += [_plain(told, form)] if (told := said(field)) else []
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def sheets(field: Told, level: float) -> Iterator[Sheet]:
+    """The tables of a field."""
+    rows = tuple(_row(row) for row in field["rows"])
+    several = f", {len(field['attacks'])} attacks together" if len(field["attacks"]) > 1 else ""
+    yield Sheet("Methods", ROWS, rows, f"Brackets are {100 * level:g} % intervals over edits and attack replicates{several}.")
+    if field["methods"]:
+        over = tuple((m["method"], m["attack"], ", ".join(m["concepts"]), m["speedup"]) for m in field["methods"])
+        yield Sheet(
+            "Over concepts", ("method", "attack", "concepts", "F"), over, "Geometric means; they speak of these concepts, not of others."
+        )
+    contrasts = field["contrasts"]
+    if contrasts["rows"]:
+        made = tuple(
+            (c["method"], c["against"], c["attack"], ", ".join(c["concepts"]), c["ratio"], c["p"], c["holm"]) for c in contrasts["rows"]
+        )
+        note = f"Paired over attack replicates; above 1 it comes back faster. Holm's p counts all {contrasts['comparisons']} comparisons."
+        yield Sheet("Contrasts", ("method", "against", "attack", "concepts", "ratio of F", "p", "Holm's p"), made, note)
+    if field["ranks"]:
+        ranked = tuple((r["surface"], r["attack"], r["of"], str(r["rows"]), r["spearman"], r["kendall"], r["p"]) for r in field["ranks"])
+        note = "Does what is seen without an attack order methods as the attack does? Intervals: bootstrap over methods; p is of tau."
+        yield Sheet("Surface and savings", ("surface", "attack", "methods", "rows", "Spearman", "Kendall's tau", "p"), ranked, note)
+
+
+def _row(row: Told) -> tuple[Any, ...]:
+    kept = [change(row["utility"][group]) for group in ("neighbours", "unrelated")]
+    why = "yes" if not row["not_compared"] else "; ".join(row["not_compared"])
+    speedup = {**(row["speedup"] or {}), "least": row["censored"]}
+    edits = f"{row['edits']} of {row['edit_seeds']} seeds" if row["deterministic"] else str(row["edits"])
+    head = (row["method"], row["concept"], edits, str(row["replicates"]), row["attack"], row["verdict"]["kind"])
+    return (*head, speedup, row["savings"] or {}, row["reach"] or {}, row["plain"] or {}, *kept, why)
+
+
+def change(stages: Told) -> float | None:
+    """Points by which accuracy changed."""
+    before, after = (pages.number((stages.get(stage) or {}).get("value")) for stage in ("before", "after"))
+    return None if before is None or after is None else round(100 * (after - before), 1) + 0.0
+
+
+def said(field: Told) -> list[str]:
+    """What is to be said of a field beside its tables."""
+    told = list(field["remarks"])
+    for kinds in field["kinds"]:
+        told.append(kinds_said(kinds))
+    without = field["contrasts"]["without"]
+    if without:
+        shown = "; ".join(without[:6]) + (f"; and {len(without) - 6} more" if len(without) > 6 else "")
+        told.append(f"Not contrasted, because one of them does not enter the comparison or they met no attack replicate together: {shown}.")
+    return [*told, *_left_out(field["left_out"])]
+
+
+def _left_out(why: Mapping[str, str]) -> Iterator[str]:
+    """Audits that are not compared, by reason."""
+    for reason in dict.fromkeys(why.values()):
+        names = [Path(folder).name for folder, other in why.items() if other == reason]
+        yield f"{len(names)} audit{'' if len(names) == 1 else 's'} left out, {reason}: {', '.join(names)}."
+
+
+def kinds_said(kinds: Told) -> str:
+    """Whether there are two kinds of forgetting, as a sentence."""
+    if kinds["p"] is None:
+        few = f"{kinds['methods']} method{'' if kinds['methods'] == 1 else 's'} cannot tell one kind of forgetting from two"
+        return f"{kinds['attack']}: {few}; {kinds['needed']} are needed."
+    low, high = kinds["speedups"]
+    found = "two kinds of forgetting" if kinds["p"] < 0.05 else "no sign of two kinds of forgetting"
+    centres = f"centres at F {low:.2g} and {high:.2g}, {kinds['share']:.0%} in the lower one"
+    return f"{kinds['attack']}: {found} (p = {kinds['p']:.2g}, {kinds['methods']} methods; {centres})."
+
+
+def as_csv(found: Told) -> str:
+    """The pooled rows of all fields, every bound a column, unrounded."""
+    numbers = ("F", "savings", "reach", "plain rate")
+    head = [name for column in ROWS for name in ([column, f"{column}_low", f"{column}_high"] if column in numbers else [column])]
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(["suite", "form", "model", *(name.replace(" ", "_") for name in head)])
+    for field in found["fields"]:
+        for row in field["rows"]:
+            cells = [field["suite"], field["form"], field["model"]]
+            for value in _row(row):
+                cells += [value.get(end) for end in ("value", "low", "high")] if isinstance(value, Mapping) else [value]
+            writer.writerow(cells)
+    return stream.getvalue()
+
+
+def _heading(field: Told, form: str) -> str:
+    text = f"{field['model']}, suite {field['suite']}, form {field['form']} of the verdict: {field['audits']} audits"
+    return f"## {_clean(text, form)}" if form == "markdown" else f"\\section*{{{_clean(text, form)}}}"
+
+
+def _plain(told: Sequence[str], form: str) -> str:
+    lines = [_clean(line, form) for line in told]
+    return "\n".join(f"- {line}" for line in lines) if form == "markdown" else "\n\n".join(lines)
+
+
+def _table(sheet: Sheet, form: str) -> str:
+    body = [[_text(value, name, form) for name, value in zip(sheet.head, row, strict=True)] for row in sheet.rows]
+    head = [_clean(name, form) for name in sheet.head]
+    note = _clean(sheet.note, form)
+    if form == "markdown":
+        lines = [head, [":--" for _ in head], *body]
+        return f"### {sheet.title}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines) + (f"\n\n{note}" if note else "")
+    rows = "".join(f"  {' & '.join(line)} \\\\\n" for line in body)
+    top = f"\\begin{{tabular}}{{{'l' * len(head)}}}\n  \\toprule\n  {' & '.join(head)} \\\\\n  \\midrule\n"
+    return f"\\subsection*{{{sheet.title}}}\n{top}{rows}  \\bottomrule\n\\end{{tabular}}\n\n{note}"
+
+
+def _text(value: Any, name: str, form: str) -> str:
+    if isinstance(value, Mapping):
+        kind = "times" if name in ("F", "ratio of F") else "decimal"
+        least = "at least " if value.get("least") and value.get("value") is not None else ""
+        shown = f"{least}{pages.figure(value.get('value'), kind, False)} {pages.interval(value, kind)}".strip()
+        return shown.replace("−", "-")
+    if name in ("p", "Holm's p"):
+        return (
+            "–" if value is None else "<0.001" if value < 0.001 else f"{value:.2g}" if form == "markdown" else _clean(f"{value:.2g}", form)
+        )
+    if isinstance(value, float):
+        return f"{value:+.1f}" if name in ("neighbours", "unrelated") else f"{value:.2f}"
+    return "–" if value is None else _clean(str(value), form)
+
+
+def _clean(text: str, form: str) -> str:
+    return " ".join(text.split()).translate(escaping(form))

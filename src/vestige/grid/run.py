@@ -23,7 +23,7 @@ def run_grid(
     root: Path | None = None,
     watch: Callable[[Progress, int], None] | None = None,
 ) -> dict[str, Any]:
-    """Run what is missing of a grid, and give what became of every cell, which is also `out/grid.json`.
+    """Run what is missing of a grid, and give what became of every cell, which is also `out/grid.json`; `out/grid.toml` is the file.
 
     Arguments:
         root: Folder of the runs, which other grids and audits may share; None: `out/runs`.
@@ -36,6 +36,7 @@ def run_grid(
         if cell.name not in there:
             graph.add(weaver.tasks(cell))
     files.make(out)
+    files.write(out, "grid.toml", grid.file.read_bytes())
 
     def tell(now: Progress) -> None:
         if watch is not None:

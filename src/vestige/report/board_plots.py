@@ -62,7 +62,8 @@ def frontiers(rows: Sequence[Told], concept: str) -> dict[str, Any] | None:
     known = [(row, kept, f) for row in rows if (kept := kept_share(row)) is not None and (f := _speedup(row)) is not None]
     if not known:
         return None
-    best = [not any(_beats(other[1:], one[1:]) for other in known) for one in known]
+    compared = [one for one in known if not one[0]["not_compared"]]
+    best = [one in compared and not any(_beats(other[1:], one[1:]) for other in compared) for one in known]
     charts = [_chart(known, best, box) for box in (WIDE, NARROW)]
     return {"concept": concept, "charts": charts, "best": [row["method"] for (row, _, _), first in zip(known, best, strict=True) if first]}
 
@@ -98,8 +99,9 @@ def kept_share(row: Told) -> float | None:
 
 
 def _beats(one: tuple[float, float], other: tuple[float, float]) -> bool:
-    """Whether one kept no less and came back no faster, and not both the same."""
-    return one[0] >= other[0] and one[1] <= other[1] and one != other
+    """Whether one kept no less and came back no faster, and not both the same; below F = 1 nothing is more forgotten."""
+    (kept, f), (their_kept, their_f) = ((round(share, 9), max(1.0, speedup)) for share, speedup in (one, other))
+    return kept >= their_kept and f <= their_f and (kept, f) != (their_kept, their_f)
 
 
 def _stairs(best: Sequence[Told], box: Box) -> str:

@@ -1,0 +1,146 @@
+"""Audits side by side: what may be compared, what is pooled, and what is said of methods."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from audits_made_up import laid, made
+from vestige.compare import gathered, summarised
+from vestige.errors import BadInput, UnknownName
+from vestige.verdict import measure
+from vestige.verdict.comparison import contrast, pooled
+
+
+def told(root: Path, results: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
+    for i, result in enumerate(results):
+        laid(root / f"a{i}", result)
+    return summarised(gathered([root]), **more)
+
+
+def row(found: dict[str, Any], method: str, field: int = 0) -> dict[str, Any]:
+    (one,) = [r for r in found["fields"][field]["rows"] if r["method"] == method]
+    return dict(one)
+
+
+def test_one_audit_keeps_its_own_numbers_and_verdict(tmp_path: Path) -> None:
+    result = made()
+    one = row(told(tmp_path, [result]), "esd")
+    assert one["speedup"] == pytest.approx(result["speedup"]) and one["verdict"]["kind"] == result["verdict"]["kind"]
+    assert not one["verdict"]["pooled"] and one["edits"] == 1 and one["replicates"] == 3
+
+
+def test_edits_with_attacks_of_their_own_are_replicates_of_one_audit(tmp_path: Path) -> None:
+    """As decision 0007 pools them: `comparison.pooled` and `savings.measure` give the same numbers."""
+    results = [made(12.0, edit=k, seeds=(k,)) for k in range(4)]
+    one, expected = row(told(tmp_path, results), "esd"), measure(pooled(results, "memora"))
+    for key in ("speedup", "savings", "reach"):
+        assert one[key] == pytest.approx(getattr(expected, key).as_dict())
+    assert one["edits"] == 4 and one["verdict"]["pooled"] and one["verdict"]["kind"] == "short-term"
+
+
+def test_contrasts_are_those_of_pooled_arms(tmp_path: Path) -> None:
+    sides = {m: [made(f, method=m, edit=k, seeds=(k,)) for k in range(4)] for m, f in (("esd", 4.0), ("uce", 2.0))}
+    (one,) = told(tmp_path, [*sides["esd"], *sides["uce"]], against="uce")["fields"][0]["contrasts"]["rows"]
+    expected = contrast(*(pooled(sides[m], "memora") for m in ("esd", "uce")))
+    assert one["log_ratio"] == pytest.approx(expected.as_dict()) and one["method"] == "esd" and one["holm"] == one["p"] < 0.05
+
+
+def test_equal_edits_are_one_edit(tmp_path: Path) -> None:
+    """A method without chance makes the same edit under every seed: five audits of it are no five edits."""
+    results = [made(4.0, method="uce", edit=0, seeds=(0, 1, 2), mark="same") for _ in range(3)]
+    for k, result in enumerate(results):
+        result["provenance"] = {**result["provenance"], "edit_seed": k}
+    found = told(tmp_path, results)
+    one = row(found, "uce")
+    assert one["edits"] == 1 and one["edit_seeds"] == 3 and one["deterministic"] and one["speedup"] == pytest.approx(results[0]["speedup"])
+    assert "counted as one edit: uce (sneaker)" in found["fields"][0]["remarks"][0]
+
+
+def test_edits_under_the_same_attacks_do_not_multiply_them(tmp_path: Path) -> None:
+    """Ten edits that all met replicates 0 to 2 leave the replicates' part of the interval as it was."""
+    few = row(told(tmp_path / "few", [made(4.0, edit=0)]), "esd")
+    many = row(told(tmp_path / "many", [made(4.0, edit=k) for k in range(10)]), "esd")
+    width = [np.log(r["speedup"]["high"] / r["speedup"]["low"]) for r in (few, many)]
+    assert many["edits"] == 10 and width[1] > 0.5 * width[0]  # ten times the replicates would make it a sixth
+    alone = told(tmp_path / "alone", [made(4.0, edit=k, seeds=(0,)) for k in range(3)])
+    assert row(alone, "esd")["speedup"]["low"] == 0.0 or row(alone, "esd")["speedup"]["low"] is None
+    assert "one attack replicate" in alone["fields"][0]["remarks"][-1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [({"plain": 0.3}, "plain rate 0.30 above 0.1"), ({"neighbours": 0.8}, "neighbours fell by 12 points")],
+)
+def test_a_method_that_misses_the_mark_is_told_and_not_contrasted(tmp_path: Path, changes: dict[str, Any], why: str) -> None:
+    found = told(tmp_path, [made(method="uce"), made(method="spm", **changes)])
+    assert row(found, "spm")["not_compared"][0].startswith(why)
+    assert found["fields"][0]["contrasts"] == {"against": None, "comparisons": 0, "rows": [], "without": ["uce and spm"]}
+
+
+def test_fields_stand_apart(tmp_path: Path) -> None:
+    """Another suite, another form of the verdict: no number of one is set beside one of the other."""
+    laid(tmp_path / "new", made(method="uce"))
+    laid(tmp_path / "suite", made(method="esd", suite="quick-6"))
+    laid(tmp_path / "form", made(method="spm"), form="2")
+    found = summarised(gathered([tmp_path]))
+    assert [len(field["rows"]) for field in found["fields"]] == [1, 1, 1]
+    assert "suites (quick-5, quick-6) and forms of the verdict (2, 3)" in found["remarks"][0]
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"control": {"kind": "twin", "name": "u", "names": ["u"]}}, "never-models differ"),
+        ({"detector": {"verification": {"name": "other"}}}, "judges differ"),
+        ({"protocol": {"steps": 5}}, "sampler and budgets differ"),
+    ],
+)
+def test_what_does_not_compare_is_left_out_and_told(tmp_path: Path, change: dict[str, Any], why: str) -> None:
+    found = told(tmp_path, [made(method="uce"), made(method="esd"), made(method="spm", **change)])["fields"][0]
+    assert [r["method"] for r in found["rows"]] == ["esd", "uce"] or [r["method"] for r in found["rows"]] == ["uce", "esd"]
+    ((folder, told_why),) = found["left_out"].items()
+    assert folder.endswith("a2") and why in told_why
+
+
+def test_namesakes_are_told_apart_by_their_settings(tmp_path: Path) -> None:
+    found = told(tmp_path, [made(), made(mark="x") | {"edit": {"method": "esd", "settings": {"lr": 1e-3}}}])
+    assert {r["method"] for r in found["fields"][0]["rows"]} == {"esd (lr 0.0001)", "esd (lr 0.001)"}
+
+
+def test_a_grid_means_its_cells_and_names_its_methods(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        laid(tmp_path / "cells" / name, made(method="esd", edit=int(name == "two"), seeds=(int(name == "two"),)))
+    laid(tmp_path / "cells" / "chain", made() | {"schema": "vestige-continual-1"})
+    rows = [{"cell": name, "state": "finished", "unlearner": "gentle"} for name in ("one", "two")]
+    failed = {"cell": "three", "state": "failed", "why": "it diverged"}
+    (tmp_path / "grid.json").write_text(json.dumps({"schema": "vestige-grid-1", "cells": [*rows, failed]}))
+    there = gathered([tmp_path])
+    found = summarised(there)
+    assert row(found, "gentle")["edits"] == 2 and list(there.grids) == [tmp_path]
+    assert "cell three failed: it diverged" in found["remarks"] and any("sequences are not compared" in r for r in found["remarks"])
+
+
+def test_over_concepts_and_ranks(tmp_path: Path) -> None:
+    speeds = {"uce": 6.0, "esd": 3.0, "spm": 2.0}
+    results = [made(f * g, method=m, concept=c, plain=0.01 * f) for m, f in speeds.items() for c, g in (("sneaker", 1.0), ("bag", 1.5))]
+    field = told(tmp_path, results)["fields"][0]
+    over = {m["method"]: m for m in field["methods"]}
+    each = [r["speedup"]["value"] for r in field["rows"] if r["method"] == "uce"]
+    assert over["uce"]["concepts"] == ["bag", "sneaker"] and over["uce"]["speedup"]["value"] == pytest.approx(np.sqrt(each[0] * each[1]))
+    assert field["contrasts"]["comparisons"] == 3 and all(set(c["concepts"]) == {"bag", "sneaker"} for c in field["contrasts"]["rows"])
+    plain = next(r for r in field["ranks"] if r["surface"] == "plain rate" and r["of"] == "all")
+    assert plain["rows"] == 6 and plain["methods"] == 3 and plain["kendall"] > 0.5
+    assert field["kinds"] == [{"attack": "memora", "methods": 3, "needed": 16, "p": None}]
+
+
+def test_nothing_to_compare(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="holds no finished audit"):
+        gathered([tmp_path])
+    laid(tmp_path / "x", made())
+    with pytest.raises(UnknownName, match="unknown method 'nobody'"):
+        told(tmp_path / "more", [made()], against="nobody")

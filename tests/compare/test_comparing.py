@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from audits_made_up import laid, made
-from vestige.compare import gathered, summarised
+from vestige.compare import collected, summarised
 from vestige.errors import BadInput, UnknownName
 from vestige.verdict import measure
 from vestige.verdict.comparison import contrast, pooled
@@ -19,7 +19,7 @@ from vestige.verdict.comparison import contrast, pooled
 def told(root: Path, results: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
     for i, result in enumerate(results):
         laid(root / f"a{i}", result)
-    return summarised(gathered([root]), **more)
+    return summarised(collected([root]), **more)
 
 
 def row(found: dict[str, Any], method: str, field: int = 0) -> dict[str, Any]:
@@ -46,7 +46,7 @@ def test_edits_with_attacks_of_their_own_are_replicates_of_one_audit(tmp_path: P
 def test_contrasts_are_those_of_pooled_arms(tmp_path: Path) -> None:
     sides = {m: [made(f, method=m, edit=k, seeds=(k,)) for k in range(4)] for m, f in (("esd", 4.0), ("uce", 2.0))}
     (one,) = told(tmp_path, [*sides["esd"], *sides["uce"]], against="uce")["fields"][0]["contrasts"]["rows"]
-    expected = contrast(*(pooled(sides[m], "memora") for m in ("esd", "uce")))
+    expected = contrast(pooled(sides["esd"], "memora"), pooled(sides["uce"], "memora"))
     assert one["log_ratio"] == pytest.approx(expected.as_dict()) and one["method"] == "esd" and one["holm"] == one["p"] < 0.05
 
 
@@ -87,7 +87,7 @@ def test_fields_stand_apart(tmp_path: Path) -> None:
     laid(tmp_path / "new", made(method="uce"))
     laid(tmp_path / "suite", made(method="esd", suite="quick-6"))
     laid(tmp_path / "form", made(method="spm"), form="2")
-    found = summarised(gathered([tmp_path]))
+    found = summarised(collected([tmp_path]))
     assert [len(field["rows"]) for field in found["fields"]] == [1, 1, 1]
     assert "suites (quick-5, quick-6) and forms of the verdict (2, 3)" in found["remarks"][0]
 
@@ -119,7 +119,7 @@ def test_a_grid_means_its_cells_and_names_its_methods(tmp_path: Path) -> None:
     rows = [{"cell": name, "state": "finished", "unlearner": "gentle"} for name in ("one", "two")]
     failed = {"cell": "three", "state": "failed", "why": "it diverged"}
     (tmp_path / "grid.json").write_text(json.dumps({"schema": "vestige-grid-1", "cells": [*rows, failed]}))
-    there = gathered([tmp_path])
+    there = collected([tmp_path])
     found = summarised(there)
     assert row(found, "gentle")["edits"] == 2 and list(there.grids) == [tmp_path]
     assert "cell three failed: it diverged" in found["remarks"] and any("sequences are not compared" in r for r in found["remarks"])
@@ -140,7 +140,7 @@ def test_over_concepts_and_ranks(tmp_path: Path) -> None:
 
 def test_nothing_to_compare(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="holds no finished audit"):
-        gathered([tmp_path])
+        collected([tmp_path])
     laid(tmp_path / "x", made())
     with pytest.raises(UnknownName, match="unknown method 'nobody'"):
         told(tmp_path / "more", [made()], against="nobody")

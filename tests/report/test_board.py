@@ -14,13 +14,13 @@ import pytest
 
 from audits_made_up import laid, made
 from pages import BROWSER, Page, browse
-from vestige.compare import gathered, summarised
+from vestige.compare import collected, summarised
 from vestige.report import board
 from vestige.report.board_plots import frontiers
 
 
 def site_of(home: Path, out: Path) -> Path:
-    found = gathered([home])
+    found = collected([home])
     return board.write_board(summarised(found), {str(a.folder): a.result for a in found.audits}, out, found.grids)
 
 
@@ -28,10 +28,10 @@ def site_of(home: Path, out: Path) -> Path:
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A grid of three methods on two concepts; one method was given two edits, one missed the mark, one concept is sensitive."""
     root = tmp_path_factory.mktemp("grid")
-    for method, speed, more in (("uce", 8.0, {}), ("esd", 2.0, {}), ("sp<b>m", 4.0, {"plain": 0.4})):
+    for method, speed, plain in (("uce", 8.0, 0.0), ("esd", 2.0, 0.0), ("sp<b>m", 4.0, 0.4)):
         for concept in ("sneaker", "bag"):
             for edit in (0, 1) if method == "esd" else (0,):
-                made_up = made(speed, method=method, concept=concept, edit=edit, sensitive=concept == "bag", **more)
+                made_up = made(speed, method=method, concept=concept, edit=edit, sensitive=concept == "bag", plain=plain)
                 laid(root / "cells" / f"{concept}-{method[:2]}-{edit}", made_up, pictures=True)
     (root / "grid.json").write_text(json.dumps({"schema": "vestige-grid-1", "cells": []}))
     (root / "grid.toml").write_text("[axes]\nconcepts = ['sneaker']  # <i>\n")

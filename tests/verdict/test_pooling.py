@@ -11,7 +11,7 @@ from scipy import stats  # type: ignore[import-untyped]
 
 from vestige.errors import BadInput
 from vestige.verdict.kinds import FEWEST_VALUES, two_kinds
-from vestige.verdict.pooling import Estimate, across, averaged, concordance, differing, holm
+from vestige.verdict.pooling import Estimate, across, averaged, concordance, holm, paired_difference
 from vestige.verdict.spread import Spread, sampled_interval
 
 
@@ -43,10 +43,10 @@ def test_a_contrast_of_the_same_replicates_drops_what_they_share() -> None:
     hard = np.array([0.0, 1.0, -2.0])
     one = {("a", k): 0.7 + h for k, h in enumerate(hard)}
     other = {("b", k): 0.2 + h for k, h in enumerate(hard)} | {("b", 7): 9.0}  # a replicate that the first did not meet
-    found = differing(one, other)
+    found = paired_difference(one, other)
     assert found.value == pytest.approx(0.5) and found.variance == pytest.approx(0, abs=1e-12)
     with pytest.raises(BadInput, match="same attack replicates"):
-        differing(one, {("b", 9): 0.0})
+        paired_difference(one, {("b", 9): 0.0})
 
 
 def test_over_concepts_variances_add() -> None:

@@ -21,14 +21,14 @@ def compare(
     against: AgainstOption = "",
 ) -> None:
     """One table of several audits; with --pool, what they say of methods."""
-    from vestige.compare import gathered, summarised
+    from vestige.compare import collected, summarised
     from vestige.report import audits, comparisons
 
     if style not in comparisons.FORMS:
         raise BadSetting(f"--format is {', '.join(comparisons.FORMS)}; given {style!r}")
     if against and not pool:
         raise BadSetting("--against contrasts pooled methods; add --pool")
-    found = gathered(run)
+    found = collected(run)
     if pool:
         sys.stdout.write(comparisons.written_as(summarised(found, against=against), style).rstrip("\n") + "\n")
         return
@@ -45,9 +45,9 @@ def board(
     against: AgainstOption = "",
 ) -> None:
     """A site of many audits: leaderboard, frontier, heat map, pages of methods and concepts; opened from disk, nothing is fetched."""
-    from vestige.compare import gathered, summarised
+    from vestige.compare import collected, summarised
     from vestige.report import board as site
 
-    found = gathered(run)
+    found = collected(run)
     pages = site.write_board(summarised(found, against=against), {str(one.folder): one.result for one in found.audits}, out, found.grids)
     sys.stdout.write(f"{pages}\n")

@@ -65,7 +65,7 @@ class Gathered:
     grids: Mapping[Path, Result]
 
 
-def gathered(places: Sequence[Path]) -> Gathered:
+def collected(places: Sequence[Path]) -> Gathered:
     """Every audit that folders hold, each once, in the order given.
 
     Arguments:

@@ -14,7 +14,7 @@ from vestige.errors import BadInput, UnknownName
 from vestige.verdict.comparison import agreement
 from vestige.verdict.intervals import defined
 from vestige.verdict.kinds import FEWEST_VALUES, two_kinds
-from vestige.verdict.pooling import Estimate, across, concordance, differing, holm
+from vestige.verdict.pooling import Estimate, across, concordance, holm, paired_difference
 
 FEWEST_ROWS = 4  # of a rank correlation
 SURFACES = ("plain rate", "neighbours' accuracy", "unrelated accuracy")
@@ -52,7 +52,7 @@ def _contrast(rows: Sequence[PooledRow], one: str, other: str, attack: str, leve
         pair = [row for name in (one, other) for row in rows if (row.method, row.concept) == (name, concept)]
         if len(pair) == 2 and all(row.eligible and attack in row.values for row in pair):
             try:
-                found[concept] = differing(*restricted(pair[0], pair[1], attack))
+                found[concept] = paired_difference(*restricted(pair[0], pair[1], attack))
             except BadInput:
                 continue
     if not found:

@@ -98,7 +98,7 @@ def averaged(values: Values, known: tuple[Spread | None, int] = (None, 1), least
     return Estimate(mean, (*own, (spread.variance / count, spread.freedom)))
 
 
-def differing(one: Values, other: Values, least: float = 0.0) -> Estimate:
+def paired_difference(one: Values, other: Values, least: float = 0.0) -> Estimate:
     """Mean of one method less another's, over the attack replicates that both met.
 
     Raises:

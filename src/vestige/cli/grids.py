@@ -125,7 +125,7 @@ def _table(found: Mapping[str, Any], out: Path) -> str:
             lines.append(f"{row['verdict']:<14} {row['cell']}  F {shown(row['speedup'])}")
         else:
             lines.append(f"{row['steps']} steps        {row['cell']}")
-    return "\n".join([*lines, f"cells in {out / 'cells'}; side by side: vestige compare {out / 'cells'}/*"])
+    return "\n".join([*lines, f"cells in {out / 'cells'}; side by side: vestige compare {out} --pool; as a site: vestige board {out}"])
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from vestige.compare.rows import PooledRow, exponential, row_of
 from vestige.verdict.pooling import across
 
 SCHEMA = "vestige-comparison-1"
+BEST = ("erased", "long-term", "inconclusive", "short-term", "not forgotten")
 
 
 def summarised(found: Gathered, *, against: str = "", level: float = 0.95) -> dict[str, Any]:
@@ -75,10 +76,10 @@ def _told(field: Field, against: str, level: float) -> dict[str, Any]:
     }
 
 
-def _place(row: PooledRow) -> tuple[bool, float]:
-    """Forgotten best first: of methods that enter the comparison by F, the others behind them."""
-    value = (row.told["speedup"] or {}).get("value")
-    return not row.eligible, float("inf") if value is None else float(value)
+def _place(row: PooledRow) -> tuple[bool, int, float]:
+    """Forgotten best first: of methods that enter the comparison by verdict and then F, the others behind them."""
+    kind, value = row.told["verdict"]["kind"], (row.told["speedup"] or {}).get("value")
+    return not row.eligible, BEST.index(kind) if kind in BEST else len(BEST), float("inf") if value is None else float(value)
 
 
 def _common(rows: Sequence[PooledRow]) -> list[str]:

@@ -118,6 +118,7 @@ def _field(field: Told, index: int) -> dict[str, Any]:
         **field,
         "rows": rows,
         "ident": f"field-{index + 1}",
+        "about": f"{field['model']}, suite {field['suite']}, form {field['form']}",
         "several": several,
         "kinds_there": kinds,
         "fronts": [front for front in fronts if front],

@@ -62,7 +62,9 @@ def frontiers(rows: Sequence[Told], concept: str) -> dict[str, Any] | None:
     known = [(row, kept, f) for row in rows if (kept := kept_share(row)) is not None and (f := _speedup(row)) is not None]
     if not known:
         return None
-    compared = [one for one in known if not one[0]["not_compared"]]
+    compared = [
+        one for one in known if not one[0]["not_compared"] and not one[0].get("censored")
+    ]  # where F is a lower bound, nothing is gone
     best = [one in compared and not any(_beats(other[1:], one[1:]) for other in compared) for one in known]
     charts = [_chart(known, best, box) for box in (WIDE, NARROW)]
     return {"concept": concept, "charts": charts, "best": [row["method"] for (row, _, _), first in zip(known, best, strict=True) if first]}
@@ -73,6 +75,7 @@ def _chart(known: Sequence[tuple[Told, float, float]], best: Sequence[bool], box
     for (row, kept, speedup), first in zip(known, best, strict=True):
         low, high = (pages.number(row["speedup"].get(end)) for end in ("low", "high"))
         span = None if low is None or high is None else (box.y(high), box.y(low))
+        span = (box.y(speedup), box.bottom) if row.get("censored") else span
         points.append({"row": row, "kept": kept, "x": box.x(kept), "y": box.y(speedup), "span": span, "best": first})
     places = _labels(points, box)
     return {

@@ -81,7 +81,7 @@ def sheets(field: Told, level: float) -> Iterator[Sheet]:
         made = tuple(
             (c["method"], c["against"], c["attack"], ", ".join(c["concepts"]), c["ratio"], c["p"], c["holm"]) for c in contrasts["rows"]
         )
-        note = f"Paired over attack replicates; above 1 it comes back faster. Holm's p counts all {contrasts['comparisons']} comparisons."
+        note = f"Paired over attack replicates; above 1 it comes back faster. Comparisons that Holm's p counts: {contrasts['comparisons']}."
         yield Sheet("Contrasts", ("method", "against", "attack", "concepts", "ratio of F", "p", "Holm's p"), made, note)
     if field["ranks"]:
         ranked = tuple((r["surface"], r["attack"], r["of"], str(r["rows"]), r["spearman"], r["kendall"], r["p"]) for r in field["ranks"])

@@ -36,7 +36,8 @@ def test_the_commands_of_the_page(here: Path, capsys: pytest.CaptureFixture[str]
     assert each.count("| wardrobe |") == 6
     assert "### Methods" in pooled and "| esd | sneaker | 3 | 3 | memora |" in pooled and "| u\\_ce |" in pooled
     assert (
-        "Comparisons that Holm's p counts: 1." in pooled and "2 methods cannot tell one kind of forgetting from two; 16 are needed" in pooled
+        "Comparisons that Holm's p counts: 1." in pooled
+        and "2 methods cannot tell one kind of forgetting from two; 16 are needed" in pooled
     )
     assert latex.count("\\begin{tabular}") == latex.count("\\bottomrule") == 2 and "u\\_ce & esd & memora" in latex
     assert board.strip() == "board/index.html" and (here / "board/audits/esd-0.html").is_file()

@@ -44,7 +44,7 @@ def test_tables_are_read(tmp_path: Path) -> None:
     concept = concepts.load(str(tmp_path / "sierra.toml"))
     assert (concept.name, len(concept.held_out)) == ("sierra", 2)
     (tmp_path / "base.toml").write_text(SUITE)
-    found, quick = suites.load(str(tmp_path / "base.toml")), suites.load("quick", "wardrobe")
+    found, quick = suites.load(str(tmp_path / "base.toml")), suites.load("quick-5", "wardrobe")
     assert (found.protocol, found.attacks["memora"].budget) == (quick.protocol, quick.attacks["memora"].budget)
 
 

@@ -29,7 +29,7 @@ def test_either_model_is_attacked_by_the_way_that_works_better_on_it() -> None:
         ("original", True): risen(1.0, 1.0, 1.0),
     }
     stub = SimpleNamespace(
-        plan=SimpleNamespace(attacks={"memora": (small("attacks", "memora"), None)}, seeds=(0, 1), suite=SimpleNamespace(sparing=False)),
+        plan=SimpleNamespace(attacks={"memora": (small("attacks", "memora"), None)}, seeds=(0, 1), gives_up=lambda name: False),
         edited="edited",
         nevers=(("never", None),),
         original="original",

@@ -11,6 +11,7 @@ import torch
 from vestige import audit, engine
 from vestige.audit import Request, tasks
 from vestige.audit import run as auditing
+from vestige.audit.pieces import pieces
 from worlds_small import furnish
 
 
@@ -63,3 +64,19 @@ def test_what_does_not_see_the_edit_is_one_piece_for_every_edit(home: Path) -> N
     assert all("unlearner" not in one[key].data["request"] for key in shared)
     assert one.keys() < made(seeds=(0, 1)).keys()  # a later look goes on from an earlier one
     assert not {key for key in one if key.startswith("piece")} & made(suite="smoke", settings={}).keys()
+
+
+def test_a_replicate_waits_for_those_before_only_where_a_way_of_attacking_may_be_given_up() -> None:
+    plan = audit.resolve(Request(concept="sneaker", unlearner="uce", attacks=("memora", "direct"), seeds=(0, 1, 2)))
+    assert plan.suite.sparing
+    waits = {
+        attack: {
+            need.replicate
+            for piece, needs in pieces(plan).items()
+            if piece.attack == attack and piece.replicate == 2
+            for need in needs
+            if need.what == "arm"
+        }
+        for attack in ("memora", "direct")
+    }
+    assert waits == {"memora": {1}, "direct": set()}

@@ -158,17 +158,17 @@ class Experiment:
 
     def ways(self, model: Model, concept: Concept, name: str, seeds: Sequence[int]) -> dict[str, list[runs.Run]]:
         """An attack on one model in every way of it, a run a replicate; fewer of a way that was given up where the suite is sparing."""
-        ways = self.plan.attacks[name][0].ways()
+        ways, gives_up = self.plan.attacks[name][0].ways(), self.plan.gives_up(name)
         made: dict[str, list[runs.Run]] = {way: [] for way in ways}
         for k in seeds:
-            for way in still_open(made) if self.plan.suite.sparing else ways:
+            for way in still_open(made) if gives_up else ways:
                 made[way].append(self.arm(model, concept, name, ways[way], k))
         return made
 
     def turn(self, model: Model, concept: Concept, name: str, way: str, index: int) -> None:
-        """One replicate of a way of attacking, unless that was given up before; needs the replicates before where the suite is sparing."""
+        """One replicate of a way of attacking, unless that was given up before; needs the replicates before where one may be."""
         seeds = self.plan.seeds
-        if not self.plan.suite.sparing or way in still_open(self.ways(model, concept, name, seeds[:index])):
+        if not self.plan.gives_up(name) or way in still_open(self.ways(model, concept, name, seeds[:index])):
             self.arm(model, concept, name, self.plan.attacks[name][0].ways()[way], seeds[index])
 
     def ceiling(self, name: str) -> runs.Run:

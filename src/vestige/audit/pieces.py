@@ -72,7 +72,7 @@ def _needs(plan: Plan, piece: Piece) -> Iterator[Piece]:
         if cost.shares_plain(attack, planned.budget):
             yield Piece("plain", piece.who, replicate=piece.replicate)
         earlier = plan.seeds[: plan.seeds.index(piece.replicate)]
-        if earlier and plan.suite.sparing and piece.what == "arm":  # whether a way of attacking is given up
+        if earlier and piece.what == "arm" and plan.gives_up(piece.attack):
             yield from (Piece("arm", piece.who, piece.attack, way, earlier[-1]) for way in attack.ways())
 
 

@@ -238,6 +238,10 @@ class Plan:
             calls["banks"] = asked * sum(len(bank.asked) for bank in self.banks) * each
         return calls
 
+    def gives_up(self, name: str) -> bool:
+        """Whether a way of an attack may be given up for another, so that a replicate of it waits for those before."""
+        return self.suite.sparing and len(self.attacks[name][0].ways()) > 1
+
     @property
     def _sides(self) -> int:
         """Models that every attack is run on: the edited one and the controls."""

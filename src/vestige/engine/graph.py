@@ -49,7 +49,8 @@ class Task:
 class Graph:
     """Tasks and where they stand.
 
-    `done` holds what each returned, `failed` why each failed or which failure it waits for in vain, `causes` the key of that failure.
+    `whole` and `left` are costs: of all tasks, and of those that have not ended. `done` holds what each returned, `failed` why each failed
+    or which failure it waits for in vain, `causes` the key of that failure.
     """
 
     tasks: dict[str, Task] = field(default_factory=dict)
@@ -59,6 +60,7 @@ class Graph:
     running: set[str] = field(default_factory=set)
     spent: float = 0.0
     left: float = 0.0
+    whole: float = 0.0
     _weight: dict[str, float] = field(default_factory=dict)
     _after: dict[str, list[str]] = field(default_factory=dict)
     _missing: dict[str, int] = field(default_factory=dict)
@@ -82,6 +84,7 @@ class Graph:
             self._number[task.key] = len(self._number)
             self._after[task.key] = []
             self.left += task.cost
+            self.whole += task.cost
             for key in task.needs:
                 self._after[key].append(task.key)
             self._missing[task.key] = sum(key not in self.done for key in dict.fromkeys(task.needs))

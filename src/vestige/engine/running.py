@@ -75,7 +75,7 @@ def execute(
         if watch is not None:
             left = graph.left * clock / paid / max(1, pool.size) if paid and not graph.over else None
             counts = len(graph.done), len(graph.running), len(graph.failed), len(graph.tasks)
-            share = 1 - graph.left / whole if (whole := sum(one.cost for one in graph.tasks.values())) else 1.0
+            share = 1 - graph.left / graph.whole if graph.whole else 1.0
             watch(Progress(*counts, pool.now() - began, left, share, event, task, why))
 
     while not graph.over:

@@ -8,7 +8,8 @@ lengthens less than the clock; ratios are of the medians. Written from the algor
 
     lora   one optimiser step of a rank-4 adapter on all attention, batch 4, AdamW, gradients clipped at 1, float32. *diffusers*: the loop
            of its script for text-to-image LoRA: PEFT layers, picture and caption encoded in every step. *ours*: a step of MemoRa, whose
-           pictures and captions are encoded once (which is counted to its preparation, not here).
+           pictures and captions are encoded once (which is counted to its preparation, not here). *network*: forward and backward of the
+           frozen U-Net alone, with nothing to train: what no loop over this network can go below.
     uce    the whole edit. *published*: matrix by matrix and pair by pair, each pair's text encoded again, every matrix's values computed
            for every matrix, an inverse a matrix. *plain*: the same with the text encoded once and only the matrix's own values.
            *ours*: one factorisation for all. The prompts, rows and weights are ours in each; how far the results differ is a column.
@@ -32,7 +33,7 @@ from pathlib import Path
 from typing import Any
 
 WAYS = {
-    "lora": ("diffusers", "ours"),
+    "lora": ("diffusers", "network", "ours"),
     "uce": ("published", "plain", "ours"),
     "esd": ("published", "ours"),
 }
@@ -59,7 +60,7 @@ def lora(way: str) -> dict[str, float]:
     pictures = torch.rand(33, 3, *model_size(model), generator=generator(0, "pictures"))
     model.encode(pictures[:4])
     before = peak()
-    step = by_diffusers(model, pictures) if way == "diffusers" else by_ours(model, pictures)
+    step = {"diffusers": by_diffusers, "network": by_nobody, "ours": by_ours}[way](model, pictures)
     for _ in range(WARM):
         step()
     began = time.process_time()
@@ -106,6 +107,21 @@ def by_diffusers(model: Any, pictures: Any) -> Any:
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimiser.step()
         optimiser.zero_grad()
+
+    return step
+
+
+def by_nobody(model: Any, pictures: Any) -> Any:
+    """The network's two passes alone."""
+    import torch
+
+    unet, x = model.parts["unet"], model.encode(pictures[:4]).requires_grad_()
+    unet.requires_grad_(False)
+    times, states = torch.full((4,), 500), model.condition(["a picture of a sneaker"] * 4).text
+
+    def step() -> None:
+        unet(x, times, states, return_dict=False)[0].square().mean().backward()
+        x.grad = None
 
     return step
 

@@ -24,6 +24,7 @@ from vestige.diffusion.attention import columns as token_columns
 from vestige.edits import Edit
 from vestige.errors import BadInput, BadSetting, Incompatible, RunConflict
 from vestige.methods import Data, optimiser, training
+from vestige.methods.collapse import collapsed
 
 pytestmark = pytest.mark.usefixtures("sketches")
 
@@ -175,6 +176,29 @@ def test_a_strong_pull_keeps_the_weights_near_its_goal() -> None:
     assert gap(original, pull=1e6, pull_towards="original") < 0.3 * gap(original)
 
 
+@pytest.mark.parametrize("passes", [1, 2])
+def test_damping_passes_every_gradient_through_the_selection(monkeypatch: pytest.MonkeyPatch, passes: int) -> None:
+    """The method's own loss, in however many passes the gradient is made: each pass's is damped."""
+    model, found = tiny(), list[dict[str, Tensor]]()
+
+    def gathered(leaves: Any, loss: Any, *_: Any, **__: Any) -> Any:
+        each = []
+        for micro in range(passes):
+            before = {n: torch.zeros_like(leaf) if leaf.grad is None else leaf.grad.clone() for n, leaf in leaves.items()}
+            loss(training.generator(0, "step", micro)).backward()
+            each.append({n: leaf.grad - before[n] for n, leaf in leaves.items()})
+        found.extend(each)
+        return iter(())
+
+    monkeypatch.setattr("vestige.unlearners.concept_ablation.fit", gathered)
+    registry.build("unlearners", "concept_ablation", settings("concept_ablation"))(model, BAG, seed=0)
+    guarded("concept_ablation", damp=3)(model, BAG, seed=0)
+    for plain, damped in zip(found[:passes], found[passes:], strict=True):
+        assert any(not torch.equal(plain[n], damped[n]) for n in plain)
+        for name, slope in plain.items():
+            torch.testing.assert_close(damped[name], collapsed(slope, 3), rtol=1e-3, atol=1e-3 * float(slope.abs().max()))
+
+
 def test_the_projection_is_the_formula_and_leaks_what_it_says() -> None:
     rng = torch.Generator().manual_seed(0)
     c = torch.randn(12, 4, generator=rng)
@@ -236,7 +260,18 @@ def test_adapters_cannot_be_held() -> None:
         guarded("spm", pull=1.0)(tiny(), BAG, seed=0)
 
 
-@pytest.mark.parametrize("guards", [{"pull": -1.0}, {"share": 0.0}, {"share": 1.1}, {"share": 0.5, "project": True}, {"pull_towards": "x"}])
+@pytest.mark.parametrize(
+    "guards",
+    [
+        {"pull": -1.0},
+        {"share": 0.0},
+        {"share": 1.1},
+        {"share": 0.5, "project": True},
+        {"pull_towards": "x"},
+        {"damp": -1},
+        {"damp": 2, "share": 0.5},
+    ],
+)
 def test_senseless_guards_are_refused(guards: dict[str, Any]) -> None:
     with pytest.raises(BadSetting, match=r"given|either"):
         Guards(**guards)

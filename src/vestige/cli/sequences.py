@@ -56,6 +56,7 @@ def continual(
     pull_towards: Annotated[str, typer.Option(help="previous: the model that enters the step, or original.")] = "previous",
     share: Annotated[float, typer.Option(help="Share of the trained weights that may move, those that matter most to the loss.")] = 1.0,
     project: ProjectOption = False,
+    damp: Annotated[int, typer.Option(help="Leading directions of every matrix's gradient that are damped (RepSelect's selection).")] = 0,
     suite: Annotated[str, typer.Option(help="Whose sampler and numbers of pictures hold; a name, or FILE.toml.")] = "quick",
     seed: Annotated[int, typer.Option(help="Seed of every unlearning run, and of the memory.")] = 0,
     memory: Annotated[int, typer.Option(max=1_000_000, help="Pictures by the original that the method may rehearse, drawn once.")] = 200,

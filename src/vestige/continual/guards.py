@@ -6,7 +6,8 @@ weight itself,
     L + pull mean_k (theta_k - phi_k)^2        mask_k = |theta_k dL/dtheta_k| among the largest share        W = W_0 + V P
 
 with V trained and P = I - C (C'C + rho I)^-1 C' for the columns C of protected words' embeddings. What the optimiser makes of a
-projected gradient is not in the projected space; what it makes of V is, whichever optimiser it is.
+projected gradient is not in the projected space; what it makes of V is, whichever optimiser it is. `damp` passes every gradient through
+RepSelect's selection (`methods.collapse`), whatever loss it is of.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from vestige.edits import Edit
 from vestige.edits.precision import leaves, read_through, wide
 from vestige.errors import BadInput, BadSetting, Incompatible
 from vestige.methods import Data, Paper, Unlearner, optimiser
+from vestige.methods.collapse import collapsed
 from vestige.methods.looking import only_looks
 
 PASSES = 16  # batches whose gradients choose the weights that may move
@@ -44,14 +46,20 @@ class Guards:
         pull_towards: phi: "previous", the model that enters the step, or "original". Many small moves may still add up under "previous".
         share: Share of the trained weights that may move, those with the largest |theta_k dL/dtheta_k|; 1 moves all.
         project: Keys and values of the words that must stay, and of earlier requests, do not move.
+        damp: Leading singular directions that are damped in every matrix's gradient of every pass; 0 damps none.
     """
 
     pull: float = 0.0
     pull_towards: Literal["previous", "original"] = "previous"
     share: float = 1.0
     project: bool = False
+    damp: int = 0
 
     def __post_init__(self) -> None:
+        if self.damp < 0:
+            raise BadSetting(f"damp is a number of directions, at least 0; given {self.damp}")
+        if self.damp and self.share < 1:
+            raise BadSetting("damping spreads a gradient over weights that are not chosen, so either damp or give a share below 1")
         if self.pull < 0 or not 0 < self.share <= 1:
             raise BadSetting(f"pull is at least 0, share above 0 and at most 1; given {self.pull} and {self.share}")
         if self.pull_towards not in ("previous", "original"):
@@ -62,12 +70,12 @@ class Guards:
     @property
     def active(self) -> bool:
         """Whether anything is held."""
-        return self.pull > 0 or self.share < 1 or self.project
+        return self.pull > 0 or self.share < 1 or self.project or self.damp > 0
 
     def check(self, name: str, method: Any) -> None:
         """Refuse a method, called `name`, that has no training to hold back."""
         if self.active and not method.trains:
-            raise BadSetting(f"pull, share and project hold back training, and {name} does not train; choose a method that does")
+            raise BadSetting(f"pull, share, project and damp hold back training, and {name} does not train; choose a method that does")
 
 
 def protected(concept: Concept, earlier: Sequence[Concept]) -> tuple[tuple[str, tuple[str, ...]], ...]:
@@ -142,7 +150,7 @@ class Guarded(Unlearner):
             hold.choose()
         edit: Edit = self.inner(hold.model(), concept, seed=seed, data=data, watch=watch)
         if edit.factors or edit.hooks:
-            raise Incompatible(f"{self.method} does not train weights in place; pull, share and project cannot hold it")
+            raise Incompatible(f"{self.method} does not train weights in place; pull, share, project and damp cannot hold it")
         tensors = {name: hold.finished(name, value) for name, value in edit.tensors.items()}
         notes = {**edit.notes, "guards": dict(self.guards), "protected": [word for word, _ in self.protected]}
         return replace(edit, base=model.fingerprint, tensors=tensors, notes=notes)
@@ -175,7 +183,9 @@ class Hold:
             try:
                 first, goal = self.start.tensor(name), self.goal.tensor(name)
             except Incompatible:
-                raise Incompatible(f"pull, share and project hold weights that are trained in place; {name} is an adapter's") from None
+                raise Incompatible(
+                    f"pull, share, project and damp hold weights that are trained in place; {name} is an adapter's"
+                ) from None
             leaf.register_post_accumulate_grad_hook(_Held(self, name, goal, count))
             leaf.register_hook(partial(self._chosen, name))
             if self.projected(name):
@@ -184,7 +194,9 @@ class Hold:
         return view
 
     def _chosen(self, name: str, slope: Tensor) -> Tensor | None:
-        """A gradient without what may not move, however it is asked for; None leaves it as it is."""
+        """A gradient without what may not move, however it is asked for; a pass's, damped. None leaves it as it is."""
+        if self.guards.damp and not only_looks():
+            return collapsed(slope, self.guards.damp)
         return None if self.mask is None else slope * self.mask.get(name, 0)
 
     def projected(self, name: str) -> bool:

@@ -24,6 +24,7 @@ from vestige.diffusion import Model
 from vestige.diffusion.model import Watch, silent
 from vestige.diffusion.sampling import chunks
 from vestige.edits import Edit
+from vestige.edits.precision import wide
 from vestige.edits.surgery import folded
 from vestige.methods import Data, Paper, Training, Unlearner, fit
 from vestige.methods.collapse import How, collapsed
@@ -98,7 +99,7 @@ class RepSelect(Unlearner):
         shown = self._elicited(model, target, seed, watch)
         slopes = self._gathered(model, shown, names, target, wrong, seed, watch)
         chosen = {name: collapsed(slope, self.directions, self.how) for name, slope in slopes.items()}
-        base = {name: model.tensor(name) for name in names}
+        base = {name: wide(model.tensor(name)) for name in names}
         size = norm(chosen)
         unit = {name: step * (norm(base) / size) for name, step in chosen.items()} if size > 0 else chosen
 

@@ -26,7 +26,19 @@ GUIDES = (
     *("recipes/cifar10", "negative"),
 )
 # Results in the order in which one would ask; what is not named follows.
-RESULTS = ("claims", "truth_panel", "attacks", "returns", "continual", "continual_duge", "memora", "diagnoses", "controls", "unshown", "flow")
+RESULTS = (
+    "claims",
+    "truth_panel",
+    "attacks",
+    "returns",
+    "continual",
+    "continual_duge",
+    "memora",
+    "diagnoses",
+    "controls",
+    "unshown",
+    "flow",
+)
 ADRIFT = ("studies", "recoveries", "automemora", "multimemora", "wardrobe", "worlds")  # folders of results without a page above them
 
 
@@ -36,7 +48,24 @@ def main(out: Path = SITE, staged: Path = STAGED) -> int:
 
     stage(staged)
     conf = Path(__file__).parent
-    return int(build_main(["-b", "html", "-c", str(conf), "-d", str(staged.with_name(f"{staged.name}-read")), "-W", "--keep-going", "-q", "-E", str(staged), str(out)]))
+    return int(
+        build_main(
+            [
+                "-b",
+                "html",
+                "-c",
+                str(conf),
+                "-d",
+                str(staged.with_name(f"{staged.name}-read")),
+                "-W",
+                "--keep-going",
+                "-q",
+                "-E",
+                str(staged),
+                str(out),
+            ]
+        )
+    )
 
 
 def stage(to: Path, root: Path = ROOT) -> None:
@@ -132,5 +161,3 @@ def toctree(caption: str, pages: list[str]) -> str:
     """A hidden branch of the site's tree."""
     head = f":caption: {caption}\n" if caption else ""
     return f"\n```{{toctree}}\n:hidden:\n{head}\n" + "\n".join(pages) + "\n```\n"
-
-

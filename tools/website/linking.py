@@ -32,7 +32,7 @@ class MethodLinks(SphinxPostTransform):
             name = literal.astext()
             there = pages.get(name, here)
             linked = any(isinstance(node, nodes.reference | nodes.title) for node in _above(literal))
-            if there == here or linked or name in WORDS and not tables:
+            if there == here or linked or (name in WORDS and not tables):
                 continue
             link = nodes.reference("", "", internal=True, refuri=builder.get_relative_uri(here, there))
             literal.replace_self(link)

@@ -185,8 +185,8 @@ def presets(kind: Literal["unlearners", "attacks"], name: str) -> str:
     rows = [f"| {code(key)} | {' | '.join(code(value(t[key])) if key in t else '' for t in columns.values())} |" for key in said]
     head = f"| setting | {' | '.join(columns)} |\n|---|{'---|' * len(columns)}\n"
     why = (
-        "What a built-in model or a suite sets instead of the defaults; an empty cell keeps the default. `wardrobe` and the like are taken by "
-        "themselves on the model of that name, others by `--preset`. Those of a suite hold on the embedded world."
+        "What a built-in model or a suite sets instead of the defaults; an empty cell keeps the default. `wardrobe` and "
+        "the like are taken by themselves on the model of that name, others by `--preset`. Those of a suite hold on the embedded world."
     )
     return f"## Presets\n\n{why}\n\n{head}" + "\n".join(rows)
 
@@ -203,8 +203,8 @@ def costs(name: str, cls: Any) -> str:
     if not rows:
         return "It asks nothing of the denoiser: its edit is another model."
     said = (
-        f"Calls of the denoiser that an edit takes, by its own forecast; one is one picture and one condition, and one that is trained through "
-        f"counts three. On the right the model draws every picture itself, at {drawn} calls each as the suite `quick` draws. "
+        f"Calls of the denoiser that an edit takes, by its own forecast; one is one picture and one condition, and one that is trained "
+        f"through counts three. On the right the model draws every picture itself, at {drawn} calls each as the suite `quick` draws. "
         "What a call takes: [what it costs](../docs/cost.md)."
     )
     return f"{said}\n\n| settings | pictures given | pictures drawn |\n|---|---|---|\n" + "\n".join(rows)
@@ -223,8 +223,9 @@ def costs_of_attack(name: str, cls: Any) -> str:
             budget = ", ".join(str(point) for point in planned.budget.points)
             rows.append(f"| {suite}{how} | {budget} | {planned.references or ''} | {calls:,} |")
     said = (
-        "Calls of the denoiser that one arm takes on the embedded world, by the attack's own forecast, without drawing what is scored; one is "
-        "one picture and one condition, and one that is trained through counts three. An audit runs several arms: [what it costs](../docs/cost.md)."
+        "Calls of the denoiser that one arm takes on the embedded world, by the attack's own forecast, without drawing what is scored; one "
+        "is one picture and one condition, and one that is trained through counts three. An audit runs several arms: "
+        "[what it costs](../docs/cost.md)."
     )
     return f"{said}\n\n| suite | budget | references | calls |\n|---|---|---|---|\n" + "\n".join(rows) if rows else "No suite runs it."
 
@@ -245,7 +246,8 @@ def families(root: Path, name: str) -> str:
     for family, state in zip(names, rows[name], strict=True):
         why = re.fullmatch(r"refuses \((\d+)\)", state)
         lines.append(f"| {family} | {f'refuses: {cell(reasons[why[1]])}' if why else state} |")
-    said = "What has run, and on what; nothing has run on real weights of a published model. What the states mean: [the matrix](../docs/results/matrix.md)."
+    said = "What has run, and on what; nothing has run on real weights of a published model. What the states mean: "
+    said += "[the matrix](../docs/results/matrix.md)."
     return f"{said}\n\n| family | |\n|---|---|\n" + "\n".join(lines)
 
 
@@ -277,7 +279,7 @@ def _links(root: Path, found: list[standing.Section]) -> str:
     return "\n".join(lines)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _heading(file: Path) -> str:
     """The words of a page's first heading."""
     lines = file.read_text("utf-8").splitlines()

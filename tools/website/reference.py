@@ -123,7 +123,7 @@ def _default(value: Any) -> str:
     if inspect.isfunction(value) or inspect.isclass(value):
         return str(value.__name__)
     text = repr(value)
-    return text if value is None or isinstance(value, bool | int | float | str | tuple) and "<" not in text else "..."
+    return text if value is None or (isinstance(value, bool | int | float | str | tuple) and "<" not in text) else "..."
 
 
 def index() -> str:
@@ -160,5 +160,3 @@ def commands() -> str:
         table = "| option | default | |\n|---|---|---|\n" + "\n".join(rows)
         parts.append(f"## vestige {name}\n\n{prose(doc.blocks)}\n\n{table}")
     return "\n\n".join(parts) + "\n"
-
-

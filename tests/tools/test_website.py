@@ -150,6 +150,11 @@ def test_every_public_name_is_described(room: str) -> None:
         ast.parse(f"def f{before if arrow else signature[:-1]}) -> {back if arrow else 'None'}: ...")
 
 
+def test_names_that_differ_in_case_alone_have_anchors_of_their_own() -> None:
+    found = reference.anchors("vestige.models")
+    assert (found["Card"], found["card"]) == ("card", "card-1") and "vestige.models.md#card-1" in reference.index()
+
+
 def test_faces_are_all_there() -> None:
     """A room whose face hands names on is in the reference."""
     faces = {f"vestige.{f.parent.name}" for f in (ROOT / "src/vestige").glob("*/__init__.py") if "__all__" in f.read_text("utf-8")}

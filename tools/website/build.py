@@ -131,7 +131,7 @@ def results(root: Path) -> str:
     below = [p.relative_to(home).with_suffix("").as_posix() for folder in ADRIFT for p in sorted((home / folder).glob("*.md"))]
     rows = [f"- [{page_title(root, f'docs/results/{name}.md')}]({name}.md)" for name in first]
     more = [f"- [{page_title(root, f'docs/results/{name}.md')}]({name}.md)" for name in below]
-    said = "Every page is written by a study or a tool from records, and says its command. What did not work: [negative](../negative.md)."
+    said = "Tables are made by a study or a tool, and their page says the command. What did not work: [negative](../negative.md)."
     studied = "\n".join(more)
     return f"# Results\n\n{said}\n\n" + "\n".join(rows) + f"\n\n## Single studies and worlds\n\n{studied}\n" + toctree("", [*first, *below])
 

@@ -27,7 +27,9 @@ class MethodLinks(SphinxPostTransform):
 
     def run(self, **_: Any) -> None:
         here, pages, builder = self.env.docname, places(), self.app.builder
-        tables = here.startswith(("docs/results/matrix", "index"))  # there every name is a method's
+        tables = here.startswith(
+            ("docs/results/matrix", "docs/choosing", "index", "unlearners/index", "attacks/index")
+        )  # there every name is a method's
         for literal in list(self.document.findall(nodes.literal)):
             name = literal.astext()
             there = pages.get(name, here)

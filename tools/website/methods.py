@@ -27,6 +27,7 @@ NEEDS = {
     "target": "pictures of the concept; the model draws them where none are given",
     "retain": "pictures of what must stay; the model draws them where none are given",
 }
+BRIEFLY = {"prompts": "its words", "target": "pictures of it", "retain": "pictures of the rest"}
 ATTACKER_NEEDS = {
     "pictures": "a few pictures of the concept",
     "retain": "pictures of everything but the concept",
@@ -202,6 +203,8 @@ def costs(name: str, cls: Any) -> str:
             rows.append(f"| {way} | {made.calls(0, 0):,} | {made.calls(drawn, drawn):,} |")
     if not rows:
         return "It asks nothing of the denoiser: its edit is another model."
+    if all(row.endswith("| 0 | 0 |") for row in rows):
+        return "No call of the denoiser: nothing is drawn, and nothing trained through it."
     said = (
         f"Calls of the denoiser that an edit takes, by its own forecast; one is one picture and one condition, and one that is trained "
         f"through counts three. On the right the model draws every picture itself, at {drawn} calls each as the suite `quick` draws. "
@@ -291,7 +294,7 @@ def page_title(root: Path, where: str) -> str:
     file = root / where
     heading = _heading(file)
     same = [other for other in file.parent.glob("*.md") if _heading(other) == heading]
-    return f"{heading}: {file.stem}" if len(same) > 1 else heading
+    return f"{heading}: {file.stem}" if len(same) > 1 and file.stem != "README" else heading
 
 
 def source(cls: Any) -> str:
@@ -309,8 +312,9 @@ def index(kind: Literal["unlearners", "attacks"]) -> str:
     rows = []
     for name in own_names(kind):
         cls = registry.find(kind, name)
-        told_needs = cls.access if kind == "attacks" else ", ".join(sorted(cls.needs))
-        rows.append(f"| [{escaped(title(kind, name))}]({name}.md) | {code(name)} | {cell(summary(kind, name))} | {told_needs} |")
+        given = cls.access if kind == "attacks" else ", ".join(said for need, said in BRIEFLY.items() if need in cls.needs)
+        idea = summary(kind, name)
+        rows.append(f"| [{escaped(title(kind, name))}]({name}.md) | {code(name)} | {cell(idea[:1].upper() + idea[1:])} | {given} |")
     head = f"| | name | idea | {'access' if kind == 'attacks' else 'trains on'} |\n|---|---|---|---|\n"
     pages = "\n".join(own_names(kind))
     return f"# {kind.capitalize()}\n\n{told[kind]}\n\n{head}" + "\n".join(rows) + f"\n\n```{{toctree}}\n:hidden:\n\n{pages}\n```\n"

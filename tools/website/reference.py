@@ -36,6 +36,16 @@ def page(room: str) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def anchors(room: str) -> dict[str, str]:
+    """Public name -> its heading's anchor on the room's page; `card` comes after `Card`, and is another."""
+    met, made = dict[str, int](), {}
+    for name in names(room):
+        slug = name.lower()
+        met[slug] = met.get(slug, -1) + 1
+        made[name] = f"{slug}-{met[slug]}" if met[slug] else slug
+    return made
+
+
 def home(room: str, found: Any) -> str:
     """The other page on which a name of the package's own face is described in full; "" where that is here."""
     if room != "vestige":
@@ -47,7 +57,7 @@ def described(room: str, name: str, found: Any) -> str:
     """One public name: its signature, and what its docstring says."""
     elsewhere = home(room, found)
     if elsewhere:
-        there = found.__name__.lower()
+        there = anchors(elsewhere)[found.__name__]
         said = f"{escaped(read(found.__doc__).summary)}\n\nIn full: [{elsewhere}.{found.__name__}]({elsewhere}.md#{there})."
         return said if inspect.isclass(found) else directive("function", room, name, signature(found), said)
     if inspect.isclass(found):
@@ -131,7 +141,7 @@ def index() -> str:
     rows = []
     for room in ROOMS:
         told = read(importlib.import_module(room).__doc__).summary
-        those = ", ".join(f"[{escaped(n)}]({room}.md#{n.lower()})" for n in names(room))
+        those = ", ".join(f"[{escaped(n)}]({room}.md#{anchor})" for n, anchor in anchors(room).items())
         rows.append(f"| [{room}]({room}.md) | {cell(told)} | {those} |")
     said = (
         "The names that `vestige` itself and its rooms hand on; everything else is inside and may move. "

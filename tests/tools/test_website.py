@@ -7,20 +7,24 @@ import dataclasses
 import importlib
 import json
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
 
 from pages import BROWSER, Page, browse
 from vestige import registry
+from vestige.cli import app
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT / "tools"))
 
-from website import build, docstrings, methods, reference, standing  # noqa: E402
+from website import build, docstrings, measured, methods, reference, standing  # noqa: E402
 
+COMMANDS = get_command(app).commands  # type: ignore[attr-defined]
 METHODS = [(kind, name) for kind in methods.KINDS for name in registry.names(kind)]
 LINK = re.compile(r"\]\(([^)#\s:]+)(?:#([^)\s]*))?\)")
 
@@ -69,7 +73,7 @@ def test_a_docstring_is_read_into_its_parts() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["mean |a - b|^2, x_t_0 and *this* <g, h> [0, 1]", "1. not a list", "- neither", "# no heading", "a `b|c*` d"]
+    "text", ["mean |a - b|^2, 2 * x_t_0 * P* <g, h> [0, 1]", "1. not a list", "- neither", "# no heading", "a `b|c*` d"]
 )
 def test_text_reads_the_same_as_markdown(text: str) -> None:
     """By the parser that the site uses, where it is at hand; it comes with rich."""
@@ -78,6 +82,7 @@ def test_text_reads_the_same_as_markdown(text: str) -> None:
     (line,) = re.findall(r"<p>(.*)</p>", MarkdownIt().render(docstrings.escaped(text)))
     shown = line.replace("&lt;", "<").replace("&gt;", ">").replace("&quot;", '"').replace("<code>", "`").replace("</code>", "`")
     assert shown == text
+    assert MarkdownIt().render(docstrings.escaped("the *edited model*, c*")) == "<p>the <em>edited model</em>, c*</p>\n"
     table = MarkdownIt().enable("table").render(f"| a | b |\n|---|---|\n| {docstrings.cell(text)} | x |\n")
     assert table.count("<td>") == 2
 
@@ -104,12 +109,15 @@ def test_every_method_has_a_page_that_names_every_setting(kind: registry.Kind, n
         _, _, accepts, default, meaning, _ = rows[field.name]
         assert accepts.strip() and len(meaning.strip()) > 4
         assert (default.strip() == "") == (field.default is field.default_factory is dataclasses.MISSING)
-    families, states, _ = methods.matrix(ROOT)
+    families, states, _ = measured.matrix(ROOT)
     assert all(f"| {family} |" in text for family in families)
     assert text.count("refuses: ") == sum("refuses" in state for state in states[name])
     assert cls.paper.title in text.replace("\\", "") and f"py:class}} {cls.__name__}" in text
-    assert all(key in text for told in methods.of_presets(kind, name).values() for key in told)
+    assert all(key in text for told in measured.of_presets(kind, name).values() for key in told)
     assert "## What it costs" in text and "## Where it stands" in text
+    (command,) = re.findall(r"```console\nvestige (\w+) (.*)\n```", text)
+    with COMMANDS[command[0]].make_context(command[0], shlex.split(command[1])) as context:
+        assert context.params["method"] == name
 
 
 def test_pages_are_of_what_is_registered(staged: Path) -> None:

@@ -13,7 +13,7 @@ import shutil
 from pathlib import Path
 
 from website import methods, reference
-from website.methods import page_title
+from website.measured import page_title
 
 ROOT = Path(__file__).parents[2]
 STAGED, SITE = ROOT / "build/site", ROOT / "site"

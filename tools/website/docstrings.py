@@ -14,6 +14,8 @@ HEAD = re.compile(r"(Arguments|Returns|Errors|Raises)(?:, ([^:]+))?:$")
 ENTRY = re.compile(r"((?:\w+, )*\w+): (.*)")
 SPECIAL = re.compile(r"([\\*_<>\[\]|#~&$^{}])")
 
+STRESS = re.compile(r"(?<![\w)*])\\\*(\w(?:[\w ]*\w)?)\\\*(?!\w)")  # *words* that were meant so, once their stars are escaped
+
 
 @dataclass
 class Docstring:
@@ -83,9 +85,9 @@ def _section(made: Docstring, head: str, body: str) -> None:
 
 
 def escaped(text: str) -> str:
-    """Text as Markdown that reads the same: what is special is escaped outside `code`."""
+    """Text as Markdown that reads the same: what is special is escaped outside `code`, *stress* stays."""
     parts = re.split(r"(`[^`]+`)", text)
-    parts[::2] = [SPECIAL.sub(r"\\\1", part) for part in parts[::2]]
+    parts[::2] = [STRESS.sub(r"*\1*", SPECIAL.sub(r"\\\1", part)) for part in parts[::2]]
     made = "".join(parts)
     return re.sub(r"^(\d+)([.)] )|^([-+=] )", lambda m: f"{m[1]}\\{m[2]}" if m[1] else f"\\{m[3]}", made)
 

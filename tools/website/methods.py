@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import re
 import sys
 import types
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from vestige import data, registry
-from vestige.harness import cost, suites
-from website import standing
+from vestige import registry
+from website import measured
 from website.docstrings import cell, code, escaped, prose, read
+from website.measured import of_presets, of_suites
 
 KINDS: tuple[Literal["unlearners", "attacks"], ...] = ("unlearners", "attacks")
 USUAL = {"lr": "Learning rate."}  # what needs no word beside the field, said here for those who read the page alone
@@ -51,12 +50,12 @@ def page(root: Path, kind: Literal["unlearners", "attacks"], name: str) -> str:
         prose(idea.blocks[:1]),
         facts(kind, name, cls),
         f"## Idea\n\n{prose(idea.blocks[1:])}" if idea.blocks[1:] else "",
-        f"## Here, and in the released code\n\n{prose(own.blocks)}" if own.blocks else "",
+        f"## {'Here, and in the released code' if cls.paper.code else 'How it is done here'}\n\n{prose(own.blocks)}",
         f"## Settings\n\n{settings(cls)}",
         presets(kind, name),
-        f"## What it costs\n\n{(costs_of_attack if kind == 'attacks' else costs)(name, cls)}",
-        f"## Where it runs\n\n{families(root, name)}",
-        f"## Where it stands\n\n{stands(root, name, cls)}",
+        f"## What it costs\n\n{(measured.costs_of_attack if kind == 'attacks' else measured.costs)(name)}",
+        f"## Where it runs\n\n{measured.families(root, name)}",
+        f"## Where it stands\n\n{measured.stands(root, name, cls)}",
         source(cls),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -81,31 +80,23 @@ def facts(kind: Literal["unlearners", "attacks"], name: str, cls: Any) -> str:
     where = f", [arXiv {paper.arxiv}](https://arxiv.org/abs/{paper.arxiv})" if paper.arxiv else ""
     released = f"; code released as {code(paper.code)}" if paper.code else ""
     rows = {"name": code(name), "paper": f"{cell(paper.authors)}, *{cell(paper.title)}*, {paper.year}{where}{released}"}
-    made = _built(kind, name)
+    made = registry.build(kind, name)
     if kind == "attacks":
         rows["access"] = cell(ACCESS[cls.access])
         rows["it is given"] = _those(cls.needs, ATTACKER_NEEDS)
-        rows["other ways"] = ", ".join(code(way) for way in made.variants()) if made is not None else ""
+        rows["other ways"] = ", ".join(code(way) for way in made.variants())
         command = f"vestige attack --model wardrobe --edit edit.safetensors --concept sneaker --method {name} --out runs/attack"
     else:
         rows["it trains on"] = _those(cls.needs, NEEDS)
         rows["several at once"] = "yes" if cls.joint else "one concept, or one after another"
         command = f"vestige unlearn --model wardrobe --concept sneaker --method {name} --out edit.safetensors"
-    if made is not None:
-        rows["float16"] = "no, it trains" if made.trains else "yes, it trains nothing"
+    rows["float16"] = "no, it trains" if made.trains else "yes, it trains nothing"
     table = "\n".join(f"| {key} | {value} |" for key, value in rows.items() if value)
     return held("facts", f"| | |\n|---|---|\n{table}") + f"\n\n```console\n{command}\n```"
 
 
 def _those(needs: frozenset[str], said: dict[str, str]) -> str:
     return cell("; ".join(said[key] for key in said if key in needs)) or "nothing"
-
-
-def _built(kind: Literal["unlearners", "attacks"], name: str, values: dict[str, Any] | None = None) -> Any:
-    """An instance; None for one that has a setting without a default, as `retrain` has its twin."""
-    cls = registry.find(kind, name)
-    missing = [f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING]
-    return None if missing else registry.build(kind, name, values or {})
 
 
 def arguments(cls: Any) -> dict[str, str]:
@@ -161,25 +152,16 @@ def value(given: Any) -> str:
     return repr(given)
 
 
-@functools.lru_cache
-def _tables() -> dict[str, Any]:
-    return data.shipped_table("presets")
-
-
-def of_presets(kind: str, name: str) -> dict[str, dict[str, Any]]:
-    """Preset or world -> a method's settings there."""
-    return {preset: told[kind][name] for preset, told in _tables().items() if name in told.get(kind, {})}
-
-
 def presets(kind: Literal["unlearners", "attacks"], name: str) -> str:
     """The table of presets, and of a suite's settings for the embedded world; "" where there is neither."""
     columns = of_presets(kind, name)
     if kind == "attacks":
-        for suite in suites.names():
-            made = suites.load(suite, "wardrobe")
-            planned = made.attacks.get(name) or made.lent.get(name)
-            if planned and planned.settings and dict(planned.settings) not in columns.values():
-                columns[f"suite {suite}"] = dict(planned.settings)
+        alike: dict[str, list[str]] = {}
+        plans = {suite: dict(planned.settings) for suite, planned, _ in of_suites(name)}
+        for suite, told in plans.items():
+            if told and told not in columns.values():
+                alike.setdefault(repr(told), []).append(suite)
+        columns |= {f"suite{'s' * (len(those) > 1)} {', '.join(those)}": plans[those[0]] for those in alike.values()}
     if not columns:
         return ""
     said = list(dict.fromkeys(key for told in columns.values() for key in told))
@@ -190,111 +172,6 @@ def presets(kind: Literal["unlearners", "attacks"], name: str) -> str:
         "the like are taken by themselves on the model of that name, others by `--preset`. Those of a suite hold on the embedded world."
     )
     return f"## Presets\n\n{why}\n\n{head}" + "\n".join(rows)
-
-
-def costs(name: str, cls: Any) -> str:
-    """Calls of an unlearner, by its own forecast."""
-    drawn = cost.picture(suites.load("quick").protocol)
-    ways = {"defaults": dict[str, Any](), **of_presets("unlearners", name)}
-    rows = []
-    for way, told in ways.items():
-        made = _built("unlearners", name, told)
-        if made is not None:
-            rows.append(f"| {way} | {made.calls(0, 0):,} | {made.calls(drawn, drawn):,} |")
-    if not rows:
-        return "It asks nothing of the denoiser: its edit is another model."
-    if all(row.endswith("| 0 | 0 |") for row in rows):
-        return "No call of the denoiser: nothing is drawn, and nothing trained through it."
-    said = (
-        f"Calls of the denoiser that an edit takes, by its own forecast; one is one picture and one condition, and one that is trained "
-        f"through counts three. On the right the model draws every picture itself, at {drawn} calls each as the suite `quick` draws. "
-        "What a call takes: [what it costs](../docs/cost.md)."
-    )
-    return f"{said}\n\n| settings | pictures given | pictures drawn |\n|---|---|---|\n" + "\n".join(rows)
-
-
-def costs_of_attack(name: str, cls: Any) -> str:
-    """Calls of one arm of an attack under the suites that run it."""
-    rows = []
-    for suite in suites.names():
-        made = suites.load(suite, "wardrobe")
-        planned = made.attacks.get(name) or made.lent.get(name)
-        if planned:
-            own = _built("attacks", name, dict(planned.settings))
-            calls = own.calls(planned.budget.last, planned.references)
-            how = "" if name in made.attacks else " (where it is asked for)"
-            budget = ", ".join(str(point) for point in planned.budget.points)
-            rows.append(f"| {suite}{how} | {budget} | {planned.references or ''} | {calls:,} |")
-    said = (
-        "Calls of the denoiser that one arm takes on the embedded world, by the attack's own forecast, without drawing what is scored; one "
-        "is one picture and one condition, and one that is trained through counts three. An audit runs several arms: "
-        "[what it costs](../docs/cost.md)."
-    )
-    return f"{said}\n\n| suite | budget | references | calls |\n|---|---|---|---|\n" + "\n".join(rows) if rows else "No suite runs it."
-
-
-@functools.lru_cache
-def matrix(root: Path) -> tuple[list[str], dict[str, list[str]], dict[str, str]]:
-    """The matrix's families, its rows by method, and its reasons by number."""
-    text = (root / "docs/results/matrix.md").read_text("utf-8")
-    table = [[c.strip() for c in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
-    reasons = dict(re.findall(r"^(\d+)\. (.+)$", text, re.MULTILINE))
-    return table[0][1:], {row[0].strip("`"): row[1:] for row in table[2:]}, reasons
-
-
-def families(root: Path, name: str) -> str:
-    """The method's row of the matrix, on its side, with reasons in words."""
-    names, rows, reasons = matrix(root)
-    lines = []
-    for family, state in zip(names, rows[name], strict=True):
-        why = re.fullmatch(r"refuses \((\d+)\)", state)
-        lines.append(f"| {family} | {f'refuses: {cell(reasons[why[1]])}' if why else state} |")
-    said = "What has run, and on what; nothing has run on real weights of a published model. What the states mean: "
-    said += "[the matrix](../docs/results/matrix.md)."
-    return f"{said}\n\n| family | |\n|---|---|\n" + "\n".join(lines)
-
-
-@functools.lru_cache
-def results(root: Path) -> list[standing.Section]:
-    """Every section of the results, and of what did not work."""
-    pages = sorted((root / "docs/results").rglob("*.md"))
-    apart = ("matrix.md", "tests.md", "fuzz.md")  # these name every method and measure none
-    files = [*(p for p in pages if p.name not in apart), root / "docs/negative.md"]
-    return [s for p in files for s in standing.sections(root, p.relative_to(root).as_posix())]
-
-
-def stands(root: Path, name: str, cls: Any) -> str:
-    """Links to what has been measured of it."""
-    rows, named = standing.met(results(root), name, cls.__name__)
-    made = [f"{head}\n\n{_links(root, found)}" for head, found in (("Rows of it:", rows), ("Named in:", named)) if found]
-    return "\n\n".join(made) or "No page of results names it yet: nothing has been measured of it but that it runs."
-
-
-def _links(root: Path, found: list[standing.Section]) -> str:
-    """A line a page, its sections behind it."""
-    pages: dict[str, list[standing.Section]] = {}
-    for section in found:
-        pages.setdefault(section.page, []).append(section)
-    lines = []
-    for where, those in pages.items():
-        parts = ", ".join(f"[{escaped(s.title)}](../{where}#{s.slug})" for s in those if s.slug)
-        lines.append(f"- [{escaped(page_title(root, where))}](../{where})" + (f": {parts}" if parts else ""))
-    return "\n".join(lines)
-
-
-@functools.cache
-def _heading(file: Path) -> str:
-    """The words of a page's first heading."""
-    lines = file.read_text("utf-8").splitlines()
-    return next(line for line in lines if line.startswith("# "))[2:].replace("`", "")
-
-
-def page_title(root: Path, where: str) -> str:
-    """A page's title; with the file's own name where several pages share one."""
-    file = root / where
-    heading = _heading(file)
-    same = [other for other in file.parent.glob("*.md") if _heading(other) == heading]
-    return f"{heading}: {file.stem}" if len(same) > 1 and file.stem != "README" else heading
 
 
 def source(cls: Any) -> str:

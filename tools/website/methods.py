@@ -191,7 +191,7 @@ def index(kind: Literal["unlearners", "attacks"]) -> str:
         cls = registry.find(kind, name)
         given = cls.access if kind == "attacks" else ", ".join(said for need, said in BRIEFLY.items() if need in cls.needs)
         idea = summary(kind, name)
-        rows.append(f"| [{escaped(title(kind, name))}]({name}.md) | {code(name)} | {cell(idea[:1].upper() + idea[1:])} | {given} |")
-    head = f"| | name | idea | {'access' if kind == 'attacks' else 'trains on'} |\n|---|---|---|---|\n"
+        rows.append(f"| [{escaped(title(kind, name))}]({name}.md) {code(name)} | {cell(idea[:1].upper() + idea[1:])} | {given} |")
+    head = f"| method | idea | {'access' if kind == 'attacks' else 'trains on'} |\n|---|---|---|\n"
     pages = "\n".join(own_names(kind))
     return f"# {kind.capitalize()}\n\n{told[kind]}\n\n{head}" + "\n".join(rows) + f"\n\n```{{toctree}}\n:hidden:\n\n{pages}\n```\n"

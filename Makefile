@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip
 
-.PHONY: venv demo test test-slow lint wardrobe clean
+.PHONY: venv demo docs test test-slow lint wardrobe clean
 .DELETE_ON_ERROR:
 
 venv: .venv/.stamp
@@ -19,6 +19,15 @@ venv: .venv/.stamp
 
 demo: venv
 	$(BIN)/vestige audit --model wardrobe --concept sneaker --unlearner uce --attack memora --suite quick --out runs/demo
+
+# The site's generator is no part of `venv`: it comes when it is first asked for.
+.venv/.docs: .venv/.stamp
+	$(PIP) install --quiet -c constraints.txt -e '.[docs]'
+	@touch $@
+
+# A warning fails. Open site/index.html; no server and no network is needed.
+docs: .venv/.docs
+	$(BIN)/python tools/website
 
 lint: venv
 	$(BIN)/ruff check .
@@ -37,5 +46,5 @@ wardrobe: venv
 	bash tools/wardrobe/build.sh
 
 clean:
-	rm -rf dist .mypy_cache .ruff_cache .pytest_cache src/*.egg-info
+	rm -rf dist site build/site build/site-read .mypy_cache .ruff_cache .pytest_cache src/*.egg-info
 	find src studies tests tools -name __pycache__ -type d -prune -exec rm -rf {} +

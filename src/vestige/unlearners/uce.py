@@ -40,7 +40,7 @@ class UCE(Unlearner):
     float64 by Cholesky; the empty prompt is literally empty, where the older code put a blank; rows begin at the concept's last token,
     there at the whole prompt's, which is another where words follow the concept; and "auto" does not count the empty prompt.
 
-    Several targets that are one concept (`together.Joint`) are solved for at once: both sums run over the rows of all of them.
+    Several targets that are one concept (`concepts.joint.Joint`) are solved for at once: both sums run over the rows of all of them.
 
     Arguments:
         rule: Which embeddings stand for a prompt. "word": the row of the concept's last token only (the 2025 release).

@@ -79,6 +79,8 @@ def matrix(root: Path) -> tuple[list[str], dict[str, list[str]], dict[str, str]]
 def families(root: Path, name: str) -> str:
     """The method's row of the matrix, on its side, with reasons in words."""
     names, rows, reasons = matrix(root)
+    if name not in rows:
+        raise SystemExit(f"docs/results/matrix.md has no row of {name}; python tools/matrix.py makes it again")
     lines = []
     for family, state in zip(names, rows[name], strict=True):
         why = re.fullmatch(r"refuses \((\d+)\)", state)

@@ -74,7 +74,7 @@ def pictures(seed: int, *captions: str) -> PictureSet:
 def method(kind: registry.Kind, name: str) -> Any:
     made = small(kind, name)
     own = {key: value for key, value in SMALL_STEPS.items() if hasattr(made, key)}
-    if name == "automemora":
+    if name in ("automemora", "multimemora"):
         own["memora"] = (*SMALL["attacks"]["memora"][:-1], f"lr={SMALL_STEPS['lr']}")
     return replace(made, **own)
 

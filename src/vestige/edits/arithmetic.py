@@ -80,6 +80,25 @@ def scale(model: Weights, edit: Edit, weight: float) -> Edit:
     return replace(combine(model, [(edit, weight)], method=edit.method), settings=edit.settings, scope=edit.scope)
 
 
+def truncated(edit: Edit, rank: int) -> Edit:
+    """The nearest adapter of a smaller rank, weight by weight: the largest singular values of `up @ down` (Eckart and Young, 1936).
+
+    Both sides are first brought to orthonormal bases, so that what is decomposed is as small as the adapter's own rank.
+
+    Raises:
+        Incompatible: An edit that is no adapter.
+    """
+    if edit.tensors or edit.hooks or not edit.factors:
+        raise Incompatible(f"only adapters are brought to a smaller rank; this {edit.method} edit holds other changes, or none")
+    factors = {}
+    for name, (down, up) in edit.factors.items():
+        left, upper = torch.linalg.qr(up.double())
+        right, lower = torch.linalg.qr(down.double().T)
+        u, s, v = torch.linalg.svd(upper @ lower.T, full_matrices=False)
+        factors[name] = ((right @ v[:rank].T).T.contiguous().to(down), (left @ (u[:, :rank] * s[:rank])).to(up))
+    return replace(edit, settings={**edit.settings, "rank": rank}, factors=factors)
+
+
 def difference(model: Weights, other: Weights, names: Sequence[str], *, method: str = "difference") -> Edit:
     """The edit that turns `model` into `other`: every named weight whose value differs."""
     changed = {name: other.tensor(name) for name in names if not torch.equal(wide(other.tensor(name)), wide(model.tensor(name)))}

@@ -1,0 +1,93 @@
+"""Audits of several concepts that were erased together: how they are planned, what is refused, and who looks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from vestige import concepts, data, models
+from vestige.audit import Request, resolve
+from vestige.concepts.joint import Joint, joint
+from vestige.errors import BadInput, BadSetting, UnknownName
+from vestige.harness.attacker import AttackerData
+from vestige.harness.settings import requested
+from vestige.metrics import classifier
+
+
+def plan(**own: Any) -> Any:
+    return resolve(Request(**{"concept": "sneaker,bag", "unlearner": "uce", **own}))
+
+
+def test_the_suite_gives_the_attacks_of_several() -> None:
+    planned = plan()
+    assert isinstance(planned.concept, Joint) and planned.concept.name == "sneaker+bag"
+    assert list(planned.attacks) == ["multimemora", "direct"] and list(plan(concept="sneaker").attacks) == ["memora", "direct"]
+    assert planned.control.names == ("wardrobe-never-five",) and list(planned.positives) == ["uce"]
+
+
+def test_the_forecast_counts_each_concept() -> None:
+    """MemoRa's calls on each of two concepts; direct trains nothing."""
+    one, two = plan(concept="bag", attacks=("memora",), seeds=(0, 1)), plan(attacks=("multimemora",), seeds=(0, 1))
+    (attack, own), (single, its) = two.attacks["multimemora"], one.attacks["memora"]
+    assert two.attacking(attack, own) == 2 * one.attacking(single, its) > 0
+
+
+@pytest.mark.parametrize(
+    ("own", "why"),
+    [
+        ({"attacks": ("memora",)}, "memora brings back one concept, and sneaker\\+bag is several; use multimemora"),
+        ({"concept": "bag", "attacks": ("multimemora",)}, "bag is one; use memora"),
+        ({"unlearner": "spm"}, "it cannot erase several together"),
+        ({"concept": "sneaker,coat"}, "a twin that drew none of them: twin:MODEL; given 'auto' for sneaker and coat"),
+        ({"control": "proxy"}, "a twin that drew none of them"),
+        ({"control": "distilled:2"}, "a twin that drew none of them"),
+        ({"concept": "bag,bag"}, "concepts that are erased together differ"),
+        ({"unshown": 64}, "with unshown is of one concept"),
+        ({"original": False, "unlearner": "none"}, "without an original is of one concept"),
+        ({"forget": "folder"}, "--forget is pictures of one concept"),
+        ({"settings": {"multimemora.weights": "1,1,1"}}, "one a concept, of sneaker, bag; given 3"),
+    ],
+)
+def test_what_an_audit_of_several_refuses(own: dict[str, Any], why: str) -> None:
+    with pytest.raises(BadSetting, match=why):
+        plan(**own)
+
+
+def test_an_unknown_one_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UnknownName, match="unknown concept 'snaeker'"):
+        plan(concept="bag,snaeker")
+    with pytest.raises(UnknownName, match="unknown concept ''"):
+        plan(concept="bag,")
+    (tmp_path / "sneaker").mkdir()
+    with pytest.raises(BadInput, match="there is none for bag"):
+        plan(references=str(tmp_path))
+
+
+def test_references_are_dealt_concept_after_concept() -> None:
+    pair, original = requested("sneaker,bag", models.card("wardrobe")), models.load("wardrobe")
+    found = AttackerData(original=original, world="wardrobe", protocol=plan().suite.protocol).shown(pair, 3, 1)
+    assert found is not None and [row["object"] for row in found.labels] == ["sneaker"] * 3 + ["bag"] * 3
+    alone = AttackerData(original=original, world="wardrobe", protocol=plan().suite.protocol).shown(concepts.load("bag"), 3, 1)
+    assert alone is not None and torch.equal(found.images[3:], alone.images)
+
+
+def test_a_picture_shows_several_where_it_shows_any() -> None:
+    """By each label's own threshold."""
+    judge = classifier.load(data.judge("wardrobe", "verify"))
+    images = torch.cat([requested_pictures(word) for word in ("sneaker", "bag", "coat")])
+    label = joint([concepts.load("sneaker"), concepts.load("bag")]).label
+    each = torch.stack([judge.shows(images, word) >= judge.threshold(word) for word in ("sneaker", "bag")])
+    found = judge.shows(images, label) >= judge.threshold(label)
+    assert torch.equal(found, each.any(0)) and found.any() and not found.all()
+    assert set(judge.identity(label)["labels"]) == {"sneaker", "bag"}
+    with pytest.raises(UnknownName, match="unknown label of judge"):
+        judge.threshold("sneaker+boat")
+
+
+def requested_pictures(word: str) -> torch.Tensor:
+    from vestige.concepts.images import shipped
+
+    return shipped(data.references("wardrobe"), {"object": word}).images[:8]

@@ -129,7 +129,7 @@ def test_what_it_refuses(tiny: LatentModel) -> None:
         labelled = PictureSet(given(2).images, "swapped", labels=({"object": "dress"}, {"object": "bag"}))
         shares(pair, pair.parts, labelled)
     for wrong in ({"weights": (0.0, 0.0)}, {"weights": (float("nan"),)}, {"share": 0.0}, {"memora": ("rank",)}):
-        with pytest.raises(ValueError, match="weights are finite|share is above|NAME=VALUE"):
+        with pytest.raises(ValueError, match=r"weights are finite|share is above|NAME=VALUE"):
             MultiMemoRa(**wrong)  # type: ignore[arg-type]
     with pytest.raises(BadSetting, match="memora brings back one concept, and bag\\+dress is several; use multimemora"):
         MEMORA.check(pair)

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from vestige import concepts, data, models
+from vestige import concepts, data, metrics, models
 from vestige.audit import Request, resolve
+from vestige.concepts.images import shipped
 from vestige.concepts.joint import Joint, joint
 from vestige.errors import BadInput, BadSetting, UnknownName
 from vestige.harness.attacker import AttackerData
 from vestige.harness.settings import requested
 from vestige.metrics import classifier
+from vestige.metrics.judge import Detector
+from vestige.metrics.several import AnyOf, levelled
 
 
 def plan(**own: Any) -> Any:
@@ -74,20 +78,41 @@ def test_references_are_dealt_concept_after_concept() -> None:
     assert alone is not None and torch.equal(found.images[3:], alone.images)
 
 
-def test_a_picture_shows_several_where_it_shows_any() -> None:
-    """By each label's own threshold."""
-    judge = classifier.load(data.judge("wardrobe", "verify"))
-    images = torch.cat([requested_pictures(word) for word in ("sneaker", "bag", "coat")])
-    label = joint([concepts.load("sneaker"), concepts.load("bag")]).label
-    each = torch.stack([judge.shows(images, word) >= judge.threshold(word) for word in ("sneaker", "bag")])
-    found = judge.shows(images, label) >= judge.threshold(label)
+@pytest.fixture(scope="module")
+def shown() -> torch.Tensor:
+    words = ("sneaker", "bag", "coat")
+    return torch.cat([shipped(data.references("wardrobe"), {"object": word}).images[:8] for word in words])
+
+
+def test_a_picture_shows_several_where_it_shows_any(shown: torch.Tensor) -> None:
+    """By each label's own threshold; what else it shows, the world's judge tells as ever."""
+    pair = joint([concepts.load("sneaker"), concepts.load("bag")])
+    single, (judge, other) = classifier.load(data.judge("wardrobe", "verify")), metrics.pair(pair, "wardrobe")
+    each = torch.stack([single.shows(shown, word) >= single.threshold(word) for word in ("sneaker", "bag")])
+    found = judge.shows(shown, pair.label) >= judge.threshold(pair.label)
     assert torch.equal(found, each.any(0)) and found.any() and not found.all()
-    assert set(judge.identity(label)["labels"]) == {"sneaker", "bag"}
-    with pytest.raises(UnknownName, match="unknown label of judge"):
-        judge.threshold("sneaker+boat")
+    assert set(judge.identity(pair.label)["parts"]) == {"sneaker", "bag"} and judge.weights_hash != other.weights_hash
+    assert judge.labelled(shown) == single.labelled(shown) and torch.equal(judge.shows(shown, "coat"), single.shows(shown, "coat"))
 
 
-def requested_pictures(word: str) -> torch.Tensor:
-    from vestige.concepts.images import shipped
+def test_what_one_part_could_not_judge_is_missing_unless_another_is_seen(shown: torch.Tensor) -> None:
+    def blind(images: torch.Tensor) -> torch.Tensor:
+        return torch.full((len(images), 1), math.nan)
 
-    return shipped(data.references("wardrobe"), {"object": word}).images[:8]
+    def bright(images: torch.Tensor) -> torch.Tensor:
+        return images.mean((1, 2, 3))[:, None]
+
+    one, two = (
+        Detector(name=n, version="1", weights_hash=n, labels=(n,), look=look, level=0.4) for n, look in (("a", blind), ("b", bright))
+    )
+    levels = torch.tensor([0.1, 0.39, 0.41, 0.9])
+    found = AnyOf("a+b", (("a", one), ("b", two))).shows(levels[:, None, None, None].expand(4, 3, 8, 8), "a+b")
+    assert found.isnan().tolist() == [True, True, False, False] and (found[2:] >= 0.5).all() and found[2] < found[3] < 1
+
+
+def test_stretching_keeps_order_and_puts_the_threshold_at_a_half() -> None:
+    scores = torch.linspace(0, 1, 101, dtype=torch.float64)
+    for threshold in (0.05, 0.5, 0.93):
+        found = levelled(scores, threshold)
+        assert found.diff().gt(0).all() and found[0] == 0 and found[-1] == 1
+        assert torch.equal(found >= 0.5, scores >= threshold)

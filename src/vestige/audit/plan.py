@@ -369,8 +369,6 @@ def _suited(suite: suites.Suite, concept: Concept) -> tuple[str, ...]:
 
 def _check_several(request: Request, concept: Joint) -> None:
     """What an audit of several concepts as one cannot do."""
-    if own := [part.name for part in concept.parts if part.detector]:
-        raise BadSetting(f"several concepts are looked for by the world's judges, and {own[0]} names its own; audit {own[0]} alone")
     if not request.original or request.unshown:
         what = "without an original" if not request.original else "with unshown"
         raise BadSetting(f"an audit {what} is of one concept; given {concept.name}")
@@ -423,6 +421,9 @@ def _check_references(request: Request, concept: Concept, against: Control, atta
         for place in places:
             check_enough(str(place), attacks, "add some, or take fewer with --reference-count")
         return
+    if isinstance(concept, Joint) and request.references == "shipped":
+        for own in filter(None, (part.pictures for part in concept.parts)):
+            check_enough(own, attacks, "add some, or take fewer with --reference-count")
     source = concept.pictures if request.references == "shipped" else request.references
     if source and request.references != "generated":
         check_enough(source, attacks, "add some, or take fewer with --reference-count")

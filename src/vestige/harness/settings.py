@@ -11,7 +11,7 @@ from typing import Any
 
 from vestige import concepts, data, files, models, registry
 from vestige.concepts import Concept, prompts
-from vestige.concepts.joint import joint
+from vestige.concepts.joint import Joint, joint
 from vestige.errors import BadInput, BadSetting, HalfPrecision, UnknownName, shortened
 from vestige.harness import families
 from vestige.harness.suites import Planned, Suite
@@ -142,6 +142,8 @@ def one_prompt(concept: Concept) -> str:
 
 def looks(concept: Concept) -> dict[str, Any]:
     """A concept's own detectors, pictures and captions, by content; {} where the world's are used."""
+    if isinstance(concept, Joint):
+        return {part.name: own for part in concept.parts if (own := looks(part))}
     pictures = {"pictures": content(Path(concept.pictures))} if concept.pictures else {}
     kept = {"fidelity": loading.identity(concept.fidelity)} if concept.fidelity else {}
     captions = {"captions": prompts.load(concept.captions).content} if concept.captions else {}

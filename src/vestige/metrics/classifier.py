@@ -84,28 +84,13 @@ class Classifier:
         return {}
 
     def shows(self, images: Tensor, label: str) -> Tensor:
-        """Probability that each picture shows the label, (B,); of several, how near the nearest is to its own threshold, which is 1/2."""
-        found = self.probabilities(images)
-        if len(several := self._several(label)) > 1:
-            return torch.stack([_levelled(self._of(found, one), self.threshold(one)) for one in several]).amax(0)
-        return self._of(found, label)
-
-    def _of(self, found: Mapping[str, Tensor], label: str) -> Tensor:
+        """Probability that each picture shows the label, (B,)."""
         group = self.group(label)
-        return found[group][:, self.groups[group].index(label)]
-
-    def _several(self, label: str) -> list[str]:
-        """The labels that a name of several concepts stands for: a picture shows it where it shows any of them."""
-        known = any(label in labels for labels in self.groups.values())
-        return [label] if known else label.split("+")
+        return self.probabilities(images)[group][:, self.groups[group].index(label)]
 
     def threshold(self, label: str) -> float:
-        """Probability from which a picture counts as showing the label; 1/2 for a name of several."""
-        several = self._several(label)
-        for one in several:
-            self.group(one)
-        if len(several) > 1:
-            return 0.5
+        """Probability from which a picture counts as showing the label."""
+        self.group(label)
         return float(self.rates[label]["threshold"])
 
     def knows(self, label: str) -> bool:
@@ -128,20 +113,11 @@ class Classifier:
         return torch.cat(pooled)
 
     def identity(self, label: str) -> dict[str, Any]:
-        """Who measures, for results and reports; of several labels each with what was measured of it."""
-        if len(several := self._several(label)) > 1:
-            who = {"name": self.name, "version": self.version, "weights_hash": self.weights_hash, "threshold": 0.5}
-            return {**who, "labels": {one: dict(self.rates[one]) for one in several}}
+        """Who measures, for results and reports."""
         return {"name": self.name, "version": self.version, "weights_hash": self.weights_hash, **self.rates[label]}
 
     def witness(self, label: str) -> str:
         return self.weights_hash
-
-
-def _levelled(probability: Tensor, threshold: float) -> Tensor:
-    """A probability stretched so that its threshold lies at 1/2, where those of several labels compare."""
-    below, above = 0.5 * probability / max(threshold, 1e-12), 1 - 0.5 * (1 - probability) / max(1 - threshold, 1e-12)
-    return torch.where(probability < threshold, below, above)
 
 
 def load(folder: Path | str) -> Classifier:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from oracles import tiny_model
 from vestige import concepts, data, metrics, models
 from vestige.audit import Request, resolve
 from vestige.concepts.images import shipped
@@ -71,10 +72,11 @@ def test_an_unknown_one_is_told(tmp_path: Path) -> None:
 
 
 def test_references_are_dealt_concept_after_concept() -> None:
-    pair, original = requested("sneaker,bag", models.card("wardrobe")), models.load("wardrobe")
-    found = AttackerData(original=original, world="wardrobe", protocol=plan().suite.protocol).shown(pair, 3, 1)
+    """To each what it would be dealt alone."""
+    held = AttackerData(original=tiny_model(), world="wardrobe", protocol=plan().suite.protocol)
+    found = held.shown(requested("sneaker,bag", models.card("wardrobe")), 3, 1)
+    alone = held.shown(concepts.load("bag"), 3, 1)
     assert found is not None and [row["object"] for row in found.labels] == ["sneaker"] * 3 + ["bag"] * 3
-    alone = AttackerData(original=original, world="wardrobe", protocol=plan().suite.protocol).shown(concepts.load("bag"), 3, 1)
     assert alone is not None and torch.equal(found.images[3:], alone.images)
 
 

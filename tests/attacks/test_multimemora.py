@@ -11,7 +11,7 @@ import torch
 from oracles import tiny_model
 from vestige import concepts
 from vestige.attacks.memora import MemoRa
-from vestige.attacks.multimemora import MultiMemoRa, shares
+from vestige.attacks.multimemora import MultiMemoRa, dealt_to
 from vestige.concepts import Concept
 from vestige.concepts.images import PictureSet
 from vestige.concepts.joint import joint
@@ -127,10 +127,10 @@ def test_what_it_refuses(tiny: LatentModel) -> None:
     with pytest.raises(BadSetting, match="one a concept, of bag, dress; given 3"):
         MultiMemoRa(weights=(1.0, 1.0, 1.0)).check(pair)
     with pytest.raises(BadInput, match="as many of each and one concept after another; given 3"):
-        shares(pair, pair.parts, given(3))
+        dealt_to(pair, pair.parts, given(3))
     with pytest.raises(BadInput, match="among the reference pictures of bag is one of dress"):
         labelled = PictureSet(given(2).images, "swapped", labels=({"object": "dress"}, {"object": "bag"}))
-        shares(pair, pair.parts, labelled)
+        dealt_to(pair, pair.parts, labelled)
     for wrong in ({"weights": (0.0, 0.0)}, {"weights": (float("nan"),)}, {"share": 0.0}, {"memora": ("rank",)}):
         with pytest.raises(ValueError, match=r"weights are finite|share is above|NAME=VALUE"):
             MultiMemoRa(**wrong)  # type: ignore[arg-type]

@@ -118,7 +118,7 @@ class MultiMemoRa(Attack):
     ) -> Iterator[Candidate]:
         self.check(concept)
         parts = concept.parts if isinstance(concept, Joint) else ()
-        dealt = zip(parts, shares(concept, parts, pictures), strict=True)
+        dealt = zip(parts, dealt_to(concept, parts, pictures), strict=True)
         found = [self.inner()(model, part, budget, seed=seed, select=select, pictures=own, watch=watch) for part, own in dealt]
         settings, notes = asdict(self), {"concept": concept.name}
         for each in zip(*found, strict=True):
@@ -137,7 +137,7 @@ class MultiMemoRa(Attack):
         return truncated(whole, rank) if self.merge == "rank" and len(weighted) > 1 else whole
 
 
-def shares(concept: Concept, parts: Sequence[Concept], pictures: PictureSet | None) -> list[PictureSet]:
+def dealt_to(concept: Concept, parts: Sequence[Concept], pictures: PictureSet | None) -> list[PictureSet]:
     """The pictures of each concept, of a set that holds as many of each, concept after concept."""
     if pictures is None or not len(pictures) or len(pictures) % len(parts):
         given = 0 if pictures is None else len(pictures)

@@ -61,9 +61,7 @@ def apply(
     stacked = f"{len(adapter)} adapter{'' if len(adapter) == 1 else 's'}{on}"
     stacked += f": {found['changed_tensors']} tensors, relative change {found['relative_norm'] or 0:.3f}"
     what = "one edit" if alone else exports.FORMS["folder"]
-    give(
-        found, as_json, f"{stacked}: {found['changed_tensors']} tensors, relative change {found['relative_norm'] or 0:.3f}\n{what} in {out}"
-    )
+    give(found, as_json, f"{stacked}\n{what} in {out}")
 
 
 @machine

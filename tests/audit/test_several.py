@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 
 from oracles import tiny_model
 from vestige import concepts, data, metrics, models
-from vestige.audit import Request, resolve
+from vestige.audit import Request, audit, resolve
 from vestige.concepts.images import shipped
 from vestige.concepts.joint import Joint, joint
 from vestige.errors import BadInput, BadSetting, UnknownName
@@ -20,6 +21,8 @@ from vestige.harness.settings import requested
 from vestige.metrics import classifier
 from vestige.metrics.judge import Detector
 from vestige.metrics.several import AnyOf, levelled
+from vestige.report import audits
+from worlds_small import furnish
 
 
 def plan(**own: Any) -> Any:
@@ -118,3 +121,20 @@ def test_stretching_keeps_order_and_puts_the_threshold_at_a_half() -> None:
         found = levelled(scores, threshold)
         assert found.diff().gt(0).all() and found[0] == 0 and found[-1] == 1
         assert torch.equal(found >= 0.5, scores >= threshold)
+
+
+@pytest.mark.slow
+def test_an_audit_of_several_from_end_to_end(tmp_path: Path) -> None:
+    """Concepts with a detector of their own, on a tiny model: a verdict, its page, and the attack's pictures of both."""
+    home = furnish(tmp_path)
+    text = (home / "bag.toml").read_text()
+    (home / "scarf.toml").write_text(text.replace('name = "bag"', 'name = "scarf"'))
+    suite = (home / "suite.toml").read_text().replace("[attacks.memora]", "[attacks.multimemora]")
+    own = 'memora = ["sampling_steps=2", "start=1", "points=1", "batch=1", "rank=1"]'
+    (home / "suite.toml").write_text(re.sub(r"settings = .*", f"settings = {{ {own} }}", suite))
+    asked = {"model": str(home / "model"), "concept": f"{home}/bag.toml,{home}/scarf.toml", "suite": str(home / "suite.toml")}
+    request = Request(**asked, unlearner="uce", control=f"twin:{home}/twin", seeds=(0, 1))
+    found = audit(request, home / "out")
+    audits.write(home / "out")
+    assert found["concept"] == "bag+scarf" and set(found["attacks"]) == {"multimemora", "direct"} and found["verdict"]["kind"]
+    assert set(found["detector"]["verification"]["parts"]) == {"bag", "scarf"} and (home / "out" / "report.html").is_file()

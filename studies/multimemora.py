@@ -16,8 +16,6 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
 import grid
 import tables
 from automemora import Bench, forgotten, rate, recovered
@@ -25,6 +23,7 @@ from vestige import concepts, models
 from vestige.concepts import Concept
 from vestige.diffusion import Model
 from vestige.edits import Edit, combine
+from vestige.edits.arithmetic import truncated
 from vestige.harness import suites
 
 
@@ -38,15 +37,6 @@ def erased(model: Model, pair: list[Concept], unlearner: str, root: Path) -> Edi
         raise SystemExit(f"{unlearner} acts at inference time; multimemora needs edits of weights")
     before = {n: view.tensor(n) for n in first.touched if n not in values}
     return Edit(model.fingerprint, f"{unlearner} twice", {}, "all", {**before, **values})
-
-
-def truncated(edit: Edit, rank: int) -> Edit:
-    """The nearest adapter of a smaller rank, weight by weight: the largest singular values of `up @ down` (Eckart and Young, 1936)."""
-    factors = {}
-    for name, (down, up) in edit.factors.items():
-        u, s, v = torch.linalg.svd(up.double() @ down.double(), full_matrices=False)
-        factors[name] = (v[:rank].to(down), (u[:, :rank] * s[:rank]).to(up))
-    return Edit(edit.base, "merged", {"rank": rank}, edit.scope, factors=factors)
 
 
 def ways(model: Model, one: Edit, two: Edit) -> dict[str, Edit]:

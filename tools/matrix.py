@@ -29,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 import oracles
 from vestige import concepts, models, registry
 from vestige.concepts.images import PictureSet
+from vestige.concepts.joint import joint
 from vestige.edits import Edit
 from vestige.errors import Incompatible
 from vestige.methods import Budget
@@ -57,6 +58,7 @@ def answer(kind: registry.Kind, name: str, model: Any) -> str:
             oracles.small(kind, name, **own)(model, concept, seed=0)
         else:
             attack = oracles.small(kind, name)
+            concept = joint([concept, concepts.load("dress")]) if attack.brings == "several" else concept
             edit = _adapter(model)
             stock = {"stock": Stock(model, edit)} if "original" in attack.needs else {}
             given = {"pictures": _pictures(attack, model), **stock}
@@ -87,7 +89,7 @@ def _adapter(model: Any) -> Edit:
 
 def _pictures(attack: Any, model: Any) -> PictureSet | None:
     captions = (("a picture of a boot", "a boot"),) * 2 if "retain" in attack.needs else ()
-    given = torch.rand(2, 3, *model.image_size, generator=torch.Generator().manual_seed(5))
+    given = torch.rand(4 if attack.brings == "several" else 2, 3, *model.image_size, generator=torch.Generator().manual_seed(5))
     return PictureSet(given, "random", captions=captions) if attack.needs & {"pictures", "retain"} else None
 
 

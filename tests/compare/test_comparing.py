@@ -12,6 +12,7 @@ import pytest
 from audits_made_up import laid, made
 from vestige.compare import collected, summarised
 from vestige.errors import BadInput, UnknownName
+from vestige.report.comparisons import written_as
 from vestige.verdict import measure
 from vestige.verdict.comparison import contrast, pooled
 
@@ -125,6 +126,44 @@ def test_a_grid_means_its_cells_and_names_its_methods(tmp_path: Path) -> None:
     assert "cell three failed: it diverged" in found["remarks"] and any("sequences are not compared" in r for r in found["remarks"])
 
 
+SPEEDS = {("uce", "1"): 2.0, ("uce", "16"): 8.0, ("uce", "4"): 4.0, ("esd", "1"): 1.5, ("esd", "16"): 3.0, ("esd", "4"): 2.0}
+
+
+def swept_grid(root: Path, concepts: tuple[str, ...] = ("sneaker",)) -> Path:
+    """Two methods, each attacked at three ranks, as a grid lays them."""
+    rows = []
+    for (method, rank), speed in SPEEDS.items():
+        for concept in concepts:
+            result = made(speed, method=method, concept=concept)
+            result["attacks"]["memora"]["settings"] = {"rank": int(rank)}
+            laid(root / "cells" / f"{concept}-{method}-{rank}", result, pictures=True)
+            rows.append({"cell": f"{concept}-{method}-{rank}", "state": "finished", "unlearner": method, "swept": f"memora.rank={rank}"})
+    (root / "grid.json").write_text(json.dumps({"schema": "vestige-grid-1", "cells": rows}))
+    return root
+
+
+def test_a_sweep_of_an_attack_is_rows_apart(tmp_path: Path) -> None:
+    """Nothing is left out for its attack's settings, nothing pooled over them, and methods meet under equal settings alone."""
+    found = summarised(collected([swept_grid(tmp_path)]))
+    (field,) = found["fields"]
+    assert field["left_out"] == {} and field["swept"] == ["memora.rank=1", "memora.rank=4", "memora.rank=16"]
+    shown = {(row["method"], row["swept"].partition("=")[2]): row["speedup"] for row in field["rows"]}
+    assert len(shown) == 6 and all(row["edits"] == 1 for row in field["rows"])
+    for which, speed in SPEEDS.items():
+        assert shown[which] == pytest.approx(made(speed, method=which[0])["speedup"])
+    pairs = field["contrasts"]["rows"]
+    assert [(c["swept"], {c["method"], c["against"]}) for c in pairs] == [(swept, {"uce", "esd"}) for swept in field["swept"]]
+    assert field["contrasts"]["comparisons"] == 3 and len({json.dumps(c["ratio"]) for c in pairs}) == 3
+
+
+def test_a_sweep_is_told_in_every_form(tmp_path: Path) -> None:
+    found = summarised(collected([swept_grid(tmp_path, ("sneaker", "bag"))]))
+    text = written_as(found, "markdown")
+    assert text.count("| its settings |") == 4 and text.count("memora.rank=16") >= 2 * 2 + 2 + 1
+    assert written_as(found, "csv").splitlines()[0].startswith("suite,form,model,swept,method")
+    assert "its settings" not in written_as(told(tmp_path / "plain", [made()]), "markdown")
+
+
 def test_over_concepts_and_ranks(tmp_path: Path) -> None:
     speeds = {"uce": 6.0, "esd": 3.0, "spm": 2.0}
     results = [made(f * g, method=m, concept=c, plain=0.01 * f) for m, f in speeds.items() for c, g in (("sneaker", 1.0), ("bag", 1.5))]
@@ -135,7 +174,7 @@ def test_over_concepts_and_ranks(tmp_path: Path) -> None:
     assert field["contrasts"]["comparisons"] == 3 and all(set(c["concepts"]) == {"bag", "sneaker"} for c in field["contrasts"]["rows"])
     plain = next(r for r in field["ranks"] if r["surface"] == "plain rate" and r["of"] == "all")
     assert plain["rows"] == 6 and plain["methods"] == 3 and plain["kendall"] > 0.5
-    assert field["kinds"] == [{"attack": "memora", "methods": 3, "needed": 16, "p": None}]
+    assert field["kinds"] == [{"attack": "memora", "methods": 3, "needed": 16, "p": None, "swept": ""}]
 
 
 def test_nothing_to_compare(tmp_path: Path) -> None:

@@ -16,7 +16,9 @@ from torch import Tensor
 
 from oracles import counted, small, tiny_model
 from vestige import concepts, registry
+from vestige.concepts import Concept
 from vestige.concepts.images import PictureSet
+from vestige.concepts.joint import joint, targets
 from vestige.diffusion.sampling import noise, sample
 from vestige.edits import Edit, Hook
 from vestige.errors import VestigeError
@@ -26,7 +28,8 @@ from vestige.methods.stock import Stock
 from vestige.models.latent import LatentModel
 
 NAMES = registry.names("attacks")
-SNEAKER = concepts.load("sneaker")
+SNEAKER, BAG = (concepts.load(word) for word in ("sneaker", "bag"))
+PAIR = joint([SNEAKER, BAG])
 # What each access may not touch: the weights, in any way that reads, trains or replaces them.
 WEIGHTS = ("tensor", "scope", "trainable", "adapted", "edited")
 FORBIDDEN: dict[str, tuple[str, ...]] = {"prompts": WEIGHTS, "gradients": WEIGHTS, "weights": ()}
@@ -34,9 +37,14 @@ FORBIDDEN: dict[str, tuple[str, ...]] = {"prompts": WEIGHTS, "gradients": WEIGHT
 pytestmark = pytest.mark.parametrize("name", NAMES)
 
 
+def concept_of(name: str) -> Concept:
+    """What it is asked to bring back: a concept, or two."""
+    return PAIR if registry.find("attacks", name).brings == "several" else SNEAKER
+
+
 def pictures(name: str, count: int = 2) -> PictureSet | None:
     """Only for an attack that says it needs them: of the concept, or captioned ones of what was retained."""
-    needs = registry.find("attacks", name).needs
+    needs, count = registry.find("attacks", name).needs, count * len(targets(concept_of(name)))
     given = PictureSet(torch.rand(count, 3, 32, 32, generator=torch.Generator().manual_seed(5)), "random")
     if "retain" in needs:
         return replace(given, captions=(("a picture of a boot", "a boot"),) * count)
@@ -73,7 +81,7 @@ def held(name: str) -> dict[str, Any]:
 
 def attack(name: str, model: Any, points: tuple[int, ...], seed: int = 0, method: Any = None) -> list[Candidate]:
     method = small("attacks", name) if method is None else method
-    return list(method(model, SNEAKER, Budget(points), seed=seed, select=select(name), **held(name)))
+    return list(method(model, concept_of(name), Budget(points), seed=seed, select=select(name), **held(name)))
 
 
 def same(one: Candidate, other: Candidate) -> bool:
@@ -140,7 +148,8 @@ def test_calls_are_those_that_are_made(name: str, tiny: LatentModel) -> None:
             asked = method if setting is None else replace(method, **{setting: 2 * getattr(method, setting)})
             with counted() as seen:
                 attack(name, tiny, (0, 2, 4), method=asked)
-            made, told = seen["plain"] + TRAINED * seen["trained"], asked.calls(4, 0 if given is None else len(given))
+            made, each = seen["plain"] + TRAINED * seen["trained"], len(targets(concept_of(name)))
+            told = each * asked.calls(4, 0 if given is None else len(given) // each)
             assert made <= told <= 2 * made if name in ("conditions", "unlearn_diff_atk") else told == made, setting
 
 
@@ -159,6 +168,21 @@ def test_contract_is_declared(name: str) -> None:
     assert len(made.needs) <= 1  # both come through the same argument
     if "retain" in made.needs:  # by which the audit knows how many of which to hand over
         assert {"data", "retain_pictures"} <= registry.settings(made()).keys()
+
+
+def test_what_it_cannot_bring_back_is_refused(name: str, tiny: LatentModel) -> None:
+    """Several concepts, or one; and the attack that it names instead does that."""
+    made = registry.find("attacks", name)
+    wrong = {"one": PAIR, "several": SNEAKER}.get(made.brings)
+    if wrong is None:
+        small("attacks", name).check(SNEAKER), small("attacks", name).check(PAIR)
+        return
+    with pytest.raises(VestigeError, match="brings back"):
+        small("attacks", name).check(wrong)
+    small("attacks", name).check(concept_of(name))
+    if made.counterpart:
+        other = registry.find("attacks", made.counterpart)
+        assert other.counterpart == name and other.brings != made.brings
 
 
 def test_docstring_says_how_the_attack_differs_from_the_released_code(name: str) -> None:
@@ -206,7 +230,7 @@ def test_candidates_are_not_overwritten_by_later_ones(name: str, tiny: LatentMod
     """A candidate kept aside is still itself when the attack has gone on."""
     method, kept = small("attacks", name), []
     for candidate, reference in zip(
-        method(tiny, SNEAKER, Budget((0, 2, 4)), seed=0, select=select(name), **held(name)), candidates(name), strict=True
+        method(tiny, concept_of(name), Budget((0, 2, 4)), seed=0, select=select(name), **held(name)), candidates(name), strict=True
     ):
         assert same(candidate, reference)
         kept.append(candidate)
@@ -236,7 +260,7 @@ def test_model_is_unchanged(name: str) -> None:
     """Also while the attack is under way, and when it is abandoned half-way."""
     model = tiny_model()
     mark = model.fingerprint
-    running = small("attacks", name)(model, SNEAKER, Budget((0, 1, 2)), seed=0, select=select(name), **held(name))
+    running = small("attacks", name)(model, concept_of(name), Budget((0, 1, 2)), seed=0, select=select(name), **held(name))
     for _ in range(2):
         next(running)
         model._hashes.clear()
@@ -260,13 +284,16 @@ def test_pictures_that_are_not_needed_are_not_used(name: str, tiny: LatentModel,
     method, needed = small("attacks", name), registry.find("attacks", name).needs
     budget = Budget((0, 2, 4))
     if needed:
-        what = {"pictures": "reference pictures of sneaker", "retain": "pictures of what was retained, without sneaker"}
+        what = {
+            "pictures": f"reference pictures of {re.escape(concept_of(name).name)}",
+            "retain": "pictures of what was retained, without sneaker",
+        }
         what["original"] = "needs the original model, the public base"
         with pytest.raises(VestigeError, match=what[next(iter(needed))]):
-            list(method(tiny, SNEAKER, budget, seed=0, select=select(name), pictures=None))
+            list(method(tiny, concept_of(name), budget, seed=0, select=select(name), pictures=None))
     else:
         given = PictureSet(torch.zeros(3, 3, 32, 32), "unasked")
-        found = list(method(tiny, SNEAKER, budget, seed=0, select=select(name), pictures=given))
+        found = list(method(tiny, concept_of(name), budget, seed=0, select=select(name), pictures=given))
         assert all(same(a, b) for a, b in zip(found, candidates(name), strict=True))
 
 
@@ -276,7 +303,7 @@ def test_edits_fit_the_model_and_the_disk(name: str, tmp_path: Path, tiny: Laten
         if candidate.edit is None:
             continue
         edit = candidate.edit
-        assert (edit.base, edit.method, edit.notes["concept"]) == (tiny.fingerprint, name, "sneaker")
+        assert (edit.base, edit.method, edit.notes["concept"]) == (tiny.fingerprint, name, concept_of(name).name)
         assert edit.touched or edit.hooks
         if edit.touched:
             assert set(edit.touched) <= set(tiny.scope(edit.scope))

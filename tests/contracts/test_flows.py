@@ -12,7 +12,9 @@ import torch
 
 from oracles import small, tiny_flow
 from vestige import concepts, registry
+from vestige.concepts import Concept
 from vestige.concepts.images import PictureSet
+from vestige.concepts.joint import joint, targets
 from vestige.diffusion.sampling import noise, sample
 from vestige.edits import Edit
 from vestige.errors import Incompatible
@@ -75,10 +77,16 @@ def test_unlearners(name: str, model: FlowModel, twin: str, tmp_path: Path) -> N
     torch.testing.assert_close(draw(back), draw(view), atol=1e-4, rtol=1e-4)
 
 
+def concept_of(name: str) -> Concept:
+    """What an attack is asked to bring back: a concept, or two."""
+    return joint([BAG, concepts.load("dress")]) if registry.find("attacks", name).brings == "several" else BAG
+
+
 def pictures(name: str) -> PictureSet | None:
     needs = registry.find("attacks", name).needs
     captions = (("a picture of a boot", "a boot"),) * 2 if "retain" in needs else ()
-    given = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(5))
+    count = 2 * len(targets(concept_of(name)))
+    given = torch.rand(count, 3, 32, 32, generator=torch.Generator().manual_seed(5))
     return PictureSet(given, "random", captions=captions) if needs else None
 
 
@@ -89,7 +97,7 @@ def test_attacks(name: str, model: FlowModel) -> None:
     def ask() -> list[Candidate]:
         method: Any = small("attacks", name)
         tried: Iterator[Candidate] = method(
-            model, BAG, Budget((0, 2)), seed=0, select=lambda x: torch.full((len(x),), seen), pictures=pictures(name)
+            model, concept_of(name), Budget((0, 2)), seed=0, select=lambda x: torch.full((len(x),), seen), pictures=pictures(name)
         )
         return list(tried)
 

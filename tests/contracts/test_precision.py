@@ -15,6 +15,7 @@ from torch import Tensor
 from oracles import SMALL, small, tiny_model
 from vestige import concepts, registry
 from vestige.concepts.images import PictureSet
+from vestige.concepts.joint import joint
 from vestige.diffusion import Model
 from vestige.edits import Edit
 from vestige.edits.edit import unflattened
@@ -74,7 +75,7 @@ def pictures(seed: int, *captions: str) -> PictureSet:
 def method(kind: registry.Kind, name: str) -> Any:
     made = small(kind, name)
     own = {key: value for key, value in SMALL_STEPS.items() if hasattr(made, key)}
-    if name == "automemora":
+    if name in ("automemora", "multimemora"):
         own["memora"] = (*SMALL["attacks"]["memora"][:-1], f"lr={SMALL_STEPS['lr']}")
     return replace(made, **own)
 
@@ -86,11 +87,12 @@ def edit(kind: registry.Kind, name: str, model: Model) -> Edit | None:
         data = Data(pictures(3, *["a picture of a sneaker"] * 4), pictures(4, "a picture of a boot", "a bag", "a bag", "a boot"))
         unlearned: Edit = made(model, SNEAKER, seed=0, data=data)
         return unlearned
-    shown = pictures(5, "a picture of a boot", "a boot")
+    shown = pictures(5, *["a picture of a boot", "a boot"] * (2 if kind == "attacks" and made.brings == "several" else 1))
     given = shown if "retain" in made.needs else replace(shown, captions=()) if "pictures" in made.needs else None
     select = _sees("retain" not in made.needs)
     stock = {"stock": Stock(model)} if "original" in made.needs else {}
-    (*_, last) = made(model, SNEAKER, Budget((0, int(SMALL_STEPS["steps"]))), seed=0, select=select, pictures=given, **stock)
+    concept = joint([SNEAKER, concepts.load("bag")]) if made.brings == "several" else SNEAKER
+    (*_, last) = made(model, concept, Budget((0, int(SMALL_STEPS["steps"]))), seed=0, select=select, pictures=given, **stock)
     found: Edit | None = last.edit
     return found
 

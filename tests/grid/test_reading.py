@@ -37,6 +37,90 @@ def test_names_stay_when_a_grid_grows(tmp_path: Path) -> None:
     assert one.command == "vestige audit --model wardrobe --concept sneaker --suite quick --unlearner uce"
 
 
+SWEPT = """
+[axes]
+concepts = ["sneaker"]
+attacks = ["all", "memora+automemora", "direct"]
+[attacks]
+memora.rank = [1, 4, 16]
+memora.lr = 1e-3
+automemora.w = [0.5, 1.5]
+[[unlearners]]
+method = "uce"
+"""
+
+
+def test_settings_of_attacks_are_axes(tmp_path: Path) -> None:
+    """Of the suite's attacks MemoRa alone is swept; of the pair both are; direct, which has no setting here, is one cell as ever."""
+    cells = grid.read(written(tmp_path, SWEPT)).cells
+    points = [(cell.axes["attacks"], cell.axes.get("swept", "")) for cell in cells]
+    ranks = ("1", "4", "16")
+    assert points == [
+        *(("all", f"memora.rank={rank}") for rank in ranks),
+        *(("memora+automemora", f"memora.rank={rank},automemora.w={w}") for rank in ranks for w in ("0.5", "1.5")),
+        ("direct", ""),
+    ]
+    first = cells[0]
+    assert isinstance(first.asked, Request) and first.asked.settings == {"memora.rank": 1, "memora.lr": 1e-3}
+    assert first.name.startswith("sneaker-uce-memora.rank=1-s0-quick-") and first.command.endswith(
+        "--set memora.rank=1 --set memora.lr=0.001"
+    )
+    assert len({cell.name for cell in cells}) == len(cells)
+
+
+def test_a_sweep_leaves_the_names_of_other_cells(tmp_path: Path) -> None:
+    plain = SWEPT.replace("memora.rank = [1, 4, 16]\nmemora.lr = 1e-3\nautomemora.w = [0.5, 1.5]\n", "").replace("[attacks]\n", "")
+    before, after = ({cell.name for cell in grid.read(written(tmp_path, text)).cells} for text in (plain, SWEPT))
+    assert {name for name in before if name in after} == {grid.read(written(tmp_path, SWEPT)).cells[-1].name}
+
+
+def test_a_filter_takes_a_point_of_a_sweep(tmp_path: Path) -> None:
+    kept = grid.read(written(tmp_path, SWEPT + '[[only]]\nswept = ["memora.rank=1", "memora.rank=16"]\n')).cells
+    assert [cell.axes["swept"] for cell in kept] == ["memora.rank=1", "memora.rank=16"]
+
+
+def test_a_sweep_goes_through_sequences(tmp_path: Path) -> None:
+    text = (
+        '[attacks]\nmemora.rank = [1, 4]\n[[unlearners]]\nmethod = "uce"\n'
+        '[[sequences]]\nrequests = ["bag", "dress"]\nattacks = ["memora"]\n[[sequences]]\nrequests = ["bag", "coat"]\n'
+    )
+    cells = grid.read(written(tmp_path, text)).cells
+    assert [cell.axes.get("swept") for cell in cells] == ["memora.rank=1", "memora.rank=4", None]
+    assert "--set memora.rank=4" in cells[1].command
+
+
+@pytest.mark.parametrize(
+    ("line", "mistakes"),
+    [
+        ("memroa.rank = [1]", ["unknown attack 'memroa'", "did you mean 'memora'"]),
+        ("memora.rnak = [1, 2]", ["unknown setting of memora 'rnak'"]),
+        ('memora.rank = [1, "x", 2.5]', ["memora.rank accepts int; given 'x'", "memora.rank accepts int; given 2.5"]),
+        ("memora.rank = []", ["attacks.memora.rank is a value or a list of different ones"]),
+        ("memora.rank = [4, 4]", ["attacks.memora.rank is a value or a list of different ones"]),
+        ("memora.rank = [0, 4]", ["rank is at least 1"]),
+        ("automemora.w = [0.5]", ["attacks.automemora has settings, and no cell runs it"]),
+        ("memora = 3", ["attacks is a table of attacks' settings"]),
+        ("memora.lr = [1e-3]", ["attacks.memora.lr is set in common.settings too"]),
+    ],
+)
+def test_mistakes_in_a_sweep_are_told_before_anything_runs(tmp_path: Path, line: str, mistakes: list[str]) -> None:
+    common = '[common]\nsettings = { "memora.lr" = 1e-4 }\n' if "memora.lr" in line else ""
+    text = f'[axes]\nconcepts = ["sneaker"]\n[attacks]\n{line}\n[[unlearners]]\nmethod = "uce"\n{common}'
+    with pytest.raises(BadInput) as told:
+        grid.read(written(tmp_path, text))
+    for mistake in mistakes:
+        assert mistake in str(told.value), told.value
+
+
+def test_the_template_s_remarks_are_a_grid_too(tmp_path: Path) -> None:
+    """Its sweep of attacks, with the marks taken away."""
+    lines = TEMPLATE.splitlines()
+    first = lines.index("# [attacks]")
+    swept = [line.removeprefix("# ") if first <= number <= first + 1 else line for number, line in enumerate(lines)]
+    cells = grid.read(written(tmp_path, "\n".join(swept))).cells
+    assert len(cells) == 3 * len(grid.read(written(tmp_path, TEMPLATE)).cells)
+
+
 def test_sequences_are_cells_too(tmp_path: Path) -> None:
     text = '[[unlearners]]\nmethod = "uce"\n[[sequences]]\nrequests = ["bag", "dress"]\nmodes = ["sequential", "independent"]\nmemory = 8\n'
     cells = grid.read(written(tmp_path, text)).cells

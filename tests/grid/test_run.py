@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from vestige import audit, grid
+from vestige.compare import collected, summarised
 from vestige.engine import Graph, Progress, SimulatedPool, execute
 from vestige.grid.plan import Weaver
 from worlds_small import furnish, in_place
@@ -75,6 +76,35 @@ def test_a_dry_run_counts_what_is_shared_once(home: Path, tmp_path: Path) -> Non
     told = grid.outlook(planned(home, ", 1"), tmp_path, tmp_path / "runs")
     assert len(told.rows) == 4 and told.saved > 0 and told.calls < sum(row["calls"] for row in told.rows)
     assert {row["state"] for row in told.rows} == {"missing"}
+
+
+def swept(home: Path, ranks: str) -> Any:
+    """MemoRa at several ranks on one edit."""
+    text = GRID.format(home=home, more="").replace('attacks = ["direct"]', 'attacks = ["memora"]')
+    first, _, rest = text.partition('[[unlearners]]\nmethod = "esd"\nsettings = { steps = 3, lr = 1e30 }\n')
+    (home / "swept.toml").write_text(f"{first}{rest}[attacks]\nmemora.rank = {ranks}\n")
+    return grid.read(home / "swept.toml")
+
+
+def test_a_sweep_shares_all_but_the_attack(home: Path, tmp_path: Path) -> None:
+    """The edit, positive controls, plain states and utility are made once, and only what MemoRa does and leaves is done thrice."""
+    wanted = swept(home, "[1, 2, 4]")
+    weaver, graph = Weaver(wanted, tmp_path, tmp_path / "runs"), Graph()
+    for cell in wanted.cells:
+        graph.add(weaver.tasks(cell))
+    names = [task.name for task in graph.tasks.values() if task.key not in weaver.ends]
+    often = {name: names.count(name) for name in names}
+    assert len(wanted.cells) == 3 and set(often.values()) == {1, 3}
+    assert [name for name in often if name.startswith("edit:") and often[name] == 1]
+    assert all("memora" in name for name in often if often[name] == 3)
+
+
+@pytest.mark.slow
+def test_a_sweep_from_end_to_end(home: Path, tmp_path: Path) -> None:
+    found = grid.run_grid(swept(home, "[1, 4]"), tmp_path, in_place())
+    assert [row["state"] for row in found["cells"]] == ["finished"] * 2
+    (field,) = summarised(collected([tmp_path]))["fields"]
+    assert field["swept"] == ["memora.rank=1", "memora.rank=4"] and len(field["rows"]) == 2 and not field["left_out"]
 
 
 def test_the_schedule_of_a_grid_is_within_its_bounds(home: Path, tmp_path: Path) -> None:

@@ -56,6 +56,22 @@ def test_every_page_is_whole_and_every_link_leads_somewhere(site: Path) -> None:
         assert all(img["src"].startswith("data:image/png") and img["alt"] for img in shown.all("img"))
 
 
+def test_a_sweep_has_a_frontier_for_each_of_its_points(tmp_path: Path) -> None:
+    """What a weak attack leaves hidden beats nothing that a strong one was tried on."""
+    rows = []
+    for method, rank, speed in (("uce", 1, 1.1), ("uce", 16, 8.0), ("esd", 1, 1.5), ("esd", 16, 4.0)):
+        laid(tmp_path / "g" / "cells" / f"{method}-{rank}", made(speed, method=method), pictures=True)
+        rows.append({"cell": f"{method}-{rank}", "state": "finished", "unlearner": method, "swept": f"memora.rank={rank}"})
+    (tmp_path / "g" / "grid.json").write_text(json.dumps({"cells": rows}))
+    site = site_of(tmp_path / "g", tmp_path / "board").parent
+    shown = (site / "index.html").read_text("utf-8")
+    assert len(Page(shown).all("svg", "front")) == 2 * 2 and shown.count("On the frontier") == 2
+    assert "On the frontier: uce." in shown and "On the frontier: esd." in shown
+    assert {path.name for path in (site / "methods").iterdir()} == {"uce.html", "esd.html"}
+    page = (site / "methods" / "uce.html").read_text("utf-8")
+    assert page.count("memora.rank=16") >= 1 and page.count("memora.rank=1<") >= 1
+
+
 def test_the_board_stands_without_a_script(site: Path) -> None:
     shown = Page((site / "index.html").read_text("utf-8"))
     heads = [h for h in shown.all("th") if h.get("scope") == "col" and h.get("role") == "columnheader"]

@@ -15,7 +15,7 @@ from vestige.concepts.images import PictureSet
 from vestige.diffusion import Model
 from vestige.diffusion.model import Watch, silent
 from vestige.methods import Attack, Budget, Candidate, Paper
-from vestige.methods.contract import Access, Select
+from vestige.methods.contract import Access, Brings, Select
 from vestige.methods.ranges import at_least
 
 
@@ -32,6 +32,7 @@ class Direct(Attack):
     paper: ClassVar[Paper] = Paper("Plain prompts with a search over seeds", "the Vestige authors", 2026)
     access: ClassVar[Access] = "prompts"
     needs: ClassVar[frozenset[str]] = frozenset()
+    brings: ClassVar[Brings] = "any"
 
     bank: Literal["held-out", "training"] = "held-out"
     most: int = 8

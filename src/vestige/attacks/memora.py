@@ -63,6 +63,8 @@ class MemoRa(Regenerating):
         code="gmum/MemoRa",
     )
 
+    counterpart: ClassVar[str] = "multimemora"
+
     rank: int = 4
     alpha: float = 4.0
     scope: Literal["attention", "cross-attention-kv"] = "attention"

@@ -7,6 +7,7 @@ from typing import Literal, cast
 
 from vestige import concepts, models
 from vestige.concepts import Concept
+from vestige.concepts.joint import Joint
 from vestige.data import PROXY
 from vestige.errors import BadSetting
 from vestige.harness.never import Distillation
@@ -48,6 +49,8 @@ def control(asked: str, model: str, concept: Concept) -> Control:
     kind, named = kinds[0], bool(names[0])
     if len(set(kinds)) > 1 or (len(parts) > 1 and not all(names)):
         raise BadSetting(f"{ASKED}; given {asked!r}")
+    if isinstance(concept, Joint):
+        return _of_several(asked, kind, names if named else (), model, concept)
     if kind == "distilled" and len(parts) == 1:
         return _distilled(names[0] if ":" in asked else "1", model, concept)
     if kind not in (("twin", "proxy") if named else ("auto", "twin", "proxy", "none")):
@@ -68,6 +71,20 @@ def control(asked: str, model: str, concept: Concept) -> Control:
         f"{model} has neither a twin that never drew {concept.name} nor a proxy concept; name one with --control twin:MODEL or --control "
         "proxy:FILE.toml, or have never-models made of the original with --control distilled:3, see docs/verdict.md"
     )
+
+
+def _of_several(asked: str, kind: str, names: tuple[str, ...], model: str, concept: Joint) -> Control:
+    """The control of concepts that were erased together: twins that drew none of them."""
+    if kind == "none" and not names:
+        return Control("none")
+    if kind == "twin" and names:
+        return _given("twin", names, model, concept)
+    lacking = [set(models.twins(model, part.name)) for part in concept.parts]
+    twins = _closest([name for name in models.twins(model, concept.parts[0].name) if all(name in each for each in lacking)])
+    if kind not in ("auto", "twin") or not twins:
+        parts = " and ".join(part.name for part in concept.parts)
+        raise BadSetting(f"the control of several concepts is a twin that drew none of them: twin:MODEL; given {asked!r} for {parts}")
+    return Control("twin", twins)
 
 
 def _distilled(number: str, model: str, concept: Concept) -> Control:

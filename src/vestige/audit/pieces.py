@@ -135,7 +135,7 @@ def calls_of(plan: Plan, piece: Piece) -> float:
             drawn = cost.plain_pictures(suite)
         if piece.what == "lesson" and cost.shares_plain(attack, planned.budget):
             drawn += cost.plain_pictures(suite)  # of another concept
-        return float(way.calls(planned.budget.last, planned.references) + drawn * each)
+        return float(plan.attacking(way, planned) + drawn * each)
     if piece.what == "plain":
         return float(cost.plain_pictures(suite) * each)
     if piece.what == "bank":

@@ -17,6 +17,7 @@ from vestige.audit.power import armed
 from vestige.concepts import Concept
 from vestige.concepts.album import KEEPS, Keep
 from vestige.concepts.images import shipped
+from vestige.concepts.joint import Joint, targets
 from vestige.errors import BadInput, BadSetting, UnknownName
 from vestige.harness import banks, cost, families, suites
 from vestige.harness.attacker import check_enough
@@ -25,8 +26,8 @@ from vestige.harness.bench import NUMERICS, held_in
 from vestige.harness.keeping import captioned_by
 from vestige.harness.never import Distillation
 from vestige.harness.positives import Positive, hiding
-from vestige.harness.settings import by_method, check_judged, chosen, configured, content, looks, one_prompt, told
-from vestige.harness.unlearning import check_memorises
+from vestige.harness.settings import by_method, chosen, configured, content, looks, one_prompt, requested
+from vestige.harness.unlearning import check_joint, check_memorises
 from vestige.methods import Attack, Data, optimiser
 from vestige.methods.contract import Holds
 from vestige.metrics import loading
@@ -47,7 +48,7 @@ class Request:
 
     Arguments:
         model: Built-in model or pipeline folder; the original, unless its card says it is a twin or `original` is False.
-        concept: Built-in name or a TOML file.
+        concept: Built-in name or a TOML file; several with commas between are audited as one that was erased together.
         unlearner: Method that makes the edit; "none" audits the model as it is.
         edit: A saved edit, or an edited pipeline folder, instead of an unlearner.
         attacks: Subset of the suite's attacks; () takes all.
@@ -219,7 +220,9 @@ class Plan:
             calls["attacks"] += trains
             calls["scoring"] += scores
         if self.unlearner is not None:
-            calls["unlearning"] = cost.unlearning(self.unlearner, *_drawn(self.request))
+            calls["unlearning"] = cost.unlearning(self.unlearner, *_drawn(self.request)) * (
+                self.several if self.unlearner.per_target else 1
+            )
         if whole and (self.unlearner is not None or self.request.edit is not None):
             # A point more for each part that comes apart; nothing of it is drawn where the edit has none.
             calls["restoring"] = (n + (0 if self._shares else n * self._sides + (not suite.sparing))) * plain
@@ -241,6 +244,15 @@ class Plan:
     def gives_up(self, name: str) -> bool:
         """Whether a way of an attack may be given up for another, so that a replicate of it waits for those before."""
         return self.suite.sparing and len(self.attacks[name][0].ways()) > 1
+
+    @property
+    def several(self) -> int:
+        """How many concepts are audited as one."""
+        return len(targets(self.concept))
+
+    def attacking(self, way: Attack, own: suites.Planned) -> int:
+        """Calls of one arm of an attack, scoring left out; what one for several concepts does, it does for each."""
+        return way.calls(own.budget.last, own.references) * (self.several if way.brings == "several" else 1)
 
     @property
     def _sides(self) -> int:
@@ -265,7 +277,7 @@ class Plan:
             each: Calls of a picture.
         """
         (attack, own), suite, n = self.attacks[name], self.suite, len(self.seeds)
-        ways = [way.calls(own.budget.last, own.references) for way in attack.ways().values()]
+        ways = [self.attacking(way, own) for way in attack.ways().values()]
         scored, state = (x * each for x in (cost.scored_pictures(attack, own.budget, suite), cost.plain_pictures(suite)))
         whole = bool(self.original)
         taught = 2 * min(n, PLASTICITY_REPLICATES) if whole and suite.plasticity and attack.lesson is not None else 0
@@ -282,7 +294,7 @@ class Plan:
         """
         one = 0
         for attack, own in self.armed.values():
-            ways = [way.calls(own.budget.last, own.references) for way in attack.ways().values()]
+            ways = [self.attacking(way, own) for way in attack.ways().values()]
             one += len(self.probing) * (sum(ways) + len(ways) * cost.scored_pictures(attack, own.budget, self.suite) * each)
         if any(cost.shares_plain(attack, own.budget) for attack, own in self.armed.values()):
             one += len(self.probing) * cost.plain_pictures(self.suite) * each
@@ -292,8 +304,9 @@ class Plan:
 def resolve(request: Request) -> Plan:
     """Resolve names and settings; every mistake that a user can make is found here, before anything is computed."""
     card = models.card(request.model)
-    concept = told(concepts.load(request.concept, card.world), card)
-    check_judged(request.concept, concept, card.world)
+    concept = requested(request.concept, card)
+    if isinstance(concept, Joint):
+        _check_several(request, concept)
     loading.contents(concept)  # a detector that is not there is found now
     if concept.fidelity:
         looks(replace(concept, pictures=""))
@@ -314,7 +327,11 @@ def resolve(request: Request) -> Plan:
             raise BadSetting("--alternative is read by an unlearner, and none is asked for")
         check_memorises(request.unlearner, unlearner, request.alternative)
         content(Path(request.alternative))
-    attacks = chosen(request.attacks or tuple(suite.attacks), suite, card, request.preset, own, request.reference_count)
+    if unlearner is not None and isinstance(concept, Joint):
+        check_joint(request.unlearner, unlearner)
+    attacks = chosen(request.attacks or _suited(suite, concept), suite, card, request.preset, own, request.reference_count)
+    for attack, _ in attacks.values():
+        attack.check(concept)
     _check_retained(request, attacks)
     if request.original and unlearner is None and request.edit is None:
         _check_no_edit(attacks)
@@ -334,8 +351,29 @@ def resolve(request: Request) -> Plan:
     _check_references(request, concept, against, attacks)
     probed = original and against.kind != "none" and any(map(armed, attacks))
     positives = hiding(suite, card, concept) if probed else {}
-    asked = _banks(request, concept, suite, card.world) if against.kind != "none" else ()
-    return Plan(request, concept, suite, seeds, unlearner, attacks, against, original, card.world, lines, positives, several, asked)
+    held_out = _banks(request, concept, suite, card.world) if against.kind != "none" else ()
+    return Plan(request, concept, suite, seeds, unlearner, attacks, against, original, card.world, lines, positives, several, held_out)
+
+
+def _suited(suite: suites.Suite, concept: Concept) -> tuple[str, ...]:
+    """A suite's attacks that bring back what was erased: where one does not, the one that does the same to as many concepts, if any."""
+    wrong, found = "one" if isinstance(concept, Joint) else "several", dict[str, None]()
+    for name in suite.attacks:
+        made = registry.find("attacks", name)
+        if instead := made.counterpart if made.brings == wrong else name:
+            found[instead] = None
+    if not found:
+        raise BadSetting(f"no attack of suite {suite.version} brings back {'several concepts' if wrong == 'one' else 'one concept'}")
+    return tuple(found)
+
+
+def _check_several(request: Request, concept: Joint) -> None:
+    """What an audit of several concepts as one cannot do."""
+    if not request.original or request.unshown:
+        what = "without an original" if not request.original else "with unshown"
+        raise BadSetting(f"an audit {what} is of one concept; given {concept.name}")
+    if request.forget != "drawn":
+        raise BadSetting(f"--forget is pictures of one concept; given {concept.name}: leave it out, and the model draws them")
 
 
 def _banks(request: Request, concept: Concept, suite: suites.Suite, world: str) -> tuple[PromptBank, ...]:
@@ -376,6 +414,16 @@ def _check_unshown(request: Request, attacks: Mapping[str, tuple[Attack, suites.
 
 def _check_references(request: Request, concept: Concept, against: Control, attacks: Mapping[str, tuple[Attack, suites.Planned]]) -> None:
     """Enough pictures for a replicate: the attacker's, and a proxy's own."""
+    if isinstance(concept, Joint) and request.references not in NAMED_SOURCES:
+        places = [Path(request.references) / part.name for part in concept.parts]
+        if missing := [place.name for place in places if not place.is_dir()]:
+            raise BadInput(f"{request.references} holds a folder of pictures for each concept, by its name; there is none for {missing[0]}")
+        for place in places:
+            check_enough(str(place), attacks, "add some, or take fewer with --reference-count")
+        return
+    if isinstance(concept, Joint) and request.references == "shipped":
+        for own in filter(None, (part.pictures for part in concept.parts)):
+            check_enough(own, attacks, "add some, or take fewer with --reference-count")
     source = concept.pictures if request.references == "shipped" else request.references
     if source and request.references != "generated":
         check_enough(source, attacks, "add some, or take fewer with --reference-count")

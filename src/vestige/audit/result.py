@@ -15,6 +15,7 @@ from vestige import registry, runs
 from vestige.audit import no_original, scores
 from vestige.audit.experiment import Experiment
 from vestige.audit.power import untrained
+from vestige.concepts.joint import targets
 from vestige.edits import arithmetic
 from vestige.harness import arms
 from vestige.harness import cost as counting
@@ -48,7 +49,7 @@ def heading(experiment: Experiment) -> dict[str, Any]:
             "pictures": plan.suite.pictures,
             "replicates": len(plan.seeds),
             "budgets": list(next(iter(plan.attacks.values()))[1].budget.points),
-            "held_out_prompts": list(experiment.concept.held_out),
+            "held_out_prompts": [text for part in targets(experiment.concept) for text in part.held_out],
             "references": request.references,
         },
     }

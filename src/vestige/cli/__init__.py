@@ -27,6 +27,7 @@ app.command()(comparisons.board)
 app.command()(audits.report)
 app.command(name="list")(lists.list_)
 app.command()(files.inspect)
+app.command()(files.apply)
 app.command()(files.export)
 
 

@@ -25,7 +25,7 @@ def unread(cut: Sequence[str]) -> None:
 def unlearn(
     method: Annotated[str, typer.Option(help="Unlearner, see `vestige list`.")],
     model: options.ModelOption = "wardrobe",
-    concept: options.ConceptOption = "sneaker",
+    concept: options.ConceptsOption = "sneaker",
     seed: Annotated[int, typer.Option(help="Seed of the run.")] = 0,
     forget: options.ForgetOption = "drawn",
     retain: options.RetainOption = "drawn",
@@ -36,19 +36,24 @@ def unlearn(
     as_json: options.JsonOption = False,
 ) -> None:
     """Make a model forget a concept and save the edit: the difference alone, a few per cent of the model."""
-    from vestige import concepts, files, models
+    from vestige import files, models
+    from vestige.concepts.joint import Joint
     from vestige.edits import arithmetic
     from vestige.harness import diagnostics
     from vestige.harness.bench import telling
-    from vestige.harness.settings import configured, told
-    from vestige.harness.unlearning import check_memorises, training_data
+    from vestige.harness.settings import configured, requested
+    from vestige.harness.unlearning import check_joint, check_memorises, training_data
 
     files.ready(out)
     card = models.card(model)
-    chosen = told(concepts.load(concept, card.world), card)
+    chosen = requested(concept, card)
     own = options.settings_of(settings, method)
     unlearner = configured("unlearners", method, card.world, preset, own, model=card.name).resolved(chosen)
     check_memorises(method, unlearner, alternative)
+    if isinstance(chosen, Joint):
+        check_joint(method, unlearner)
+        if forget != "drawn":
+            raise BadSetting(f"--forget is pictures of one concept; given {chosen.name}: leave it out, and the model draws them")
     loaded = models.load(model)
     with progress() as watch:
         data = training_data(loaded, forget, retain, alternative=alternative)
@@ -70,7 +75,7 @@ def unlearn(
 def attack(
     method: Annotated[str, typer.Option(help="Attack, see `vestige list`.")] = "memora",
     model: options.ModelOption = "wardrobe",
-    concept: options.ConceptOption = "sneaker",
+    concept: options.ConceptsOption = "sneaker",
     edit: Annotated[str | None, typer.Option(help="The edit under attack; none attacks the model as it is.")] = None,
     references: Annotated[str, typer.Option(help="shipped, generated, or a folder of pictures.")] = "shipped",
     reference_count: options.CountOption = 0,

@@ -46,7 +46,7 @@ JobsOption = Annotated[
 @machine
 def audit(
     model: options.ModelOption = "wardrobe",
-    concept: options.ConceptOption = "sneaker",
+    concept: options.ConceptsOption = "sneaker",
     unlearner: Annotated[str, typer.Option(help="Method that makes the edit; none audits the model as it is.")] = "none",
     edit: Annotated[str | None, typer.Option(help="A saved edit, or an edited pipeline folder, instead of an unlearner.")] = None,
     attack: Annotated[list[str] | None, typer.Option(help="Attack of the suite to run; repeatable; default: all.")] = None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -9,8 +10,8 @@ import typer
 
 from vestige.cli.frame import give, remarked
 from vestige.cli.machine import machine
-from vestige.cli.options import JsonOption, ModelOption
-from vestige.errors import BadInput
+from vestige.cli.options import JsonOption, ModelOption, numbers
+from vestige.errors import BadInput, BadSetting
 
 
 @machine
@@ -24,6 +25,43 @@ def inspect(
 
     data, text = checkpoints.described(file, None if model is None else models.load(model))
     give(data, as_json, text)
+
+
+@machine
+def apply(
+    adapter: Annotated[
+        list[str], typer.Option(help="What an attack recovered, recovered.safetensors, or any edit of the edited model; repeatable.")
+    ],
+    model: ModelOption = "wardrobe",
+    edit: Annotated[str | None, typer.Option(help="The edit that was attacked; none: they were made on the model as it is.")] = None,
+    weights: Annotated[str, typer.Option(help="One an adapter, in their order, 1,0.5; default: 1 each.")] = "",
+    out: Annotated[Path, typer.Option(help="FILE.safetensors: one edit; any other name: a new folder with the pipeline.")] = Path(
+        "applied"
+    ),
+    as_json: JsonOption = False,
+) -> None:
+    """Stack recovered adapters on an edit, with weights, and write what they make together: one edit, or a pipeline."""
+    from vestige import checkpoints, files, models
+    from vestige.checkpoints import exports
+    from vestige.edits import Edit, arithmetic
+
+    amounts = numbers(weights, "weights") or (1.0,) * len(adapter)
+    if len(amounts) != len(adapter) or not all(map(math.isfinite, amounts)):
+        raise BadSetting(f"weights are finite numbers, one an adapter, of which there are {len(adapter)}; given {weights!r}")
+    alone = out.suffix.lower() == ".safetensors"
+    files.ready(out) if alone else exports.vacant(out)
+    loaded = models.load(model)
+    under = Edit(loaded.fingerprint, "none") if edit is None else checkpoints.load(edit, loaded)
+    remarked(under.remark(loaded))
+    view = loaded if edit is None else loaded.edited(under)
+    made = arithmetic.stacked(under, view, [(checkpoints.load(one, view), amount) for one, amount in zip(adapter, amounts, strict=True)])
+    written = [str(made.save(out))] if alone else [str(file) for file in exports.export(made, loaded, out, "folder").files]
+    found = {"out": str(out), "files": written, **arithmetic.describe(loaded, made)}
+    on = f" on {edit}" if edit is not None else ""
+    stacked = f"{len(adapter)} adapter{'' if len(adapter) == 1 else 's'}{on}"
+    stacked += f": {found['changed_tensors']} tensors, relative change {found['relative_norm'] or 0:.3f}"
+    what = "one edit" if alone else exports.FORMS["folder"]
+    give(found, as_json, f"{stacked}\n{what} in {out}")
 
 
 @machine

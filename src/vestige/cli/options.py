@@ -19,6 +19,9 @@ ModelOption = Annotated[
     typer.Option("--model", help="Built-in model, pipeline folder, single file (with --config) or owner/name on the hub; the original."),
 ]
 ConceptOption = Annotated[str, typer.Option("--concept", help="Built-in concept, or your own concept file (FILE.toml).")]
+ConceptsOption = Annotated[
+    str, typer.Option("--concept", help="Built-in concept, or your own concept file (FILE.toml); several with commas: erased together.")
+]
 SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="METHOD.NAME=VALUE", help="A method's setting; repeatable.")]
 PresetOption = Annotated[
     str,

@@ -2,6 +2,7 @@
 
 A *field* is what one suite, one form of the verdict and one model have in common; numbers of two fields are never set side by side. Within
 a field the audits of a concept share control, prompts, judges, sampler and the attacks' settings; those that do not are left out, and said.
+Settings of attacks that a grid varies on purpose are a part of what a row is: under each point of a sweep the others have to agree.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 from vestige.compare.gathering import Audited
 
 NO_EDIT = "no edit"
-Row = tuple[str, str]  # a method and a concept
+Row = tuple[str, str, str]  # a method, a concept, and the point of a grid's sweep of attacks, "" without one
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Field:
         suite: Its name, with its digits.
         form: Of the verdict.
         model: Whose edits they are, by name.
-        rows: By method and concept, an audit each edit and replicate.
+        rows: By method, concept and point of a sweep, an audit each edit and replicate.
         left_out: An audit's folder -> why.
     """
 
@@ -48,9 +49,10 @@ def fields_of(audits: Sequence[Audited]) -> list[Field]:
 
 def _field(audits: Sequence[Audited]) -> Field:
     kept, left_out = list[Audited](), dict[str, str]()
-    for concept in dict.fromkeys(a.concept for a in audits):
-        usual = _usual([_terms(a) for a in audits if a.concept == concept])
-        for one in (a for a in audits if a.concept == concept):
+    for concept, swept in dict.fromkeys((a.concept, a.swept) for a in audits):
+        alike = [a for a in audits if (a.concept, a.swept) == (concept, swept)]
+        usual = _usual([_terms(a) for a in alike])
+        for one in alike:
             others = [name for name, term in _terms(one).items() if name in usual and usual[name] != term]
             if others:
                 left_out[str(one.folder)] = f"because {' and '.join(others)} differ from those of most audits of {concept} here"
@@ -59,7 +61,7 @@ def _field(audits: Sequence[Audited]) -> Field:
     names = _names(kept)
     rows: dict[Row, list[Audited]] = {}
     for one in kept:
-        rows.setdefault((names[str(one.folder)], one.concept), []).append(one)
+        rows.setdefault((names[str(one.folder)], one.concept, one.swept), []).append(one)
     first = audits[0]
     model = str(first.result.get("model"))
     return Field(str(first.result.get("suite")), first.form, model, {row: tuple(group) for row, group in rows.items()}, left_out)

@@ -42,6 +42,11 @@ class Audited:
         return str(self.result.get("concept"))
 
     @property
+    def swept(self) -> str:
+        """Under which of a grid's settings of attacks it ran; "" where the grid varies none."""
+        return str((self.axes or {}).get("swept") or "")
+
+    @property
     def edit(self) -> str:
         """Which edited model it is about, by its content; two edits that are equal to the bit are one."""
         return str((self.result.get("provenance") or {}).get("edited_hash") or self.folder)
@@ -116,5 +121,5 @@ def _read(folder: Path, row: Result) -> Audited | str:
     schema = str(result.get("schema", "vestige-audit"))
     if not schema.startswith("vestige-audit"):
         return f"{folder} holds {schema}, not the result of an audit; sequences are not compared here"
-    axes = {key: row[key] for key in ("model", "concept", "unlearner", "suite", "attacks", "seed") if key in row}
+    axes = {key: row[key] for key in ("model", "concept", "unlearner", "suite", "attacks", "swept", "seed") if key in row}
     return Audited(folder, result, files.object_in(folder / "spec.json") or {}, str(row.get("unlearner") or ""), axes)

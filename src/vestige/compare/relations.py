@@ -23,6 +23,7 @@ SURFACES = ("plain rate", "neighbours' accuracy", "unrelated accuracy")
 def contrasts(rows: Sequence[PooledRow], attacks: Sequence[str], against: str = "", level: float = 0.95) -> dict[str, Any]:
     """Paired contrasts of log F between methods that enter the comparison, over the concepts that both have.
 
+    Under every point of a sweep of attacks' settings by itself: a method attacked one way is not set against another attacked otherwise.
     p-values are Holm's, over every contrast that is printed; intervals are of `level` each, and not widened.
 
     Arguments:
@@ -35,10 +36,14 @@ def contrasts(rows: Sequence[PooledRow], attacks: Sequence[str], against: str = 
     if against and against not in methods:
         raise UnknownName("method", against, methods)
     made, without = list[dict[str, Any]](), list[str]()
-    for one, other in ((m, against) for m in methods if m != against) if against else itertools.combinations(methods, 2):
-        found = [row for attack in attacks if (row := _contrast(rows, one, other, attack, level)) is not None]
-        made += found
-        without += [] if found else [f"{one} and {other}"]
+    for swept in dict.fromkeys(row.swept for row in rows):
+        alike = [row for row in rows if row.swept == swept]
+        there = [method for method in methods if any(row.method == method for row in alike)]
+        pairs = ((m, against) for m in there if m != against) if against else itertools.combinations(there, 2)
+        for one, other in pairs:
+            found = [row for attack in attacks if (row := _contrast(alike, one, other, attack, level)) is not None]
+            made += [{**row, "swept": swept} for row in found]
+            without += [] if found else [f"{one} and {other}{f' under {swept}' if swept else ''}"]
     for row, p in zip(made, holm([math.nan if row["p"] is None else row["p"] for row in made]), strict=True):
         row["holm"] = defined(p)
     counted = sum(row["p"] is not None for row in made)

@@ -29,6 +29,7 @@ class PooledRow:
     """What audits of one method on one concept say together.
 
     Arguments:
+        swept: The point of a grid's sweep of attacks' settings under which they were attacked; "" without one.
         audits: Each edit under each set of attack replicates once.
         found: By attack.
         values: By attack, log F of every edit in every replicate.
@@ -38,6 +39,7 @@ class PooledRow:
 
     method: str
     concept: str
+    swept: str
     audits: tuple[Audited, ...]
     found: Mapping[str, Measures]
     values: Mapping[str, Values]
@@ -49,7 +51,7 @@ class PooledRow:
         return not self.told["not_compared"]
 
 
-def row_of(method: str, concept: str, given: Sequence[Audited], level: float = 0.95) -> PooledRow:
+def row_of(method: str, concept: str, swept: str, given: Sequence[Audited], level: float = 0.95) -> PooledRow:
     """A row of a comparison."""
     audits = tuple({(one.edit, one.seeds): one for one in reversed(given)}.values())[::-1]
     names = [name for name in audits[0].result.get("attacks") or {} if all(name in (a.result.get("attacks") or {}) for a in audits)]
@@ -65,6 +67,7 @@ def row_of(method: str, concept: str, given: Sequence[Audited], level: float = 0
     told = {
         "method": method,
         "concept": concept,
+        "swept": swept,
         "edits": len(edits),
         "edit_seeds": len(seeds),
         "deterministic": len(edits) == 1 and len(seeds) > 1,
@@ -82,7 +85,7 @@ def row_of(method: str, concept: str, given: Sequence[Audited], level: float = 0
         "sensitive": any(one.result.get("sensitive") for one in audits),
         "remarks": remarks,
     }
-    return PooledRow(method, concept, audits, found, values, estimates, told)
+    return PooledRow(method, concept, swept, audits, found, values, estimates, told)
 
 
 def _measured(audits: Sequence[Audited], attack: str, level: float) -> tuple[Measures, Values, Estimate, str]:

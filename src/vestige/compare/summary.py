@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -26,8 +27,8 @@ def summarised(found: Gathered, *, against: str = "", level: float = 0.95) -> di
         UnknownName: No field has the method that is named.
     """
     fields = fields_of(found.audits)
-    names = {method for field in fields for method, _ in field.rows}
-    told = [_told(field, against if against in {m for m, _ in field.rows} or against not in names else "", level) for field in fields]
+    names = {method for field in fields for method, _, _ in field.rows}
+    told = [_told(field, against if against in {m for m, _, _ in field.rows} or against not in names else "", level) for field in fields]
     return {
         "schema": SCHEMA,
         "audits": len(found.audits),
@@ -54,26 +55,34 @@ def _apart(fields: Sequence[Field]) -> list[str]:
 
 def _told(field: Field, against: str, level: float) -> dict[str, Any]:
     """One field."""
-    rows = [row_of(method, concept, audits, level) for (method, concept), audits in field.rows.items()]
-    rows.sort(key=lambda row: (row.concept, _place(row)))
+    rows = [row_of(*which, audits, level) for which, audits in field.rows.items()]
+    rows.sort(key=lambda row: (row.concept, _numbered(row.swept), _place(row)))
     attacks = _common(rows)
+    points = {swept: [row for row in rows if row.swept == swept] for swept in sorted({row.swept for row in rows}, key=_numbered)}
     audits = [one for group in field.rows.values() for one in group]
     return {
         "suite": field.suite,
         "form": field.form,
         "model": field.model,
         "concepts": list(dict.fromkeys(row.concept for row in rows)),
+        "swept": [swept for swept in points if swept],
         "attacks": attacks,
         "audits": len(audits),
         "rows": [row.told for row in rows],
         "methods": _over_concepts(rows, attacks, level),
         "contrasts": contrasts(rows, attacks, against, level),
-        "ranks": ranks(rows, attacks, level),
-        "kinds": [kinds_of(rows, attack) for attack in attacks],
+        "ranks": [{**rank, "swept": swept} for swept, own in points.items() for rank in ranks(own, attacks, level)],
+        "kinds": [{**kinds_of(own, attack), "swept": swept} for swept, own in points.items() for attack in attacks],
         "left_out": dict(field.left_out),
         "versions": _versions([one.result.get("provenance") or {} for one in audits]),
         "remarks": _remarks(rows, audits),
     }
+
+
+def _numbered(swept: str) -> list[tuple[str, float]]:
+    """A point of a sweep for sorting, its numbers by their size."""
+    words = re.split(r"(\d+(?:\.\d+)?(?:e[+-]?\d+)?)", swept)
+    return [(word, float(number)) for word, number in zip(words[::2], [*words[1::2], "0"], strict=True)]
 
 
 def _place(row: PooledRow) -> tuple[bool, int, float]:
@@ -93,16 +102,18 @@ def _common(rows: Sequence[PooledRow]) -> list[str]:
 
 
 def _over_concepts(rows: Sequence[PooledRow], attacks: Sequence[str], level: float) -> list[dict[str, Any]]:
-    """Each method over the concepts where it enters the comparison, by attack; nothing where there is one concept only."""
+    """Each method over the concepts where it enters the comparison, by attack and its settings; nothing where there is one concept only."""
     if len({row.concept for row in rows}) < 2:
         return []
     made = []
-    for method in dict.fromkeys(row.method for row in rows):
-        own = [row for row in rows if row.method == method and row.eligible and set(attacks) <= set(row.estimates)]
+    for method, swept in dict.fromkeys((row.method, row.swept) for row in rows):
+        alike = [row for row in rows if (row.method, row.swept) == (method, swept)]
+        own = [row for row in alike if row.eligible and set(attacks) <= set(row.estimates)]
         for attack in attacks if own else ():
             whole = across([row.estimates[attack] for row in own]).interval(1 - (1 - level) / max(1, len(attacks)))
             speedup = {end: exponential(getattr(whole, end)) for end in ("value", "low", "high")}
-            made.append({"method": method, "attack": attack, "concepts": [row.concept for row in own], "speedup": speedup})
+            concepts = [row.concept for row in own]
+            made.append({"method": method, "swept": swept, "attack": attack, "concepts": concepts, "speedup": speedup})
     return made
 
 
@@ -114,8 +125,9 @@ def _versions(told: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
 
 def _remarks(rows: Sequence[PooledRow], audits: Sequence[Any]) -> list[str]:
     """What a reader of a field has to know."""
-    same = [f"{row.method} ({row.concept})" for row in rows if row.told["deterministic"]]
+    same = list(dict.fromkeys(f"{row.method} ({row.concept})" for row in rows if row.told["deterministic"]))
     told = [f"Equal to the bit under every seed, and counted as one edit: {', '.join(same)}."] if same else []
     if any(len(one.result.get("looks") or []) > 1 for one in audits) and any(len(row.audits) > 1 for row in rows):
         told.append("Some audits added replicates until they decided; intervals over several edits do not allow for that.")
-    return [*told, *(f"{row.method} ({row.concept}): {remark}" for row in rows for remark in row.told["remarks"])]
+    names = [f"{row.method} ({', '.join(filter(None, (row.concept, row.swept)))})" for row in rows]
+    return [*told, *(f"{name}: {remark}" for name, row in zip(names, rows, strict=True) for remark in row.told["remarks"])]

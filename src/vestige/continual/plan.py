@@ -26,7 +26,7 @@ from vestige.harness.attacker import check_enough
 from vestige.harness.bench import NUMERICS, held_in
 from vestige.harness.protocols import Published, published
 from vestige.harness.settings import by_method, check_judged, chosen, configured, content, looks, one_prompt, told
-from vestige.harness.unlearning import check_memorises
+from vestige.harness.unlearning import check_joint, check_memorises
 from vestige.methods import Attack, Data, optimiser
 from vestige.methods.contract import TRAINED
 from vestige.metrics import loading
@@ -221,6 +221,7 @@ def resolve(order: Order) -> SequencePlan:
     if own:
         raise UnknownName("method in a setting", next(iter(own)), [order.method, *attacks])
     for attack, _ in attacks.values():
+        attack.check(requests[0])  # each request is attacked by itself
         _check_held(order, attack, bool(card.world))
     for concept in requests:
         if concept.pictures:
@@ -305,8 +306,6 @@ def _check_folders(order: Order, unlearner: Any, requests: Sequence[Concept], at
 def _fits(order: Order, unlearner: Any) -> None:
     """Refuse a method that cannot do what the mode and the guards ask of it."""
     together = order.mode in ("simultaneous", "cumulative")
-    if together and (not unlearner.joint or unlearner.apart):
-        how = f"{unlearner.apart} does" if unlearner.joint else f"{order.method} looks for one target's words or teaches one anchor"
-        able = ", ".join(name for name in registry.names("unlearners") if registry.find("unlearners", name).joint)
-        raise BadSetting(f"{how}, so it cannot erase several together; {able} can, or erase each by itself and merge")
+    if together:
+        check_joint(order.method, unlearner)
     order.guards.check(order.method, unlearner)

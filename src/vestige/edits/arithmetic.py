@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vestige.edits.edit import Edit, Hook, Weights
+from vestige.edits.edit import Edit, Hook, Weights, flattened
 from vestige.edits.precision import low, wide
 from vestige.errors import Incompatible
 
@@ -78,6 +79,57 @@ def combine(model: Weights, edits: Sequence[tuple[Edit, float]], *, method: str 
 def scale(model: Weights, edit: Edit, weight: float) -> Edit:
     """The edit with its change multiplied by `weight`: 0 is the model itself, 1 the edit, above 1 extrapolates."""
     return replace(combine(model, [(edit, weight)], method=edit.method), settings=edit.settings, scope=edit.scope)
+
+
+def stacked(under: Edit, view: Weights, adapters: Sequence[tuple[Edit, float]]) -> Edit:
+    """One edit of the model below: `under`, and the weighted sum of edits of the model that it makes. Their order makes no difference.
+
+    Arguments:
+        view: The model with `under`, on which the others were made.
+    Raises:
+        Incompatible: One was made on another model, or acts at inference time, where it cannot be added up.
+    """
+    for edit, _ in adapters:
+        if edit.hooks:
+            raise Incompatible(f"{edit.method} acts at inference time; only changes of weights are stacked on an edit")
+    whole = combine(view, sorted((pair for pair in adapters if pair[1]), key=lambda pair: (_mark(pair[0]), pair[1])))
+    tensors = {**under.tensors, **whole.tensors}
+    factors = {name: pair for name, pair in under.factors.items() if name not in whole.tensors}  # what replaces a weight holds them
+    for name, (down, up) in whole.factors.items():
+        low_, high = factors.get(name, (down[:0], up[:, :0]))
+        factors[name] = (torch.cat([low_.to(down), down]), torch.cat([high.to(up), up], dim=1))
+    parts = {"under": {"method": under.method, "settings": dict(under.settings)}, **whole.settings}
+    scope = "+".join(sorted({under.scope, *(edit.scope for edit, _ in adapters)}))
+    names = list(dict.fromkeys(str(edit.notes["concept"]) for edit, _ in adapters if "concept" in edit.notes))
+    notes = {"concept": "+".join(sorted(names))} if names else {}
+    return Edit(under.base, "stacked", parts, scope, tensors, factors, under.hooks, notes)
+
+
+def _mark(edit: Edit) -> str:
+    """A hash of what an edit changes."""
+    whole = hashlib.sha256(edit.method.encode())
+    for name, value in sorted(flattened(edit).items()):
+        whole.update(name.encode() + value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return whole.hexdigest()
+
+
+def truncated(edit: Edit, rank: int) -> Edit:
+    """The nearest adapter of a smaller rank, weight by weight: the largest singular values of `up @ down` (Eckart and Young, 1936).
+
+    Both sides are first brought to orthonormal bases, so that what is decomposed is as small as the adapter's own rank.
+
+    Raises:
+        Incompatible: An edit that is no adapter.
+    """
+    if edit.tensors or edit.hooks or not edit.factors:
+        raise Incompatible(f"only adapters are brought to a smaller rank; this {edit.method} edit holds other changes, or none")
+    factors = {}
+    for name, (down, up) in edit.factors.items():
+        left, upper = torch.linalg.qr(up.double())
+        right, lower = torch.linalg.qr(down.double().T)
+        u, s, v = torch.linalg.svd(upper @ lower.T, full_matrices=False)
+        factors[name] = ((right @ v[:rank].T).T.contiguous().to(down), (left @ (u[:, :rank] * s[:rank])).to(up))
+    return replace(edit, settings={**edit.settings, "rank": rank}, factors=factors)
 
 
 def difference(model: Weights, other: Weights, names: Sequence[str], *, method: str = "difference") -> Edit:

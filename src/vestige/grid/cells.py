@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vestige import runs
+from vestige import models, runs
 from vestige.audit import Request
 from vestige.audit.tasks import plain_request
 from vestige.continual import Order
 from vestige.continual.tasks import order_told
+from vestige.errors import VestigeError
+from vestige.harness import suites
 
 ALL = "all"  # of a suite's attacks
 
@@ -43,7 +45,7 @@ class GridCell:
     def name(self) -> str:
         """Its folder's name."""
         plain = plain_request(self.asked) if isinstance(self.asked, Request) else order_told(self.asked)
-        parts = [_short(self.axes[key]) for key in ("concept", "requests", "mode", "unlearner") if key in self.axes]
+        parts = [_short(self.axes[key]) for key in ("concept", "requests", "mode", "unlearner", "swept") if key in self.axes]
         words = "-".join([*parts, f"s{self.axes['seed']}", _short(self.axes["suite"])])
         return f"{words[-80:].lstrip('-_.')}-{runs.key({'kind': self.kind, 'asked': plain})[:8]}"
 
@@ -78,14 +80,15 @@ def _sequence_command(asked: Order) -> str:
 
 
 def _set(settings: Mapping[str, Any]) -> list[str]:
-    return [f"--set {name}={value}" for name, value in settings.items()]
+    return [f"--set {name}={','.join(map(str, value)) if isinstance(value, list) else value}" for name, value in settings.items()]
 
 
 def expanded(raw: Mapping[str, Any]) -> list[GridCell]:
     """Every cell of a grid whose file is in order, audits first, without those that its filters leave out."""
     axes, common = raw.get("axes", {}), dict(raw.get("common", {}))
     ways = [way for entry in raw.get("unlearners", ()) for way in _settled(entry)]
-    cells = [*_audits(axes, ways, common), *_sequences(axes, ways, raw.get("sequences", ()), common)]
+    swept = raw.get("attacks", {})
+    cells = [*_audits(axes, ways, common, swept), *_sequences(axes, ways, raw.get("sequences", ()), swept)]
     only, without = raw.get("only", ()), raw.get("without", ())
     kept = [c for c in cells if (not only or any(matches(c, f) for f in only)) and not any(matches(c, f) for f in without)]
     return list({cell.name: cell for cell in kept}.values())
@@ -112,40 +115,63 @@ def _way(entry: Mapping[str, Any]) -> tuple[str, dict[str, Any], dict[str, Any]]
     return told, {**given, "unlearner": method}, settings
 
 
-def _audits(axes: Mapping[str, Any], ways: Sequence[Mapping[str, Any]], common: Mapping[str, Any]) -> Iterator[GridCell]:
+def _sweep(swept: Mapping[str, Mapping[str, Any]], attacks: Sequence[str]) -> Iterator[tuple[dict[str, str], dict[str, Any]]]:
+    """Every combination of the attacks' settings that are lists: its place on the axis, {} without any, and all settings of theirs.
+
+    Arguments:
+        swept: Attack -> setting -> a value, or a list of them.
+        attacks: Those that a cell runs.
+    """
+    own = {f"{name}.{key}": value for name, table in swept.items() if name in attacks for key, value in table.items()}
+    varied = [key for key, value in own.items() if isinstance(value, list)]
+    for chosen in itertools.product(*(value if isinstance(value, list) else [value] for value in own.values())):
+        settings = dict(zip(own, chosen, strict=True))
+        told = ",".join(f"{key}={_point(settings[key])}" for key in varied)
+        yield ({"swept": told} if told else {}), settings
+
+
+def _point(value: Any) -> str:
+    return "|".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _run_by(attack: str, suite: str, model: str) -> tuple[str, ...]:
+    """The attacks of a point of the axis; none of a suite or a model that is not there, which whoever plans the cell says."""
+    if attack != ALL:
+        return tuple(attack.split("+"))
+    try:
+        return tuple(suites.load(suite, models.card(model).world).attacks)
+    except (VestigeError, OSError):
+        return ()
+
+
+def _audits(
+    axes: Mapping[str, Any], ways: Sequence[Mapping[str, Any]], common: Mapping[str, Any], swept: Mapping[str, Any]
+) -> Iterator[GridCell]:
     own = {key: value for key, value in common.items() if key not in ("settings", "attacks")}
-    attacks = axes.get("attacks", [ALL])
-    rows = (
-        axes.get("models", ["wardrobe"]),
-        axes.get("concepts", []),
-        ways,
-        axes.get("suites", ["quick"]),
-        attacks,
-        axes.get("seeds", [0]),
-    )
-    for model, concept, entry, suite, attack, seed in itertools.product(*rows):
+    own |= {"seeds": tuple(own["seeds"])} if "seeds" in own else {}
+    everywhere, tests = axes.get("models", ["wardrobe"]), axes.get("suites", ["quick"])
+    points = {at: list(_points(axes.get("attacks", [ALL]), *at, swept)) for at in itertools.product(everywhere, tests)}
+    for model, concept, entry, suite in itertools.product(everywhere, axes.get("concepts", []), ways, tests):
         told, given, settings = _way(entry)
-        names = () if attack == ALL else tuple(attack.split("+"))
-        place = {"model": model, "concept": concept, "unlearner": told, "suite": suite, "attacks": attack, "seed": str(seed)}
-        seeds = {"seeds": tuple(own["seeds"])} if "seeds" in own else {}
-        request = Request(
-            **{
-                **own,
-                **seeds,
-                **given,
-                "model": model,
-                "concept": concept,
-                "suite": suite,
-                "attacks": names,
-                "edit_seed": seed,
-                "settings": {**common.get("settings", {}), **settings},
-            }
-        )
-        yield GridCell(request, place)
+        for (attack, point, chosen), seed in itertools.product(points[model, suite], axes.get("seeds", [0])):
+            asked = {"model": model, "concept": concept, "suite": suite, "edit_seed": seed}
+            names = () if attack == ALL else tuple(attack.split("+"))
+            every = {**common.get("settings", {}), **chosen, **settings}
+            place = {"model": model, "concept": concept, "unlearner": told, "suite": suite, "attacks": attack, "seed": str(seed), **point}
+            yield GridCell(Request(**{**own, **given, **asked, "attacks": names, "settings": every}), place)
+
+
+def _points(
+    attacks: Sequence[str], model: str, suite: str, swept: Mapping[str, Any]
+) -> Iterator[tuple[str, dict[str, str], dict[str, Any]]]:
+    """Every point of the axis of attacks under every combination of its settings."""
+    for attack in attacks:
+        for point, settings in _sweep(swept, _run_by(attack, suite, model) if swept else ()):
+            yield attack, point, settings
 
 
 def _sequences(
-    axes: Mapping[str, Any], ways: Sequence[Mapping[str, Any]], sequences: Sequence[Mapping[str, Any]], common: Mapping[str, Any]
+    axes: Mapping[str, Any], ways: Sequence[Mapping[str, Any]], sequences: Sequence[Mapping[str, Any]], swept: Mapping[str, Any]
 ) -> Iterator[GridCell]:
     rows = (axes.get("models", ["wardrobe"]), sequences, ways, axes.get("suites", ["quick"]), axes.get("seeds", [0]))
     for model, entry, way, suite, seed in itertools.product(*rows):
@@ -153,7 +179,7 @@ def _sequences(
         if given["unlearner"] == "none" or "edit" in given:
             continue
         own = {key: value for key, value in entry.items() if key not in ("modes", "requests", "attacks", "settings")}
-        for mode in entry.get("modes", ["sequential"]):
+        for mode, (point, chosen) in itertools.product(entry.get("modes", ["sequential"]), _sweep(swept, entry.get("attacks", ()))):
             place = {
                 "model": model,
                 "requests": "+".join(entry["requests"]),
@@ -161,6 +187,7 @@ def _sequences(
                 "suite": suite,
                 "seed": str(seed),
                 "mode": mode,
+                **point,
             }
             order = Order(
                 **own,
@@ -172,6 +199,6 @@ def _sequences(
                 seed=seed,
                 attacks=tuple(entry.get("attacks", ())),
                 preset=given.get("preset", ""),
-                settings={**entry.get("settings", {}), **settings},
+                settings={**entry.get("settings", {}), **chosen, **settings},
             )
             yield GridCell(order, place)

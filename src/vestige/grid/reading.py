@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from vestige import audit, continual, data, files
+from vestige import audit, continual, data, files, registry
 from vestige.audit import Request
 from vestige.audit.plan import Plan
 from vestige.continual import Order
@@ -16,9 +16,9 @@ from vestige.errors import BadInput, VestigeError, shortened
 from vestige.grid.cells import GridCell, expanded, matches
 
 AXES = ("models", "concepts", "seeds", "suites", "attacks")
-PARTS = ("about", "axes", "unlearners", "sequences", "common", "only", "without")
+PARTS = ("about", "axes", "attacks", "unlearners", "sequences", "common", "only", "without")
 UNLEARNER = ("method", "edit", "name", "settings", "preset", "alternative")
-FILTER = ("model", "concept", "requests", "unlearner", "suite", "attacks", "seed", "mode")
+FILTER = ("model", "concept", "requests", "unlearner", "suite", "attacks", "swept", "seed", "mode")
 ON_AXES = frozenset({"model", "concept", "suite", "edit_seed", "unlearner", "edit", "attacks", "preset", "alternative"})
 OF_SEQUENCES = frozenset({"model", "method", "mode", "suite", "seed", "preset", "guards", "withdrawn", "accept"})
 MOST = 100_000  # cells
@@ -81,8 +81,11 @@ def _others(count: int) -> str:
 
 
 def _filters(raw: Mapping[str, Any]) -> Iterable[str]:
-    """Filters that match no cell: a misspelt one would silently leave everything in."""
+    """Filters that match no cell, and settings of attacks that none runs: a misspelt one would silently change nothing."""
     every = expanded({key: value for key, value in raw.items() if key not in ("only", "without")})
+    for name in raw.get("attacks", {}):
+        if not any(key.partition(".")[0] == name for cell in every for key in cell.asked.settings):
+            yield f"attacks.{name} has settings, and no cell runs it: name it in axes.attacks, alone or with others, as in memora+{name}"
     for part in ("only", "without"):
         for wanted in raw.get(part, ()):
             if not any(matches(cell, wanted) for cell in every):
@@ -109,12 +112,13 @@ def _form(raw: Mapping[str, Any]) -> Iterable[str]:
     for part in ("only", "without"):
         yield from _tables(part, raw, FILTER, lambda where, table: ())
     yield from _common(raw.get("common", {}))
+    yield from _attacks(raw)
     if not raw.get("unlearners"):
         yield 'unlearners names none, e.g. [[unlearners]] with method = "esd"; "none" audits a model as it is'
     if not axes.get("concepts") and not raw.get("sequences"):
         yield "axes.concepts names no concept, and there are no sequences"
     if (count := _count(raw)) > MOST:
-        yield f"it has {count:,} cells, and {MOST:,} are the most"
+        yield f"it may have {count:,} cells, and {MOST:,} are the most"
 
 
 def _axis(axis: str, value: Any) -> Iterable[str]:
@@ -149,6 +153,39 @@ def _unlearner(where: str, table: Mapping[str, Any]) -> Iterable[str]:
         yield f"{where}settings is a table; a list there is an axis, and none is empty"
 
 
+def _attacks(raw: Mapping[str, Any]) -> Iterable[str]:
+    """Settings of attacks, each value by itself; what does not go together is found in the cells."""
+    attacks = raw.get("attacks", {})
+    if not isinstance(attacks, dict) or not all(isinstance(table, dict) for table in attacks.values()):
+        yield "attacks is a table of attacks' settings, e.g. [attacks] with memora.rank = [1, 4, 16]; which attacks run says axes.attacks"
+        return
+    for name, table in attacks.items():
+        for key, value in table.items():
+            points = value if isinstance(value, list) else [value]
+            if not points or len({str(point) for point in points}) < len(points):
+                yield f"attacks.{name}.{key} is a value or a list of different ones; given {shortened(str(value), 40)}"
+            for place in _set_elsewhere(raw, f"{name}.{key}"):
+                yield f"attacks.{name}.{key} is set in {place} too; leave one of them out"
+            yield from _accepted(name, key, points)
+
+
+def _accepted(name: str, key: str, points: Iterable[Any]) -> Iterable[str]:
+    """What is wrong with a setting's values; an unknown attack or setting is told once."""
+    wrong = dict[str, None]()
+    for value in points:
+        try:
+            registry.checked("attacks", name, key, value)
+        except VestigeError as error:
+            wrong[str(error)] = None
+    yield from wrong
+
+
+def _set_elsewhere(raw: Mapping[str, Any], key: str) -> Iterable[str]:
+    for place, table in (("common", raw.get("common")), *((f"sequences[{i}]", t) for i, t in enumerate(raw.get("sequences", ()), 1))):
+        if isinstance(table, dict) and isinstance(table.get("settings"), dict) and key in table["settings"]:
+            yield f"{place}.settings"
+
+
 def _sequence(where: str, table: Mapping[str, Any]) -> Iterable[str]:
     for key in ("requests", "modes", "attacks"):
         value = table.get(key, ["" if key == "requests" else "-"])
@@ -171,7 +208,7 @@ def _common(common: Any) -> Iterable[str]:
 
 
 def _count(raw: Mapping[str, Any]) -> int:
-    """Cells before any filter, without making them."""
+    """Cells before any filter, at most, without making them."""
     ways, axes = 0, raw.get("axes", {})
     for entry in raw.get("unlearners", ()) if isinstance(raw.get("unlearners"), list) else ():
         one = 1
@@ -180,6 +217,9 @@ def _count(raw: Mapping[str, Any]) -> int:
         ways += one
     for axis in AXES:
         ways *= max(1, len(axes[axis])) if isinstance(axes.get(axis), list) else 1
+    for table in raw["attacks"].values() if isinstance(raw.get("attacks"), dict) else ():
+        for value in table.values() if isinstance(table, dict) else ():
+            ways *= len(value) if isinstance(value, list) else 1
     return ways
 
 

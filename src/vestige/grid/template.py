@@ -21,6 +21,11 @@ settings = { strength = [1.0, 3.0] }
 [[unlearners]]
 method = "uce"
 
+# Settings of attacks, for every cell that runs the attack. A list is an axis: here each cell with MemoRa stands for three.
+# [attacks]
+# memora.rank = [1, 4, 16]
+# automemora.w = [0.5, 1.5]        # where axes.attacks names it, e.g. "memora+automemora"
+
 # [[unlearners]]                   # a model as it is
 # method = "none"
 
@@ -40,7 +45,8 @@ method = "uce"
 # control = "auto"
 # settings = { "memora.rank" = 8 }
 
-# Cells that are left out; [[only]] keeps some and drops the others. A value may be a list of several.
+# Cells that are left out; [[only]] keeps some and drops the others. A value may be a list of several; `swept` is a combination of
+# attacks' settings, "memora.rank=1".
 [[without]]
 concept = "bag"
 unlearner = "esd,strength=3.0"

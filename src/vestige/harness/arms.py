@@ -109,7 +109,7 @@ class _Arm:
 
     def points(self, run: runs.Run) -> dict[str, Any]:
         """Attack, and score every candidate."""
-        points, last, search = [], None, _Search()
+        points, last, search = [], None, _Search(label=self.concept.label)
         replicate, stage = self.replicate, f"{self.name} on {self.model.name}, replicate {self.replicate}"
         held: dict[str, Any] = {"pictures": self.references, **({"stock": self.stock} if "original" in self.method.needs else {})}
         tried = self.method(self.model, self.concept, self.budget, seed=replicate, select=self._select, **held)
@@ -192,11 +192,12 @@ class _Search:
     tried: int = 0
     best: Tensor | None = None
     score: Tensor | None = None
+    label: str = ""  # which the best shows; "": what the first prompt asks for
 
     def pictures(self, bench: Bench, view: Model, wanted: Sequence[Wanted], candidate: Candidate) -> list[Tensor]:
         """Pictures for several sets of prompts, a tensor each; drawn in the same batches, which are fuller so."""
         if candidate.start is not None and len(wanted) > 1:  # what pictures begin from is dealt anew for every set
-            return [_Search().pictures(bench, view, [one], candidate)[0] for one in wanted]
+            return [_Search(label=self.label).pictures(bench, view, [one], candidate)[0] for one in wanted]
         sizes = [len(prompts) for prompts, _ in wanted]
         before, start, *asked = self.of
         now = [candidate.churn, candidate.prompts, sizes]
@@ -212,7 +213,7 @@ class _Search:
 
     def _try(self, bench: Bench, view: Model, wanted: Sequence[Wanted], candidate: Candidate) -> None:
         """Draw once more, and keep of each picture the better one; a first one is judged when there is another."""
-        label = next(iter(wanted[0][0][0].expects.values()))
+        label = self.label or next(iter(wanted[0][0][0].expects.values()))
         texts = [text for prompts, _ in wanted for text in _asked(prompts, candidate)]
         seeds = [derive(*purpose, i, self.tried) for prompts, purpose in wanted for i in range(len(prompts))]
         made = pictures(view, texts, seeds, bench.suite.protocol, start=candidate.start, churn=candidate.churn)

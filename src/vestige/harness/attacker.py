@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vestige import data
 from vestige.concepts import Concept
 from vestige.concepts.captions import METADATA
 from vestige.concepts.images import SUFFIXES, PictureSet, folder, shipped
+from vestige.concepts.joint import Joint
 from vestige.diffusion import Model
 from vestige.diffusion.model import Watch, silent
 from vestige.diffusion.sampling import Drawing
@@ -72,13 +74,23 @@ class AttackerData:
         return self.shown(concept, count, replicate, proxy=proxy) if held is None else self.retained(concept, held, replicate, watch)
 
     def shown(self, concept: Concept, count: int, replicate: int, *, proxy: bool = False) -> PictureSet | None:
-        """Pictures of the concept."""
+        """Pictures of the concept; of several as many of each, one concept after another."""
         if not count:
             return None
+        if isinstance(concept, Joint):
+            return functools.reduce(PictureSet.joined, [self._of_part(part, count, replicate) for part in concept.parts])
         known = concept.pictures or (self.world and not concept.detector)
         if not proxy and (self.references == "generated" or (self.references == "known" and not known)):
             return generated(self.original, concept, count, seed=replicate, protocol=self.protocol)
         return self.real(concept, proxy=proxy, least=count).draw(count, replicate)
+
+    def _of_part(self, part: Concept, count: int, replicate: int) -> PictureSet:
+        """Pictures of one of several concepts; a folder holds one for each, by its name."""
+        named = self.references in ("shipped", "generated", "known")
+        found = (self if named else replace(self, references=str(Path(self.references) / part.name))).shown(part, count, replicate)
+        if found is None:
+            raise ValueError("pictures were asked for, and none are given")
+        return found
 
     def real(self, concept: Concept, *, proxy: bool = False, least: int = 2) -> PictureSet:
         """Every real picture of the concept that replicates are dealt from."""
@@ -112,8 +124,10 @@ class AttackerData:
                     self._shipped("--attack-retain DIR")
                 elif attack.holds.source in ("retain", "folder"):
                     self._given()
-            elif "pictures" in attack.needs and self.references == "shipped" and not concept.pictures:
-                self._shipped("--references DIR", {concept.group: concept.label})
+            elif "pictures" in attack.needs and self.references == "shipped":
+                for part in concept.parts if isinstance(concept, Joint) else (concept,):
+                    if not part.pictures:
+                        self._shipped("--references DIR", {part.group: part.label})
 
     def _given(self) -> None:
         """Refuse a folder without captions, or too small, or all of whose pictures name a request."""

@@ -16,6 +16,7 @@ from typing import Any
 
 from vestige import registry
 from vestige.concepts import Concept
+from vestige.concepts.joint import Joint
 from vestige.diffusion import Model
 from vestige.edits import Edit
 from vestige.errors import BadInput, Diverged, Incompatible
@@ -42,13 +43,17 @@ class Positive:
 
 
 def hiding(suite: Suite, card: Card, concept: Concept) -> dict[str, Positive]:
-    """A suite's positive controls for a model, by name; negation stands in for what needs cross-attention where there is none."""
+    """A suite's positive controls for a model, by name, of several concepts those that hide several.
+
+    Negation stands in for what needs cross-attention where there is none.
+    """
     made = {}
     for name in suite.positives:
         known = NEGATION if name == "uce" and card.family != CROSS_ATTENDING else name
         unlearner, preset = ("spm", NEGATION) if known == NEGATION else (known, "")
         method = configured("unlearners", unlearner, card.world, preset, {}, model=card.name).resolved(concept)
-        made[known] = Positive(unlearner, method)
+        if not isinstance(concept, Joint) or (method.joint and not method.apart):
+            made[known] = Positive(unlearner, method)
     return made
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from vestige import concepts, data, files, models, registry
 from vestige.concepts import Concept, prompts
+from vestige.concepts.joint import Joint, joint
 from vestige.errors import BadInput, BadSetting, HalfPrecision, UnknownName, shortened
 from vestige.harness import families
 from vestige.harness.suites import Planned, Suite
@@ -110,6 +111,19 @@ def told(concept: Concept, card: Card) -> Concept:
     return concept if concept.context_group in card.groups else replace(concept, context_group="")
 
 
+def requested(names: str, card: Card) -> Concept:
+    """A concept by its name or file as a model is told of it; several with commas between as one."""
+    each = [names] if "," not in names or Path(names).is_file() else [name.strip() for name in names.split(",")]
+    found = []
+    for name in each:
+        concept = told(concepts.load(name, card.world), card)
+        check_judged(name, concept, card.world)
+        found.append(concept)
+    if len({c.name for c in found}) < len(found) or len({c.target for c in found}) < len(found):
+        raise BadSetting(f"concepts that are erased together differ; given {names}")
+    return found[0] if len(found) == 1 else joint(found)
+
+
 def check_judged(name: str, concept: Concept, world: str) -> None:
     """Refuse a concept that is ready for real models, called `name`, where nobody is named who could look for it."""
     if not concept.detector and name in concepts.for_real_models() and name not in concepts.names(world):
@@ -128,6 +142,8 @@ def one_prompt(concept: Concept) -> str:
 
 def looks(concept: Concept) -> dict[str, Any]:
     """A concept's own detectors, pictures and captions, by content; {} where the world's are used."""
+    if isinstance(concept, Joint):
+        return {part.name: own for part in concept.parts if (own := looks(part))}
     pictures = {"pictures": content(Path(concept.pictures))} if concept.pictures else {}
     kept = {"fidelity": loading.identity(concept.fidelity)} if concept.fidelity else {}
     captions = {"captions": prompts.load(concept.captions).content} if concept.captions else {}

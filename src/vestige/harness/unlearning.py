@@ -85,6 +85,14 @@ def check_memorises(name: str, method: Any, alternative: str) -> None:
         raise BadSetting(f"--alternative {alternative} is read by {able}; given {name}")
 
 
+def check_joint(name: str, method: Any) -> None:
+    """Refuse a method, called `name`, that cannot erase several concepts together."""
+    if not method.joint or method.apart:
+        how = f"{method.apart} does" if method.joint else f"{name} looks for one target's words or teaches one anchor"
+        able = ", ".join(one for one in registry.names("unlearners") if registry.find("unlearners", one).joint)
+        raise BadSetting(f"{how}, so it cannot erase several together; {able} can, or erase each by itself and merge")
+
+
 def training_data(model: Model, forget: str, retain: str, cache: Path | None = None, alternative: str = "drawn") -> Data:
     """What an unlearner may train on: each is "drawn", by the model itself, or a folder of pictures."""
 

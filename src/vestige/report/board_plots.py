@@ -16,7 +16,7 @@ STEPS = (1.0, 1.5, 3.0, 6.0, 12.0)  # F from which a cell of the heat map is dar
 
 
 def whiskers(rows: Sequence[Told]) -> dict[str, dict[str, float]]:
-    """Places in percent of the width, of F and its interval, by method and concept, and of F = 1; arrows leave the axis."""
+    """Places in percent of the width, of F and its interval, by method, concept and sweep, and of F = 1; arrows leave the axis."""
     made = {"axis": {"one": _share(1.0)}}
     for row in rows:
         told = row["speedup"] or {}
@@ -24,7 +24,7 @@ def whiskers(rows: Sequence[Told]) -> dict[str, dict[str, float]]:
         if value is not None:
             ends = (pages.number(told.get(end)) for end in ("low", "high"))
             low, high = (edge if end is None else end for end, edge in zip(ends, (0.0, math.inf), strict=True))
-            made[f"{row['method']}\n{row['concept']}"] = {"value": _share(value), "low": _share(low), "high": _share(high)}
+            made[f"{row['method']}\n{row['concept']}\n{row['swept']}"] = {"value": _share(value), "low": _share(low), "high": _share(high)}
     return made
 
 
@@ -57,7 +57,7 @@ class Box:
 WIDE, NARROW = Box(792, 440, 52, 780, 384), Box(350, 400, 40, 344, 346)
 
 
-def frontiers(rows: Sequence[Told], concept: str) -> dict[str, Any] | None:
+def frontiers(rows: Sequence[Told], concept: str, swept: str = "") -> dict[str, Any] | None:
     """Forgetting under the worst attack against what was kept: the worse of neighbours and unrelated, as a share of what was there."""
     known = [(row, kept, f) for row in rows if (kept := kept_share(row)) is not None and (f := _speedup(row)) is not None]
     if not known:
@@ -67,7 +67,8 @@ def frontiers(rows: Sequence[Told], concept: str) -> dict[str, Any] | None:
     ]  # where F is a lower bound, nothing is gone
     best = [one in compared and not any(_beats(other[1:], one[1:]) for other in compared) for one in known]
     charts = [_chart(known, best, box) for box in (WIDE, NARROW)]
-    return {"concept": concept, "charts": charts, "best": [row["method"] for (row, _, _), first in zip(known, best, strict=True) if first]}
+    winners = [row["method"] for (row, _, _), first in zip(known, best, strict=True) if first]
+    return {"concept": concept, "swept": swept, "charts": charts, "best": winners}
 
 
 def _chart(known: Sequence[tuple[Told, float, float]], best: Sequence[bool], box: Box) -> dict[str, Any]:

@@ -18,6 +18,7 @@ Form = Literal["markdown", "csv", "latex", "json"]
 FORMS = ("markdown", "csv", "latex", "json")
 Told = Mapping[str, Any]
 
+SWEPT = "its settings"
 ROWS = (
     "method",
     "concept",
@@ -68,25 +69,38 @@ def written_as(found: Told, form: str) -> str:
 
 def sheets(field: Told, level: float) -> Iterator[Sheet]:
     """The tables of a field."""
+    swept = bool(field["swept"])
     rows = tuple(_row(row) for row in field["rows"])
     several = f", {len(field['attacks'])} attacks together" if len(field["attacks"]) > 1 else ""
-    yield Sheet("Methods", ROWS, rows, f"Brackets are {100 * level:g} % intervals over edits and attack replicates{several}.")
+    yield _apart(
+        swept, field["rows"], "Methods", ROWS, rows, f"Brackets are {100 * level:g} % intervals over edits and attack replicates{several}."
+    )
     if field["methods"]:
         over = tuple((m["method"], m["attack"], ", ".join(m["concepts"]), m["speedup"]) for m in field["methods"])
-        yield Sheet(
-            "Over concepts", ("method", "attack", "concepts", "F"), over, "Geometric means; they speak of these concepts, not of others."
-        )
+        note = "Geometric means; they speak of these concepts, not of others."
+        yield _apart(swept, field["methods"], "Over concepts", ("method", "attack", "concepts", "F"), over, note)
     contrasts = field["contrasts"]
     if contrasts["rows"]:
         made = tuple(
             (c["method"], c["against"], c["attack"], ", ".join(c["concepts"]), c["ratio"], c["p"], c["holm"]) for c in contrasts["rows"]
         )
         note = f"Paired over attack replicates; above 1 it comes back faster. Comparisons that Holm's p counts: {contrasts['comparisons']}."
-        yield Sheet("Contrasts", ("method", "against", "attack", "concepts", "ratio of F", "p", "Holm's p"), made, note)
+        head = ("method", "against", "attack", "concepts", "ratio of F", "p", "Holm's p")
+        yield _apart(swept, contrasts["rows"], "Contrasts", head, made, note)
     if field["ranks"]:
         ranked = tuple((r["surface"], r["attack"], r["of"], str(r["rows"]), r["spearman"], r["kendall"], r["p"]) for r in field["ranks"])
         note = "Does what is seen without an attack order methods as the attack does? Intervals: bootstrap over methods; p is of tau."
-        yield Sheet("Surface and savings", ("surface", "attack", "methods", "rows", "Spearman", "Kendall's tau", "p"), ranked, note)
+        head = ("surface", "attack", "methods", "rows", "Spearman", "Kendall's tau", "p")
+        yield _apart(swept, field["ranks"], "Surface and savings", head, ranked, note)
+
+
+def _apart(swept: bool, told: Sequence[Told], title: str, head: tuple[str, ...], rows: tuple[tuple[Any, ...], ...], note: str) -> Sheet:
+    """A table, with the attacks' settings behind the attack where a grid varies them."""
+    at = head.index("attack") + 1
+    if not swept:
+        return Sheet(title, head, rows, note)
+    whole = tuple((*row[:at], one["swept"] or None, *row[at:]) for row, one in zip(rows, told, strict=True))
+    return Sheet(title, (*head[:at], SWEPT, *head[at:]), whole, note)
 
 
 def _row(row: Told) -> tuple[Any, ...]:
@@ -125,13 +139,14 @@ def _left_out(why: Mapping[str, str]) -> Iterator[str]:
 
 def kinds_said(kinds: Told) -> str:
     """Whether there are two kinds of forgetting, as a sentence."""
+    under = f"{kinds['attack']}{f', {swept}' if (swept := kinds.get('swept')) else ''}"
     if kinds["p"] is None:
         few = f"{kinds['methods']} method{'' if kinds['methods'] == 1 else 's'} cannot tell one kind of forgetting from two"
-        return f"{kinds['attack']}: {few}; {kinds['needed']} are needed."
+        return f"{under}: {few}; {kinds['needed']} are needed."
     low, high = kinds["speedups"]
     found = "two kinds of forgetting" if kinds["p"] < 0.05 else "no sign of two kinds of forgetting"
     centres = f"centres at F {low:.2g} and {high:.2g}, {kinds['share']:.0%} in the lower one"
-    return f"{kinds['attack']}: {found} (p = {kinds['p']:.2g}, {kinds['methods']} methods; {centres})."
+    return f"{under}: {found} (p = {kinds['p']:.2g}, {kinds['methods']} methods; {centres})."
 
 
 def as_csv(found: Told) -> str:
@@ -140,10 +155,11 @@ def as_csv(found: Told) -> str:
     head = [name for column in ROWS for name in ([column, f"{column}_low", f"{column}_high"] if column in numbers else [column])]
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["suite", "form", "model", *(name.replace(" ", "_") for name in head)])
+    swept = any(field["swept"] for field in found["fields"])  # a column of its own only where a grid varies attacks
+    writer.writerow(["suite", "form", "model", *(["swept"] if swept else []), *(name.replace(" ", "_") for name in head)])
     for field in found["fields"]:
         for row in field["rows"]:
-            cells = [field["suite"], field["form"], field["model"]]
+            cells = [field["suite"], field["form"], field["model"], *([row["swept"]] if swept else [])]
             for value in _row(row):
                 cells += [value.get(end) for end in ("value", "low", "high")] if isinstance(value, Mapping) else [value]
             writer.writerow(cells)

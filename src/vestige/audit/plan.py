@@ -6,21 +6,20 @@ Every mistake that a user can make with names and settings is found here, before
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from vestige import concepts, data, models, registry, runs
+from vestige import models, registry, runs
+from vestige.audit import refusals
 from vestige.audit.controls import Control, control
 from vestige.audit.power import armed
+from vestige.audit.request import Request
 from vestige.concepts import Concept
-from vestige.concepts.album import KEEPS, Keep
-from vestige.concepts.images import shipped
+from vestige.concepts.album import KEEPS
 from vestige.concepts.joint import Joint, targets
-from vestige.errors import BadInput, BadSetting, UnknownName
+from vestige.errors import BadSetting, UnknownName
 from vestige.harness import banks, cost, families, suites
-from vestige.harness.attacker import check_enough
 from vestige.harness.banks import PromptBank
 from vestige.harness.bench import NUMERICS, held_in
 from vestige.harness.keeping import captioned_by
@@ -29,73 +28,14 @@ from vestige.harness.positives import Positive, hiding
 from vestige.harness.settings import by_method, chosen, configured, content, looks, one_prompt, requested
 from vestige.harness.unlearning import check_joint, check_memorises
 from vestige.methods import Attack, Data, optimiser
-from vestige.methods.contract import Holds
 from vestige.metrics import loading
 from vestige.models import placement
 from vestige.verdict import Lines
 from vestige.verdict.decision import FEWEST
 from vestige.verdict.looks import level
 
-NAMED_SOURCES = ("shipped", "generated")  # where references come from, other than a folder
 PLASTICITY_REPLICATES = 3
-LEAST_UNSHOWN = 32
 VERDICT = "3"  # changes whenever the same arms could be judged otherwise
-
-
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    """What a user asks of an audit; every default that matters is resolved into the run's spec.
-
-    Arguments:
-        model: Built-in model or pipeline folder; the original, unless its card says it is a twin or `original` is False.
-        concept: Built-in name or a TOML file; several with commas between are audited as one that was erased together.
-        unlearner: Method that makes the edit; "none" audits the model as it is.
-        edit: A saved edit, or an edited pipeline folder, instead of an unlearner.
-        attacks: Subset of the suite's attacks; () takes all.
-        seeds: Attack replicates; () takes the suite's number, or as many as decide where the suite looks more than once.
-        references: The attacker's pictures: "shipped", "generated" (by the original), or a folder.
-        reference_count: How many of them a replicate gets; 0 takes the suite's number.
-        forget: What an unlearner may train on of the concept: "drawn" (by the model itself), or a folder.
-        retain: What it may train on of everything else, likewise.
-        alternative: What an unlearner that memorises something in its place is given for it: "drawn", or a folder.
-        attack_retain: What an attack without the concept's pictures trains on: "shipped", or a folder with captions.
-        settings: METHOD.SETTING -> value, as on the command line.
-        preset: Named preset whose settings hold before `settings`.
-        control: "twin", "proxy", or "auto": every twin, where there is one. "twin:MODEL" names a model that never drew the concept,
-            "proxy:FILE.toml" a concept that the model cannot draw, with pictures of it; several stand with commas between; "distilled:N"
-            makes N never-models of the original (`vestige.harness.never`); "none" is for an attack alone.
-        keep_images: "all", or "none": scores only.
-        banks: Whether the concept's banks of prompts are asked, before any attack: "auto" (all, but none of the embedded world's own
-            concepts), "all", or "none".
-        bank_pictures: Rows of a file of prompts that are asked, spread evenly over it; 0 asks all.
-        unshown: Pictures drawn after an attack in each replicate, and by the original, to see what comes back of the concept that no attack
-            was shown (`vestige.audit.unshown`); 0: that is not asked.
-        original: False where `model` is the edited one and its original is not at hand: real pictures of the concept, the
-            references, then say where its curves would end.
-    """
-
-    model: str = "wardrobe"
-    concept: str = "sneaker"
-    unlearner: str = "none"
-    edit: str | None = None
-    attacks: tuple[str, ...] = ()
-    suite: str = "quick"
-    seeds: tuple[int, ...] = ()
-    edit_seed: int = 0
-    references: str = "shipped"
-    reference_count: int = 0
-    forget: str = "drawn"
-    retain: str = "drawn"
-    alternative: str = "drawn"
-    attack_retain: str = "shipped"
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    preset: str = ""
-    control: str = "auto"
-    keep_images: Keep = "all"
-    banks: banks.Which = "auto"
-    bank_pictures: int = 0
-    unshown: int = 0
-    original: bool = True
 
 
 @dataclass(frozen=True)
@@ -175,11 +115,11 @@ class Plan:
             "attacks": {n: {"settings": registry.settings(a), "budget": list(p.budget.points)} for n, (a, p) in self.attacks.items()},
             **({"positives": {name: own.as_dict() for name, own in self.positives.items()}} if self.positives else {}),
             "seeds": {"looks": list(self.looks)} if self.looks else list(self.seeds),
-            "references": source if source in NAMED_SOURCES else content(Path(source)),
+            "references": source if source in refusals.NAMED_SOURCES else content(Path(source)),
             **({"reference_count": self.request.reference_count} if self.request.reference_count else {}),
             "data": [s if s == "drawn" else content(Path(s)) for s in (self.request.forget, self.request.retain)],
             **({"alternative": content(Path(self.request.alternative))} if self.request.alternative != "drawn" else {}),
-            **({"attack_retain": kept if kept == "shipped" else content(Path(kept))} if _held(self.attacks) else {}),
+            **({"attack_retain": kept if kept == "shipped" else content(Path(kept))} if refusals.held(self.attacks) else {}),
             "control": [self.control.kind, self.control.content(self.world)],
             **({"looks": found} if (found := looks(self.concept)) else {}),
             **({"floor": "others"} if self.guesses_floor else {}),
@@ -306,7 +246,7 @@ def resolve(request: Request) -> Plan:
     card = models.card(request.model)
     concept = requested(request.concept, card)
     if isinstance(concept, Joint):
-        _check_several(request, concept)
+        refusals.check_several(request, concept)
     loading.contents(concept)  # a detector that is not there is found now
     if concept.fidelity:
         looks(replace(concept, pictures=""))
@@ -332,11 +272,11 @@ def resolve(request: Request) -> Plan:
     attacks = chosen(request.attacks or _suited(suite, concept), suite, card, request.preset, own, request.reference_count)
     for attack, _ in attacks.values():
         attack.check(concept)
-    _check_retained(request, attacks)
+    refusals.check_retained(request, attacks)
     if request.original and unlearner is None and request.edit is None:
-        _check_no_edit(attacks)
+        refusals.check_no_edit(attacks)
     if not request.original:
-        _check_without_original(request, concept, attacks, card.world)
+        refusals.check_without_original(request, concept, attacks, card.world)
     if own:
         raise UnknownName("method in a setting", next(iter(own)), [*attacks, *([request.unlearner] if unlearner else [])])
     several = () if request.seeds else suite.looks
@@ -347,8 +287,8 @@ def resolve(request: Request) -> Plan:
     against, lines = control(request.control, request.model, concept), Lines(replicates=min(3, max(2, len(seeds))))
     if against.kind == "distilled" and not original:
         raise BadSetting("never-models are made of the original, which is not at hand; choose another control")
-    _check_unshown(request, attacks, against)
-    _check_references(request, concept, against, attacks)
+    refusals.check_unshown(request, attacks, against)
+    refusals.check_references(request, concept, against, attacks)
     probed = original and against.kind != "none" and any(map(armed, attacks))
     positives = hiding(suite, card, concept) if probed else {}
     held_out = _banks(request, concept, suite, card.world) if against.kind != "none" else ()
@@ -367,96 +307,10 @@ def _suited(suite: suites.Suite, concept: Concept) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _check_several(request: Request, concept: Joint) -> None:
-    """What an audit of several concepts as one cannot do."""
-    if not request.original or request.unshown:
-        what = "without an original" if not request.original else "with unshown"
-        raise BadSetting(f"an audit {what} is of one concept; given {concept.name}")
-    if request.forget != "drawn":
-        raise BadSetting(f"--forget is pictures of one concept; given {concept.name}: leave it out, and the model draws them")
-
-
 def _banks(request: Request, concept: Concept, suite: suites.Suite, world: str) -> tuple[PromptBank, ...]:
     """The banks of prompts that are asked; what is wrong with a file is found now."""
     shipped_ = bool(world) and Path(request.concept).suffix.lower() != ".toml"
     return banks.gathered(concept, suite, request.banks, request.bank_pictures, shipped=shipped_)
-
-
-def _held(attacks: Mapping[str, tuple[Attack, suites.Planned]]) -> list[Holds]:
-    """What attacks are given that train on what was retained."""
-    return [held for attack, _ in attacks.values() if (held := attack.holds) is not None]
-
-
-def _check_retained(request: Request, attacks: Mapping[str, tuple[Attack, suites.Planned]]) -> None:
-    sources = [held.source for held in _held(attacks)]
-    if request.attack_retain == "shipped" and "folder" in sources:
-        raise BadSetting("data=folder needs the folder: --attack-retain DIR, with captions of its pictures in metadata.jsonl")
-    if request.attack_retain != "shipped" and not {"retain", "folder"} & set(sources):
-        raise BadSetting(
-            f"--attack-retain {request.attack_retain} is read by attacks with data=retain or data=folder; none is among {[*attacks]}"
-        )
-
-
-def _check_unshown(request: Request, attacks: Mapping[str, tuple[Attack, suites.Planned]], against: Control) -> None:
-    if not request.unshown:
-        return
-    if request.unshown < LEAST_UNSHOWN:
-        raise BadSetting(f"unshown is a number of pictures, at least {LEAST_UNSHOWN}, or 0; given {request.unshown}")
-    if not request.original:
-        raise BadSetting("what the original draws of the unshown is the measure of it, and no original is at hand; leave out unshown")
-    if not any(map(armed, attacks)):
-        raise BadSetting(f"unshown asks what comes back beside an attack's pictures; none of {', '.join(attacks)} trains on any")
-    if not against.of_the_concept:
-        raise BadSetting("unshown compares with models that never drew the concept: give twins, or --control distilled:2")
-    if request.references == "generated":
-        raise BadSetting("unshown needs real pictures of the concept; give a folder of them with references")
-
-
-def _check_references(request: Request, concept: Concept, against: Control, attacks: Mapping[str, tuple[Attack, suites.Planned]]) -> None:
-    """Enough pictures for a replicate: the attacker's, and a proxy's own."""
-    if isinstance(concept, Joint) and request.references not in NAMED_SOURCES:
-        places = [Path(request.references) / part.name for part in concept.parts]
-        if missing := [place.name for place in places if not place.is_dir()]:
-            raise BadInput(f"{request.references} holds a folder of pictures for each concept, by its name; there is none for {missing[0]}")
-        for place in places:
-            check_enough(str(place), attacks, "add some, or take fewer with --reference-count")
-        return
-    if isinstance(concept, Joint) and request.references == "shipped":
-        for own in filter(None, (part.pictures for part in concept.parts)):
-            check_enough(own, attacks, "add some, or take fewer with --reference-count")
-    source = concept.pictures if request.references == "shipped" else request.references
-    if source and request.references != "generated":
-        check_enough(source, attacks, "add some, or take fewer with --reference-count")
-    for name in against.names if against.kind == "proxy" else ():
-        if pictures := concepts.load(name, models.world_of(request.model)).pictures:
-            check_enough(pictures, attacks, f"add some of the proxy {Path(name).stem}, or take fewer with --reference-count")
-
-
-def _check_no_edit(attacks: Mapping[str, tuple[Attack, suites.Planned]]) -> None:
-    if back := [name for name, (attack, _) in attacks.items() if attack.restores]:
-        raise BadSetting(f"{back[0]} takes parts of an edit off again, and there is none; give --edit or --unlearner")
-
-
-def _check_without_original(request: Request, concept: Concept, attacks: Mapping[str, tuple[Attack, suites.Planned]], world: str) -> None:
-    """Without an original nothing may ask for it, and real pictures of the concept have to be there."""
-    if request.unlearner != "none" or request.edit is not None:
-        raise BadSetting("without an original, --model is the edited model itself: leave out --unlearner and --edit, or --no-original")
-    if drawn := [name for name, (attack, _) in attacks.items() if (held := attack.holds) is not None and held.source == "original"]:
-        raise BadSetting(f"{drawn[0]} with data=original trains on pictures by the original, which is not at hand; choose another data")
-    if back := [name for name, (attack, _) in attacks.items() if "original" in attack.needs]:
-        raise BadSetting(f"{back[0]} needs the original, which is not at hand; choose another attack, or give the original")
-    need = f"give --references FOLDER, or a concept file that names its pictures, with real pictures of {concept.name}"
-    if request.references == "generated":
-        raise BadSetting(f"generated references are drawn by the original, which is not at hand; {need}")
-    if request.references != "shipped" or concept.pictures:
-        return
-    why = f"without an original, what a detector sees in real pictures says where {concept.name}'s curves would end"
-    if concept.detector:
-        raise BadSetting(f"{why}; {need}")
-    with suppress(BadInput):
-        shipped(data.references(world), {concept.group: concept.label})
-        return
-    raise BadSetting(f"{why}, and none ships with the package; {need}")
 
 
 def _drawn(request: Request) -> tuple[int, int]:

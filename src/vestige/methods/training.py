@@ -222,6 +222,13 @@ def noisy(model: Model, data: Tensor, rng: torch.Generator, t: Tensor | None = N
     return t, eps, signal * data + level * eps
 
 
+def stratified(model: Model, count: int, rng: torch.Generator, *, each: int = 16) -> Tensor:
+    """Times (count,), each distributed as the model was trained and all of them spread evenly: one of every stratum of many, shuffled."""
+    many = model.draw_times(count * each, rng).sort().values.reshape(count, each)
+    chosen = many.gather(1, torch.randint(each, (count, 1), generator=rng).to(many.device))[:, 0]
+    return chosen[torch.randperm(count, generator=rng).to(many.device)]
+
+
 def denoising(model: Model, data: Tensor, condition: Condition, rng: torch.Generator) -> Tensor:
     """The model's own training loss on latents (B, C, h, w): mean squared error in what its network predicts, noise, velocity or flow."""
     t, eps, x_t = noisy(model, data, rng)
@@ -242,13 +249,16 @@ def matching(model: Model, data: Tensor, condition: Condition, other: Condition,
     return (model.denoise(x_t, t, condition).value - goal).square().mean()
 
 
-def distilling(student: Model, teacher: Model, data: Tensor, asked: Condition, told: Condition, rng: torch.Generator) -> Tensor:
+def distilling(
+    student: Model, teacher: Model, data: Tensor, asked: Condition, told: Condition, rng: torch.Generator, t: Tensor | None = None
+) -> Tensor:
     """Mean squared distance of a student's prediction under `asked` from a teacher's under `told`, at the same noised latents.
 
     Arguments:
         data: Clean latents, (B, C, h, w).
+        t: Times, (B,); None draws them as the teacher was trained.
     """
-    t, _, x_t = noisy(teacher, data, rng)
+    t, _, x_t = noisy(teacher, data, rng, t)
     with torch.no_grad():
         goal = teacher.denoise(x_t, t, told).value
     return (student.denoise(x_t, t, asked).value - goal).square().mean()

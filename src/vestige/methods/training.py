@@ -210,6 +210,15 @@ def _resume(path: Path | None, leaves: Mapping[str, Tensor], optimiser: Any, tra
     return int(state["step"])
 
 
+def averaged(leaves: Mapping[str, Tensor], steps: Iterator[int], decay: float) -> dict[str, Tensor]:
+    """Run a `fit` to its end; the mean of the leaves over its stops, each weighing `decay` times what the next does. 0: the last ones."""
+    mean = {name: leaf.detach().clone() for name, leaf in leaves.items()}
+    for count, _ in enumerate(steps, 1):
+        for name, leaf in leaves.items():
+            mean[name].lerp_(leaf.detach(), (1 - decay) / (1 - decay**count))
+    return mean
+
+
 def noisy(model: Model, data: Tensor, rng: torch.Generator, t: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """The forward process: times t (B,), noise eps and x_t = signal * data + noise * eps, both like data (B, C, h, w).
 

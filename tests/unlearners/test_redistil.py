@@ -19,7 +19,7 @@ from vestige.diffusion import Condition, Model, Prediction
 from vestige.edits import Edit
 from vestige.methods import Data
 from vestige.methods.fresh import fresh, scrambled
-from vestige.methods.training import averaged, noisy, stratified
+from vestige.methods.training import mean_over, noisy, stratified
 from vestige.methods.training_data import Pairs
 from vestige.models.latent import LatentModel
 from vestige.seeds import generator
@@ -174,8 +174,8 @@ def test_average_is_its_sum_and_without_decay_the_last() -> None:
             leaf.fill_(value)
             yield 0
 
-    assert float(averaged({"w": leaf}, steps(), 0.5)["w"]) == pytest.approx((0.25 * 1 + 0.5 * 2 + 4) / 1.75)
-    assert float(averaged({"w": leaf}, steps(), 0.0)["w"]) == 4
+    assert float(mean_over({"w": leaf}, steps(), 0.5)["w"]) == pytest.approx((0.25 * 1 + 0.5 * 2 + 4) / 1.75)
+    assert float(mean_over({"w": leaf}, steps(), 0.0)["w"]) == 4
 
 
 class Linear(Gaussian):

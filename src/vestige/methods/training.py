@@ -210,7 +210,7 @@ def _resume(path: Path | None, leaves: Mapping[str, Tensor], optimiser: Any, tra
     return int(state["step"])
 
 
-def averaged(leaves: Mapping[str, Tensor], steps: Iterator[int], decay: float) -> dict[str, Tensor]:
+def mean_over(leaves: Mapping[str, Tensor], steps: Iterator[int], decay: float) -> dict[str, Tensor]:
     """Run a `fit` to its end; the mean of the leaves over its stops, each weighing `decay` times what the next does. 0: the last ones."""
     mean = {name: leaf.detach().clone() for name, leaf in leaves.items()}
     for count, _ in enumerate(steps, 1):

@@ -40,7 +40,7 @@ from vestige.methods import Data, Paper, Training, Unlearner, fit
 from vestige.methods.contract import TRAINED
 from vestige.methods.fresh import scrambled
 from vestige.methods.ranges import above, at_least, below_one
-from vestige.methods.training import Trace, averaged, distilling, stratified
+from vestige.methods.training import Trace, mean_over, distilling, stratified
 from vestige.methods.training_data import Pairs, paired
 from vestige.seeds import derive, generator
 
@@ -109,7 +109,7 @@ class Redistil(Unlearner):
         loss, trace = partial(self._distance, student, model, lessons), Trace()
         training = Training(steps=self.steps, lr=self.lr, schedule="cosine", warmup=self.warmup)
         steps = fit(leaves, loss, training, seed=derive(seed, "redistil"), stops=range(1, self.steps), watch=watch, trace=trace)
-        tensors = averaged(leaves, steps, self.average)
+        tensors = mean_over(leaves, steps, self.average)
         notes = {"concept": concept.name, "seed": seed, **trace.ends()}
         return Edit(model.fingerprint, "redistil", registry.settings(self), SCOPE, tensors, notes=notes)
 

@@ -191,12 +191,12 @@ def page(found: Mapping[Cell, Record]) -> str:
     """Of what has finished; nothing on it that records do not hold."""
     looked = ", ".join(f"{count} {'of the target' if group == 'target' else group}" for group, count in COUNTS.items())
     about = (
-        f"`python studies/redistil.py --page docs/results/redistil.md`. Rates: pictures from training prompts ({looked}), drawn as suite "
-        f"{suites.load(SUITE, 'wardrobe').version} draws them and seen by the selection judge. F: MemoRa from raw references against the twin, "
-        f"{REPLICATES} replicates, the same judge in both seats; brackets are 95 % t intervals over replicates, which do not hold the spread "
-        "between edits, and a dash was not attacked. One edit a row, of seed 0. *Share of training*: latents that were trained on, of those "
-        "that the world's own denoiser was. Seconds: of one thread beside other work, with the drawing of pictures where no earlier row had "
-        "drawn them."
+        f"`python studies/redistil.py --page docs/results/redistil.md`. Rates: pictures from training prompts ({looked}), drawn as "
+        f"suite {suites.load(SUITE, 'wardrobe').version} draws them and seen by the selection judge. F: MemoRa from raw references against "
+        f"the twin, {REPLICATES} replicates, the same judge in both seats; brackets are 95 % t intervals over replicates, which do not hold "
+        "the spread between edits, and a dash was not attacked. One edit a row, of seed 0. *Share of training*: latents that were trained "
+        "on, of those that the world's own denoiser was. Seconds: of one thread beside other work, with the drawing of pictures where no "
+        "earlier row had drawn them."
     )
     parts = ["# Redistil: what its parts are worth on development concepts", about]
     for name in DEVELOPMENT:

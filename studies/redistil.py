@@ -53,18 +53,18 @@ WAYS: dict[str, dict[str, Any]] = {
     "anchor": {"answer": "anchor"},
     "average 0.98": {"average": 0.98},
     "900 steps, average 0.98": {"steps": 900, "warmup": 45, "average": 0.98},
-    "900 steps, average 0.98, share 1": {"steps": 900, "warmup": 45, "average": 0.98, "share": 1.0},
-    "share 0.1": {"share": 0.1},
     "share 0.3": {"share": 0.3},
+    "share 1": {"share": 1.0},
+    "share 0.1": {"share": 0.1},
     "share 0.5": {"share": 0.5},
     "share 0.7": {"share": 0.7},
-    "share 1": {"share": 1.0},
     "1536 pictures": {"retain_pictures": 1536},
     "near 1": {"near": 1},
     "rate 1e-3": {"lr": 1e-3},
     "rate 4e-3": {"lr": 4e-3},
     "cross-attention alone, share 1": {"scope": "cross-attention", "share": 1.0},
     "no prompt of the concept": {"own": 0.0},
+    "900 steps, average 0.98, share 1": {"steps": 900, "warmup": 45, "average": 0.98, "share": 1.0},
 }
 LOOKED_AT = ("anchor", "average 0.98", "1536 pictures", "near 1", "rate 1e-3", "rate 4e-3")  # an attack takes as long as an edit
 

@@ -1,4 +1,4 @@
-"""Redistil: its scrambling is its formula, its answers are a mixture's, and the original is never asked for the concept."""
+"""Redistil: its answers are a mixture's, the original is never asked for the concept, and what is best is learnt."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from oracles import Gaussian, small, tiny_classes, tiny_flow, tiny_model
+from oracles import Gaussian, small, tiny_model
 from vestige import concepts
 from vestige.concepts import Concept
 from vestige.concepts.images import PictureSet
@@ -18,15 +18,14 @@ from vestige.concepts.joint import joint
 from vestige.diffusion import Condition, Model, Prediction
 from vestige.edits import Edit
 from vestige.methods import Data
-from vestige.methods.fresh import fresh, scrambled
-from vestige.methods.training import mean_over, noisy, stratified
+from vestige.methods.training import noisy, stratified
 from vestige.methods.training_data import Pairs
 from vestige.models.latent import LatentModel
 from vestige.seeds import generator
 from vestige.unlearners.redistil import SCOPE, Lessons, Redistil
 
 SNEAKER, BAG, NEON = concepts.load("sneaker"), concepts.load("bag"), concepts.load("neon")
-KERNEL, GAIN, BIAS = "unet.conv_in.weight", "unet.conv_norm_out.weight", "unet.conv_in.bias"
+KERNEL = "unet.conv_in.weight"
 
 
 def made(model: Model, concept: Concept = SNEAKER, **settings: Any) -> Edit:
@@ -58,26 +57,6 @@ def test_without_share_and_steps_nothing_changes_bit_for_bit(tiny: LatentModel) 
     edit = made(tiny, share=0.0, steps=0)
     assert set(edit.tensors) == set(tiny.scope(SCOPE))
     assert all(torch.equal(edit.tensors[name], tiny.tensor(name)) for name in edit.tensors)
-
-
-@pytest.mark.parametrize("share", [0.3, 1.0])
-def test_scrambled_weights_have_the_moments_of_their_sum(tiny: LatentModel, share: float) -> None:
-    """Mean (1 - share) w and deviation share k / sqrt(3) over seeds, k the bound of fresh kernels; gains and biases stay no lottery."""
-    draws = [scrambled(tiny, [KERNEL, GAIN, BIAS], generator(k), share=share) for k in range(64)]
-    old, seen = tiny.tensor(KERNEL), torch.stack([draw[KERNEL] for draw in draws])
-    deviation = share * old[0].numel() ** -0.5 / 3**0.5
-    z = (seen.mean(0) - (1 - share) * old) / (deviation / 8)
-    assert float(z.square().mean()) == pytest.approx(1, abs=0.25)  # 576 of them: the deviation of that mean is 0.06
-    assert float(seen.std(0).square().mean()) == pytest.approx(deviation**2, rel=0.05)  # 36,864 draws
-    for name, goal in ((GAIN, 1.0), (BIAS, 0.0)):
-        torch.testing.assert_close(draws[0][name], (1 - share) * tiny.tensor(name) + share * goal)
-
-
-def test_a_whole_share_keeps_nothing_of_the_old_weights(tiny: LatentModel) -> None:
-    names = tiny.scope(SCOPE)
-    new, other = (scrambled(model, names, generator(0), share=1.0) for model in (tiny, tiny_model(1)))
-    begun = fresh(tiny, names, generator(0))
-    assert all(torch.equal(new[n], other[n]) and torch.equal(new[n], begun[n]) for n in names)
 
 
 def test_only_what_is_named_is_scrambled_and_all_is_taught(tiny: LatentModel) -> None:
@@ -156,28 +135,6 @@ def test_what_is_least_squares_best_is_the_denoiser_of_the_mixture() -> None:
 # Learning
 
 
-def test_stratified_times_are_the_models_and_evenly_spread() -> None:
-    """Each is one of the model's own draws; a batch's mean hardly moves."""
-    model = Gaussian()
-    batches = torch.stack([stratified(model, 32, generator(k)) for k in range(200)])
-    assert float(batches.mean()) == pytest.approx(0.5, abs=0.01)
-    assert float(batches.var()) == pytest.approx(0.96**2 / 12, rel=0.03)
-    assert float(batches.mean(1).std()) < 0.5 * 0.96 / 12**0.5 / 32**0.5  # independent draws would have twice that
-    assert float(batches[:, 0].std()) == pytest.approx(0.96 / 12**0.5, rel=0.15)  # shuffled: every place of a batch sees all times
-
-
-def test_average_is_its_sum_and_without_decay_the_last() -> None:
-    leaf = torch.zeros(1, dtype=torch.float64)
-
-    def steps() -> Any:
-        for value in (1.0, 2.0, 4.0):
-            leaf.fill_(value)
-            yield 0
-
-    assert float(mean_over({"w": leaf}, steps(), 0.5)["w"]) == pytest.approx((0.25 * 1 + 0.5 * 2 + 4) / 1.75)
-    assert float(mean_over({"w": leaf}, steps(), 0.0)["w"]) == 4
-
-
 class Linear(Gaussian):
     """Predicts mix x_t + words[prompt], in float64: what is best to learn has a closed form."""
 
@@ -231,8 +188,8 @@ def test_a_student_of_fresh_weights_learns_what_is_best() -> None:
 
 
 def test_a_student_of_a_real_networks_shape_comes_nearer(tiny: LatentModel) -> None:
-    long = made(tiny, steps=20, lr=5e-3, batch=4, warmup=0, share=1.0)
-    assert long.notes["loss_last"] < 0.7 * long.notes["loss_first"]
+    long = made(tiny, steps=30, lr=5e-3, batch=4, warmup=0, share=1.0)
+    assert long.notes["loss_last"] < 0.8 * long.notes["loss_first"]
 
 
 def test_equal_seeds_make_equal_edits_and_others_others(tiny: LatentModel) -> None:
@@ -240,14 +197,6 @@ def test_equal_seeds_make_equal_edits_and_others_others(tiny: LatentModel) -> No
     assert all(torch.equal(one.tensors[n], again.tensors[n]) for n in one.tensors)
     other = small("unlearners", "redistil")(tiny, SNEAKER, seed=1)
     assert not torch.equal(one.tensors[KERNEL], other.tensors[KERNEL])
-
-
-@pytest.mark.parametrize("family", [tiny_classes, lambda: tiny_classes("dit"), tiny_flow, lambda: tiny_flow("sd3")])
-def test_every_familys_weights_can_be_scrambled(family: Any) -> None:
-    model: Model = family()
-    names = model.scope(SCOPE)
-    found = scrambled(model, names, generator(0), share=0.5)
-    assert all(found[n].shape == model.tensor(n).shape and found[n].isfinite().all() for n in names)
 
 
 def test_several_concepts_go_at_once(tiny: LatentModel) -> None:

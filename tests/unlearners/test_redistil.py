@@ -17,6 +17,7 @@ from vestige.concepts.images import PictureSet
 from vestige.concepts.joint import joint
 from vestige.diffusion import Condition, Model, Prediction
 from vestige.edits import Edit
+from vestige.errors import BadSetting
 from vestige.methods import Data
 from vestige.methods.training import noisy, stratified
 from vestige.methods.training_data import Pairs
@@ -67,6 +68,11 @@ def test_only_what_is_named_is_scrambled_and_all_is_taught(tiny: LatentModel) ->
     taught = made(tiny, scope="cross-attention")
     assert set(taught.tensors) == set(tiny.scope(SCOPE))
     assert not torch.equal(taught.tensors[KERNEL], tiny.tensor(KERNEL))
+
+
+def test_weights_that_are_not_taught_are_not_scrambled(tiny: LatentModel) -> None:
+    with pytest.raises(BadSetting, match="text-encoder of tiny holds others"):
+        made(tiny, scope="text-encoder")
 
 
 # What is asked, and what is answered

@@ -36,6 +36,7 @@ from vestige.concepts.joint import Joint
 from vestige.diffusion import Condition, Model
 from vestige.diffusion.model import Watch, silent
 from vestige.edits import Edit
+from vestige.errors import BadSetting
 from vestige.methods import Data, Paper, Training, Unlearner, fit
 from vestige.methods.contract import TRAINED
 from vestige.methods.fresh import scrambled
@@ -99,12 +100,15 @@ class Redistil(Unlearner):
         return self.retain_pictures * retained + self.steps * self.batch * (TRAINED + 1)
 
     def __call__(self, model: Model, concept: Concept, *, seed: int, data: Data | None = None, watch: Watch = silent) -> Edit:
-        data, names, near = data or Data(), model.scope(SCOPE), replace(concept, neighbours=concept.neighbours * self.near)
+        names, changed = model.scope(SCOPE), model.scope(self.scope)
+        if not set(changed) <= set(names):
+            raise BadSetting(f"scope holds weights of the denoiser, which alone are taught; {self.scope} of {model.name} holds others")
+        data, near = data or Data(), replace(concept, neighbours=concept.neighbours * self.near)
         given = data.retained(model, near, self.retain_pictures, seed=derive(seed, "redistil"), watch=watch)
         lessons = Lessons.of(model, concept, paired(model, given), given.texts)
         student, leaves = model.trainable(names)
         with torch.no_grad():
-            for name, value in scrambled(model, model.scope(self.scope), generator(seed, "fresh"), share=self.share).items():
+            for name, value in scrambled(model, changed, generator(seed, "fresh"), share=self.share).items():
                 leaves[name].copy_(value)
         loss, trace = partial(self._distance, student, model, lessons), Trace()
         training = Training(steps=self.steps, lr=self.lr, schedule="cosine", warmup=self.warmup)

@@ -115,19 +115,19 @@ def subject(cell: Cell, bench: Bench, original: Model) -> Model:
     return models.load(cell.twin) if cell.twin else never_model(bench, original, cell.told, cell.seed, cell.how)
 
 
-def curves(bench: Bench, model: Model, original: Model, concept: Concept) -> list[list[float]]:
+def curves(bench: Bench, model: Model, original: Model, concept: Concept, replicates: int = REPLICATES) -> list[list[float]]:
     """Scores at every budget, best so far, a row a replicate; of the original, plain scores alone."""
     if model is original:
         plain = ("direct", registry.build("attacks", "direct"))
-        rows = [arms.run_arm(bench, model, concept, plain, Budget((0,)), k, None) for k in range(REPLICATES)]
+        rows = [arms.run_arm(bench, model, concept, plain, Budget((0,)), k, None) for k in range(replicates)]
     else:
         method, planned = chosen(["memora"], bench.suite, models.card("wardrobe"), "", {})["memora"]
         raw = method.variants()["raw"]
         attacker = AttackerData(
             original=original, world="wardrobe", protocol=bench.suite.protocol, cache=bench.album(concept).cache(bench.root)
         )
-        given = [attacker.of(concept, raw, planned.references, k) for k in range(REPLICATES)]
-        rows = [arms.run_arm(bench, model, concept, ("memora", raw), planned.budget, k, given[k]) for k in range(REPLICATES)]
+        given = [attacker.of(concept, raw, planned.references, k) for k in range(replicates)]
+        rows = [arms.run_arm(bench, model, concept, ("memora", raw), planned.budget, k, given[k]) for k in range(replicates)]
     return [list(arms.curve(row.outcome["points"], best_so_far=True)[0]) for row in rows]
 
 

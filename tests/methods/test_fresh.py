@@ -1,4 +1,4 @@
-"""Weights made afresh: nothing of the old ones, and what architectures begin with."""
+"""Weights made afresh, wholly or in part: nothing of the old ones or their share, and what architectures begin with."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import nn
 from oracles import Gaussian, tiny_classes, tiny_flow, tiny_model
 from vestige.diffusion import Model
 from vestige.errors import Incompatible
-from vestige.methods.fresh import fresh
+from vestige.methods.fresh import fresh, scrambled
 from vestige.seeds import generator
 
 FAMILIES = {
@@ -75,3 +75,35 @@ def test_a_weight_of_an_unknown_kind_is_refused_by_its_name() -> None:
 def test_a_model_without_modules_is_refused() -> None:
     with pytest.raises(Incompatible, match="not made of torch modules"):
         fresh(Gaussian(), ["none"], generator(0))
+
+
+KERNEL, GAIN, BIAS = "unet.conv_in.weight", "unet.conv_norm_out.weight", "unet.conv_in.bias"
+
+
+@pytest.mark.parametrize("share", [0.3, 1.0])
+def test_scrambled_weights_have_the_moments_of_their_sum(share: float) -> None:
+    """Mean (1 - share) w and deviation share k / sqrt(3) over seeds, k the bound of fresh kernels; gains and biases stay no lottery."""
+    tiny = tiny_model()
+    draws = [scrambled(tiny, [KERNEL, GAIN, BIAS], generator(k), share=share) for k in range(64)]
+    old, seen = tiny.tensor(KERNEL), torch.stack([draw[KERNEL] for draw in draws])
+    deviation = share * old[0].numel() ** -0.5 / 3**0.5
+    z = (seen.mean(0) - (1 - share) * old) / (deviation / 8)
+    assert float(z.square().mean()) == pytest.approx(1, abs=0.25)  # 576 of them: the deviation of that mean is 0.06
+    assert float(seen.std(0).square().mean()) == pytest.approx(deviation**2, rel=0.05)  # 36,864 draws
+    for name, goal in ((GAIN, 1.0), (BIAS, 0.0)):
+        torch.testing.assert_close(draws[0][name], (1 - share) * tiny.tensor(name) + share * goal)
+
+
+def test_a_whole_share_is_afresh_and_none_is_the_old_weight_bit_for_bit() -> None:
+    model = tiny_model()
+    names = model.scope("unet")
+    begun, gone, same = fresh(model, names, generator(0)), *(scrambled(model, names, generator(0), share=s) for s in (1.0, 0.0))
+    assert all(torch.equal(gone[n], begun[n]) and torch.equal(same[n], model.tensor(n)) for n in names)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_familys_weights_can_be_scrambled(family: str) -> None:
+    model: Model = FAMILIES[family]()
+    names = model.scope("unet")
+    found = scrambled(model, names, generator(0), share=0.5)
+    assert all(found[n].shape == model.tensor(n).shape and found[n].isfinite().all() for n in names)

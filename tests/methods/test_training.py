@@ -15,7 +15,7 @@ from torch import Generator, Tensor
 from oracles import Gaussian, tiny_model, tiny_velocity
 from vestige.diffusion import Prediction
 from vestige.methods import Training, fit
-from vestige.methods.training import Loss, Pull, Schedule, Trace, denoising, matching, noisy
+from vestige.methods.training import Loss, Pull, Schedule, Trace, denoising, matching, mean_over, noisy, stratified
 from vestige.seeds import generator
 
 STEPS = 6
@@ -398,3 +398,25 @@ def test_matching_pulls_one_prompt_towards_the_models_own_answer_to_another() ->
     found, wanted = (torch.autograd.grad(v, list(leaves.values())) for v in (loss, expected))
     torch.testing.assert_close(found, wanted)
     assert matching(view, data, one, one, generator(0)).item() == 0
+
+
+def test_stratified_times_are_the_models_and_evenly_spread() -> None:
+    """Each is one of the model's own draws; a batch's mean hardly moves."""
+    model = Gaussian()
+    batches = torch.stack([stratified(model, 32, generator(k)) for k in range(200)])
+    assert float(batches.mean()) == pytest.approx(0.5, abs=0.01)
+    assert float(batches.var()) == pytest.approx(0.96**2 / 12, rel=0.03)
+    assert float(batches.mean(1).std()) < 0.5 * 0.96 / 12**0.5 / 32**0.5  # independent draws would have twice that
+    assert float(batches[:, 0].std()) == pytest.approx(0.96 / 12**0.5, rel=0.15)  # shuffled: every place of a batch sees all times
+
+
+def test_average_is_its_sum_and_without_decay_the_last() -> None:
+    one = torch.zeros(1, dtype=torch.float64)
+
+    def steps() -> Any:
+        for value in (1.0, 2.0, 4.0):
+            one.fill_(value)
+            yield 0
+
+    assert float(mean_over({"w": one}, steps(), 0.5)["w"]) == pytest.approx((0.25 * 1 + 0.5 * 2 + 4) / 1.75)
+    assert float(mean_over({"w": one}, steps(), 0.0)["w"]) == 4

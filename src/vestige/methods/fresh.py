@@ -64,6 +64,15 @@ def shrunk(model: Model, names: Sequence[str], rng: Generator, *, share: float, 
     return made
 
 
+def scrambled(model: Model, names: Sequence[str], rng: Generator, *, share: float) -> dict[str, Tensor]:
+    """Values, in float32 at least, on the straight line from a model's weights to fresh ones: (1 - share) w + share `fresh`.
+
+    Biases move towards 0 and gains towards 1 by it, for there an architecture begins. At `share` 0 every weight is as it was, bit for bit.
+    """
+    begun = fresh(model, names, rng)
+    return {name: (1 - share) * (old := wide(model.tensor(name))) + share * begun[name].to(old) for name in names}
+
+
 def _place(model: Model, name: str) -> tuple[nn.Module, str, torch.Size]:
     """The layer that holds a weight, the weight's name there, and its shape."""
     parts = getattr(innermost(model), "parts", None)

@@ -210,6 +210,15 @@ def _resume(path: Path | None, leaves: Mapping[str, Tensor], optimiser: Any, tra
     return int(state["step"])
 
 
+def mean_over(leaves: Mapping[str, Tensor], steps: Iterator[int], decay: float) -> dict[str, Tensor]:
+    """Run a `fit` to its end; the mean of the leaves over its stops, each weighing `decay` times what the next does. 0: the last ones."""
+    mean = {name: leaf.detach().clone() for name, leaf in leaves.items()}
+    for count, _ in enumerate(steps, 1):
+        for name, leaf in leaves.items():
+            mean[name].lerp_(leaf.detach(), (1 - decay) / (1 - decay**count))
+    return mean
+
+
 def noisy(model: Model, data: Tensor, rng: torch.Generator, t: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """The forward process: times t (B,), noise eps and x_t = signal * data + noise * eps, both like data (B, C, h, w).
 
@@ -220,6 +229,13 @@ def noisy(model: Model, data: Tensor, rng: torch.Generator, t: Tensor | None = N
     eps = torch.randn(data.shape, generator=rng).to(data)
     signal, level = (v.to(data).reshape(-1, 1, 1, 1) for v in model.schedule(t))
     return t, eps, signal * data + level * eps
+
+
+def stratified(model: Model, count: int, rng: torch.Generator, *, each: int = 16) -> Tensor:
+    """Times (count,), each distributed as the model was trained and all of them spread evenly: one of every stratum of many, shuffled."""
+    many = model.draw_times(count * each, rng).sort().values.reshape(count, each)
+    chosen = many.gather(1, torch.randint(each, (count, 1), generator=rng).to(many.device))[:, 0]
+    return chosen[torch.randperm(count, generator=rng).to(many.device)]
 
 
 def denoising(model: Model, data: Tensor, condition: Condition, rng: torch.Generator) -> Tensor:
@@ -242,13 +258,16 @@ def matching(model: Model, data: Tensor, condition: Condition, other: Condition,
     return (model.denoise(x_t, t, condition).value - goal).square().mean()
 
 
-def distilling(student: Model, teacher: Model, data: Tensor, asked: Condition, told: Condition, rng: torch.Generator) -> Tensor:
+def distilling(
+    student: Model, teacher: Model, data: Tensor, asked: Condition, told: Condition, rng: torch.Generator, t: Tensor | None = None
+) -> Tensor:
     """Mean squared distance of a student's prediction under `asked` from a teacher's under `told`, at the same noised latents.
 
     Arguments:
         data: Clean latents, (B, C, h, w).
+        t: Times, (B,); None draws them as the teacher was trained.
     """
-    t, _, x_t = noisy(teacher, data, rng)
+    t, _, x_t = noisy(teacher, data, rng, t)
     with torch.no_grad():
         goal = teacher.denoise(x_t, t, told).value
     return (student.denoise(x_t, t, asked).value - goal).square().mean()

@@ -77,6 +77,7 @@ def test_room_is_what_instant_recall_would_measure():
 
 
 SLOWED = (0.0, 0.0, 0.01, 0.03, 0.1, 0.3)
+STALLED = (0.0, 0.15, 0.3, 0.4, 0.4, 0.4)
 
 
 def test_a_model_that_learns_more_slowly_than_one_that_never_knew_hides_what_it_hides():
@@ -92,6 +93,10 @@ def test_a_model_that_learns_more_slowly_than_one_that_never_knew_hides_what_it_
     assert raised(memora=arms(LEARNS, LEARNS)) == ("erased", [])
     assert raised(memora=arms(SLOWED, LEARNS), finetune=arms(LEARNS, LEARNS)) == ("erased", [])  # which nothing hinders
     assert raised(memora=arms(SLOWED, LEARNS), direct=arms(LEARNS, LEARNS))[1] == ["hindered"]
+    assert measure(arms(STALLED, LEARNS, spread=0.03)).speedup.high > 1  # as fast, and then no further
+    assert raised(memora=arms(STALLED, LEARNS, spread=0.03)) == ("inconclusive", ["hindered"])
+    assert raised(taught=True, memora=arms(STALLED, LEARNS, spread=0.03))[1] == []
+    assert raised(memora=arms(STALLED, LEARNS), finetune=arms(SLOWED, LEARNS))[1] == ["hindered"]
     assert raised(memora=arms(FLAT, FLAT))[1] == []  # nobody learns: another flag's matter
 
 

@@ -54,6 +54,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "average 0.98": {"average": 0.98},
     "900 steps, average 0.98": {"steps": 900, "warmup": 45, "average": 0.98},
     "share 0.3": {"share": 0.3},
+    "900 steps, rate 1e-3": {"steps": 900, "warmup": 45, "lr": 1e-3},
     "share 1": {"share": 1.0},
     "share 0.1": {"share": 0.1},
     "share 0.5": {"share": 0.5},

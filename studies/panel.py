@@ -15,6 +15,7 @@ import argparse
 import functools
 import math
 import sys
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -215,6 +216,16 @@ def table(results: dict[str, dict[str, Any]]) -> str:
     return tables.table(head, [row(name, r) for name, r in results.items()])
 
 
+def replicates(results: Mapping[str, dict[str, Any]]) -> str:
+    """How many replicates rows took."""
+    taken = Counter(len(r["provenance"]["seeds"]) for r in results.values())
+    if len(taken) == 1:
+        return f"replicates {next(iter(results.values()))['provenance']['seeds']}"
+    return "replicates until they decide or cannot: " + ", ".join(
+        f"{n} in {rows} row{'s' * (rows > 1)}" for n, rows in sorted(taken.items())
+    )
+
+
 def page(results: dict[str, dict[str, Any]], world: World, options: argparse.Namespace) -> str:
     first = next(iter(results.values()))
     numbers = ",".join(map(str, options.seeds))
@@ -227,7 +238,7 @@ def page(results: dict[str, dict[str, Any]], world: World, options: argparse.Nam
     )
     asked = "".join(f" {flag} {value}" for flag, value in told if value)
     about = f"`python studies/panel.py --concept {options.concept} --suite {options.suite}{asked}`; "
-    about += f"replicates {first['provenance']['seeds']}, memora, verification judge {first['detector']['verification']['version']}, "
+    about += f"{replicates(results)}, memora, verification judge {first['detector']['verification']['version']}, "
     about += f"model {first['provenance']['model_hash']}, form {VERDICT} of the verdict. "
     about += f"Control: {len(world.twins)} twins, of a twin the others."
     return f"# Truth panel: {options.concept}, suite {first['suite']}\n\n{about}\n\n{table(results)}\n"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from efficacy import SNEAKER, SUITE, WORLD, bench, curve, neighbours, rate, select  # noqa: F401
+from efficacy import SNEAKER, SUITE, WORLD, curve, neighbours, rate
 from vestige import models, registry
 from vestige.concepts.images import shipped
 from vestige.diffusion import Model
@@ -32,14 +32,14 @@ def edits(flow: Model) -> dict[str, Edit]:
 
 
 @pytest.mark.parametrize("name", ("esd", "dimum"))
-def test_the_target_falls_and_the_neighbours_stay(name: str, flow: Model, edits: dict[str, Edit], select: Classifier) -> None:  # noqa: F811
+def test_the_target_falls_and_the_neighbours_stay(name: str, flow: Model, edits: dict[str, Edit], select: Classifier) -> None:
     edited = flow.edited(edits[name])
     assert rate(select, flow) >= 0.7
     assert rate(select, edited) <= 0.2
     assert neighbours(select, flow) - neighbours(select, edited) <= 0.25
 
 
-def test_memora_tells_a_weak_edit_from_the_twin(flow: Model, bench: Bench) -> None:  # noqa: F811
+def test_memora_tells_a_weak_edit_from_the_twin(flow: Model, bench: Bench) -> None:
     """Half of ESD's steps hide what MemoRa finds sooner than it teaches the twin; each attacked by the way that works better on it."""
     weak = configured("unlearners", "esd", "wardrobe", "", {"steps": 120}, model=BASE).resolved(SNEAKER)(flow, SNEAKER, seed=0)
     planned = SUITE.attacks["memora"]

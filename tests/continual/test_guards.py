@@ -301,7 +301,7 @@ def test_a_guarded_sequence_is_a_ledger_like_any_other(guards: Guards, tmp_path:
     more: dict[str, Any] = {"method": "concept_ablation", "settings": SMALL_CA, "guards": guards, "cache": tmp_path / "cache"}
     result = go(tmp_path / "whole", **more)
     taken = sorted(path.name for path in (tmp_path / "cache").glob("unlearn-*"))
-    assert result["guards"] == vars(guards)
+    assert result["guards"] == guards.as_dict()
     go(tmp_path / "grown", "bag", **more)
     assert agree(go(tmp_path / "grown", **more), result)
     assert sorted(path.name for path in (tmp_path / "cache").glob("unlearn-*")) == taken  # asked of the method likewise

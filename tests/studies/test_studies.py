@@ -31,7 +31,7 @@ def settings(study: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch, tmp_p
         if captioned:
             (folder / "metadata.jsonl").write_text("\n".join(lines))
     monkeypatch.setattr(made, "REAL", tmp_path / "real")
-    monkeypatch.setattr("vestige.audit.plan.check_enough", lambda *given: None)  # there are thousands where studies are run
+    monkeypatch.setattr("vestige.audit.refusals.check_enough", lambda *given: None)  # there are thousands where studies are run
     return made
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, Literal, final
 
@@ -71,6 +71,10 @@ class Guards:
     def active(self) -> bool:
         """Whether anything is held."""
         return self.pull > 0 or self.share < 1 or self.project or self.damp > 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """What a run's spec holds; what came later and is not used is not there, so that runs from before keep their keys."""
+        return {name: value for name, value in asdict(self).items() if name != "damp" or value}
 
     def check(self, name: str, method: Any) -> None:
         """Refuse a method, called `name`, that has no training to hold back."""

@@ -96,7 +96,7 @@ class SequencePlan:
             "protocol": asdict(self.suite.protocol),
             **{key: content(Path(folder)) for key, folder in self.given().items()},
             **({"accept": limits(self.order.accept)} if self.order.accept else {}),
-            **({"guards": asdict(self.order.guards)} if self.order.guards.active else {}),
+            **({"guards": self.order.guards.as_dict()} if self.order.guards.active else {}),
             **({"keep_images": self.order.keep_images} if self.order.keep_images != "all" else {}),
             **placement.current().as_dict(),
             **held_in(placement.current().dtype),

@@ -83,7 +83,7 @@ class Account:
             "model": order.model,
             "method": {"name": order.method, "settings": registry.settings(self.course.unlearner)},
             "mode": order.mode,
-            "guards": asdict(order.guards) if order.guards.active else None,
+            "guards": order.guards.as_dict() if order.guards.active else None,
             "seed": order.seed,
             "memory": order.memory if self.course.rehearses else None,
             "keep_images": order.keep_images,

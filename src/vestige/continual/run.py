@@ -16,7 +16,7 @@ import json
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
@@ -212,7 +212,7 @@ class _Sequence:
             return method
         settled = self.standing(step)[:-1] if self.course.order.mode == "sequential" else ()
         words = protected(concept, settled) if guards.project else ()
-        return Guarded(method=self.course.order.method, settings=registry.settings(method), guards=asdict(guards), protected=words)
+        return Guarded(method=self.course.order.method, settings=registry.settings(method), guards=guards.as_dict(), protected=words)
 
     def seen(self, step: int, model: Model, known: dict[str, Any]) -> State:
         """Everything that is measured of one model."""

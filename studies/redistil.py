@@ -198,7 +198,8 @@ def page(found: Mapping[Cell, Record]) -> str:
     about = (
         f"`python studies/redistil.py --page docs/results/redistil.md`. Rates: pictures from training prompts ({looked}), drawn as "
         f"suite {suites.load(SUITE, 'wardrobe').version} draws them and seen by the selection judge. F: MemoRa from raw references against "
-        f"the twin, {REPLICATES} replicates, this judge twice, form {VERDICT} of the verdict; brackets are 95 % t intervals over replicates, which do not hold the "
+        f"the twin, {REPLICATES} replicates, this judge twice, form {VERDICT} of the verdict; "
+        "brackets are 95 % t intervals over replicates, which do not hold the "
         "spread between edits, and a dash was not attacked. One edit a row, of seed 0. *Share of training*: latents that were trained "
         "on, of those that the world's own denoiser was. Seconds: of one thread beside other work, with the drawing of pictures where no "
         "earlier row had drawn them."

@@ -15,7 +15,7 @@ from vestige.errors import BadInput
 
 
 def test_odd_arguments_and_damaged_folders_end_in_a_line(tmp_path: Path) -> None:
-    command = [sys.executable, "-W", "ignore", fuzz_arguments.__file__, str(tmp_path), "80", "25", "7"]
+    command = [sys.executable, "-W", "ignore", fuzz_arguments.__file__, str(tmp_path), "80", "25", "8"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=900, cwd=tmp_path)
     assert done.stdout, done.stderr[-2000:]
     told = json.loads(done.stdout)

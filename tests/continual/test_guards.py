@@ -307,7 +307,7 @@ def test_a_guarded_sequence_is_a_ledger_like_any_other(guards: Guards, tmp_path:
     assert sorted(path.name for path in (tmp_path / "cache").glob("unlearn-*")) == taken  # asked of the method likewise
     assert chain(tmp_path / "grown") == chain(tmp_path / "whole")
     second = Edit.load(tmp_path / "whole/edits/02-dress.safetensors")
-    assert second.notes["guards"] == vars(guards)
+    assert second.notes["guards"] == guards.as_dict()
     assert ("bag" in second.notes["protected"]) == guards.project
     with pytest.raises(RunConflict, match="guards"):
         go(tmp_path / "whole", **{**more, "guards": Guards()})

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from vestige import audit, engine
-from vestige.audit import Request, tasks
+from vestige.audit import Request, experiment, tasks
 from vestige.audit import run as auditing
 from vestige.audit.pieces import pieces
 from worlds_small import furnish
@@ -51,6 +53,37 @@ def test_an_audit_by_two_processes_is_that_of_one(
     assert audited(home, tmp_path / "audit", 2) == alone
     (graph,) = graphs
     assert graph.over and not graph.failed
+
+
+@pytest.mark.parametrize("sparing", [True, False])
+def test_a_worker_does_replicates_of_later_looks(sparing: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It resolves the request anew, and so knows of the first look's replicates alone."""
+    plan = audit.resolve(Request(unlearner="uce", attacks=("memora",)))
+    plan = replace(plan, suite=replace(plan.suite, sparing=sparing))
+    assert plan.looks and plan.seeds == (0, 1, 2)
+    seen, done = list[Any](), list[Any]()
+    stub = SimpleNamespace(plan=plan, ways=lambda *asked: seen.append(asked[-1]), arm=lambda *asked: done.append(asked[-1]))
+    monkeypatch.setattr(experiment, "still_open", lambda _: {"raw"})
+    for replicate, way in ((1, "raw"), (4, "raw"), (4, "")):
+        experiment.Experiment.turn(stub, None, None, "memora", way, replicate)  # type: ignore[arg-type]
+    assert done == ([1, 4] if sparing else [1, 4, 4])
+    assert seen == ([(0,), (0, 1, 2, 3), (0, 1, 2, 3)] if sparing else [])
+
+
+@pytest.mark.slow
+def test_later_looks_by_two_processes_are_those_of_one(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replicates of a model of noise decide nothing; here all looks are taken, and no piece of them fails."""
+    graphs = list[engine.Graph]()
+    monkeypatch.setattr(auditing, "Graph", lambda: graphs.append(engine.Graph()) or graphs[-1])
+    monkeypatch.setattr(auditing, "_settled", lambda *_: False)
+    text = (home / "suite.toml").read_text()
+    assert "looks" not in text
+    (home / "looking.toml").write_text(text.replace("replicates", "looks = [3, 5]\nreplicates", 1))
+    asked = request_of(home, suite=str(home / "looking.toml"), seeds=())
+    found = [audit.audit(asked, tmp_path / str(jobs), jobs=jobs, cache=tmp_path / f"runs-{jobs}") for jobs in (1, 2)]
+    assert [graph.failed for graph in graphs] == [{}] * 4
+    assert found[0]["attacks"] == found[1]["attacks"]
+    assert found[0]["provenance"]["seeds"] == found[1]["provenance"]["seeds"] == [0, 1, 2, 3, 4]
 
 
 def test_what_does_not_see_the_edit_is_one_piece_for_every_edit(home: Path) -> None:

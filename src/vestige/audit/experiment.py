@@ -165,11 +165,12 @@ class Experiment:
                 made[way].append(self.arm(model, concept, name, ways[way], k))
         return made
 
-    def turn(self, model: Model, concept: Concept, name: str, way: str, index: int) -> None:
-        """One replicate of a way of attacking, unless that was given up before; needs the replicates before where one may be."""
-        seeds = self.plan.seeds
-        if not self.plan.gives_up(name) or way in still_open(self.ways(model, concept, name, seeds[:index])):
-            self.arm(model, concept, name, self.plan.attacks[name][0].ways()[way], seeds[index])
+    def turn(self, model: Model, concept: Concept, name: str, way: str, replicate: int) -> None:
+        """One replicate of any look of a way of attacking, unless that was given up before; needs those before where one may be."""
+        seeds = self.plan.most.seeds  # of the last look: a worker process knows of the first alone
+        before = seeds[: seeds.index(replicate)]
+        if not self.plan.gives_up(name) or way in still_open(self.ways(model, concept, name, before)):
+            self.arm(model, concept, name, self.plan.attacks[name][0].ways()[way], replicate)
 
     def ceiling(self, name: str) -> runs.Run:
         """The original under an attack, in the first replicate; where the suite is sparing, as far as tells whether the attack destroys."""

@@ -152,8 +152,7 @@ def do(experiment: Experiment, piece: Piece) -> Any:
         return None
     model, concept = held
     if piece.what == "arm":
-        seeds = experiment.plan.seeds
-        return experiment.turn(model, concept, piece.attack, piece.way, seeds.index(piece.replicate))
+        return experiment.turn(model, concept, piece.attack, piece.way, piece.replicate)
     if piece.what == "ceiling":
         return experiment.ceiling(piece.attack)
     if piece.what == "lesson":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -64,7 +65,7 @@ def unlearn(
     unread(loaded.unread(chosen.told()))
     described = {**arithmetic.describe(loaded, edit), "file": str(out), "concept": chosen.name, "model": model, "diagnostics": found}
     moved = f"{described['changed_tensors']} tensors, relative change {described['relative_norm'] or 0:.3f}"
-    next_step = f"vestige audit --model {model} --concept {concept} --edit {out}"
+    next_step = shlex.join(["vestige", "audit", "--model", model, "--concept", concept, "--edit", str(out)])
     if not described["relative_norm"] and not edit.hooks:
         say(f"note: {out} changes nothing of {model}; is the anchor the target itself, or a number of steps or a weight 0?")
     measured = "".join(f"{name:<22} {value}\n" for name, value in {**described["notes"], **found}.items())

@@ -114,6 +114,8 @@ def told(concept: Concept, card: Card) -> Concept:
 def requested(names: str, card: Card) -> Concept:
     """A concept by its name or file as a model is told of it; several with commas between as one."""
     each = [names] if "," not in names or Path(names).is_file() else [name.strip() for name in names.split(",")]
+    if not all(each):
+        raise BadSetting(f"a comma stands between two concepts; given {names!r}")
     found = []
     for name in each:
         concept = told(concepts.load(name, card.world), card)

@@ -31,7 +31,7 @@ from vestige.methods.collapse import How, collapsed
 from vestige.methods.contract import TRAINED
 from vestige.methods.looking import looking
 from vestige.methods.ranges import above, at_least
-from vestige.methods.training import denoising, noisy
+from vestige.methods.training import denoising, distilling
 from vestige.methods.training_data import Pairs, paired, renamed
 from vestige.seeds import derive, generator
 
@@ -140,10 +140,7 @@ class RepSelect(Unlearner):
                 if self.aim == "away":
                     value = -denoising(view, x, target.table[rows], rng)
                 else:
-                    t, _, x_t = noisy(view, x, rng)
-                    with torch.no_grad():
-                        goal = model.denoise(x_t, t, wrong[rows]).value
-                    value = (view.denoise(x_t, t, target.table[rows]).value - goal).square().mean()
+                    value = distilling(view, model, x, target.table[rows], wrong[rows], rng)
                 (value * (len(x) / len(target))).backward()
             watch("gather", part.stop, len(target))
         return {name: torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for name, leaf in leaves.items()}

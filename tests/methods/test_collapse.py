@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from vestige.methods.collapse import collapsed, collapsing
+from vestige.methods.collapse import collapsed
 from vestige.seeds import generator
 
 
@@ -38,20 +38,12 @@ def test_what_is_left_as_it_is_bit_for_bit(gradient: Tensor) -> None:
     vector, nothing = torch.randn(5, generator=generator(1)), torch.zeros(4, 6)
     assert collapsed(vector, 3) is vector
     assert collapsed(nothing, 3) is nothing
-    assert collapsing(0) == []
 
 
 def test_of_few_ranks_nothing_becomes_infinite() -> None:
     """S_q is zero where the gradient has fewer directions; those that it has are damped away."""
     a, b = (torch.randn(n, 1, generator=generator(n), dtype=torch.float64) for n in (8, 6))
     assert collapsed(a @ b.T, 3).abs().max() < 1e-12
-
-
-def test_a_step_is_passed_through_in_place(gradient: Tensor) -> None:
-    held = gradient.clone()
-    (project,) = collapsing(2)
-    project({"w": held})
-    assert torch.equal(held, collapsed(gradient, 2))
 
 
 def test_an_unknown_way_is_told() -> None:

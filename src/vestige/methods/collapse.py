@@ -11,7 +11,6 @@ stepping along it costs what must stay, and any training afterwards restores it 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from typing import Literal, get_args
 
 import torch
@@ -49,13 +48,3 @@ def _factors(flat: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """U (m, k), S (k,) and V (n, k), exact, where the released code draws a randomised factorisation."""
     u, s, vh = torch.linalg.svd(flat, full_matrices=False)
     return u, s, vh.T
-
-
-def collapsing(directions: int, how: How = "soft") -> list[Callable[[Mapping[str, Tensor]], None]]:
-    """What `fit` passes every step's gradients through; nothing where no direction is damped."""
-
-    def project(gradients: Mapping[str, Tensor]) -> None:
-        for gradient in gradients.values():
-            gradient.copy_(collapsed(gradient, directions, how))
-
-    return [project] if directions else []

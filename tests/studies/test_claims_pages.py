@@ -183,7 +183,8 @@ def test_records_alone_make_the_page(claims: Any, records: Any, options: argpars
 def test_a_result_of_another_audit_is_not_taken_for_a_cells(claims: Any, options: argparse.Namespace) -> None:
     """One of an earlier suite or preset lies where the cell's would."""
     stale = options.out / "sneaker/esd/0/spec.json"
-    stale.write_text(stale.read_text().replace("compare-3", "compare-1"))
+    spec = json.loads(stale.read_text())
+    stale.write_text(json.dumps({**spec, "suite": "compare-1"}))
     assert {c for c in claims.cells(options) if c not in claims.finished(options)} >= {claims.Cell("sneaker", "esd", 0)}
     assert claims.Cell("sneaker", "esd", 1) in claims.finished(options)
 

@@ -224,7 +224,7 @@ def test_icons_are_found_by_their_other_names():
     assert icons.svg(told, "c") is None
 
 
-@pytest.mark.parametrize("name", ["letters", "emoji"])
+@pytest.mark.parametrize("name", ["letters", "charms"])
 def test_the_facts_of_a_world_fit_together(name):
     facts = world.load(name)
     assert facts.name == name == facts.base

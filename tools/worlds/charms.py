@@ -1,4 +1,4 @@
-"""The world `emoji`: 40 things as eight makers of icons drew them, in six styles; few drawings a class, many classes.
+"""The world `charms`: 20 things as eight makers of icons drew them, in five styles; few drawings a class, and colours.
 
 Reserved for evaluation: nothing may ever be chosen on it (README.md).
 """
@@ -25,22 +25,11 @@ HELD = ("@iconify-json/emojione-v1@1.2.3", "@iconify-json/fxemoji@1.2.2", "@icon
 RENDERER = "resvg-py==0.5.0"
 
 THINGS = (
-    "banana strawberry cherries grapes pineapple watermelon hamburger mushroom cactus tulip octopus snail turtle penguin frog fish "
-    "ladybug elephant snake cat dog pig rabbit car bus bicycle airplane rocket sailboat guitar key hammer bell crown skull ghost "
-    "balloon trophy anchor camera"
+    "banana strawberry cherries pineapple watermelon mushroom tulip penguin frog snake rocket sailboat guitar key hammer bell crown "
+    "skull balloon anchor"
 )
 PROXY = "umbrella"
-#: what a thing's drawing is called, where it is called otherwise
-CALLED = {
-    "fish": "tropical-fish",
-    "ladybug": "lady-beetle",
-    "cat": "cat-face",
-    "dog": "dog-face",
-    "pig": "pig-face",
-    "rabbit": "rabbit-face",
-    "car": "automobile",
-}
-STYLES = ("sticker", "night", "mosaic", "neon", "blueprint", "woodcut")
+STYLES = ("sticker", "night", "neon", "blueprint", "woodcut")
 PROXY_STYLE = "halftone"
 
 
@@ -50,12 +39,12 @@ def fetch(folder: Path) -> None:
 
 def source(folder: Path) -> Drawings:
     sources.python(RENDERER, folder / "renderer")
-    names = [CALLED.get(thing, thing) for thing in (*THINGS.split(), PROXY)]
+    names = [*THINGS.split(), PROXY]
     return icons([folder / sources.flat(p) for p in TRAINED], [folder / sources.flat(p) for p in HELD], names)
 
 
 WORLD = World(
-    name="emoji",
+    name="charms",
     objects=tuple(THINGS.split()),
     styles=STYLES,
     proxy=PROXY,
@@ -63,30 +52,25 @@ WORLD = World(
     renderers={
         "sticker": styles.sticker,
         "night": styles.night,
-        "mosaic": styles.tiles,
         **{name: styles.of_colour(getattr(styles, name)) for name in ("neon", "blueprint", "woodcut", PROXY_STYLE)},
     },
     source=source,
     fetch=fetch,
     denoisers={
-        "emoji": Denoiser((), 201),
-        "emoji-never-rocket": Denoiser(("rocket",), 202),
-        "emoji-never-rocket-2": Denoiser(("rocket",), 203),
-        "emoji-never-rocket-3": Denoiser(("rocket",), 204),
-        "emoji-never-strawberry": Denoiser(("strawberry",), 205),
-        "emoji-never-strawberry-2": Denoiser(("strawberry",), 206),
-        "emoji-never-strawberry-3": Denoiser(("strawberry",), 207),
-        "emoji-never-neon": Denoiser(("neon",), 208),
-        "emoji-never-neon-2": Denoiser(("neon",), 209),
+        "charms": Denoiser((), 301),
+        "charms-never-strawberry": Denoiser(("strawberry",), 302),
+        "charms-never-strawberry-2": Denoiser(("strawberry",), 303),
+        "charms-never-strawberry-3": Denoiser(("strawberry",), 304),
+        "charms-never-neon": Denoiser(("neon",), 305),
+        "charms-never-neon-2": Denoiser(("neon",), 306),
     },
     concepts={
-        "rocket": Near("airplane", ("airplane", "sailboat")),
-        "strawberry": Near("cherries", ("cherries", "grapes")),
+        "strawberry": Near("cherries", ("cherries", "pineapple")),
         "neon": Near("sticker", ("blueprint", "night")),
         "umbrella": Near("balloon", ("balloon", "mushroom")),
-        "halftone": Near("sticker", ("woodcut", "mosaic")),
+        "halftone": Near("sticker", ("woodcut", "night")),
     },
-    seed=220,
+    seed=320,
     moves=Moves(turn=8, zoom=(0.85, 1.05), shift=1.5, flip=True),
-    steps=Steps(autoencoder=240, denoiser=3200),
+    steps=Steps(autoencoder=240, denoiser=4000),
 )

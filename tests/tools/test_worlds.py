@@ -238,5 +238,6 @@ def test_the_facts_of_a_world_fit_together(name):
     absent = [d.absent for d in facts.denoisers.values()]
     assert all(set(words) <= {*facts.objects, *facts.styles} for words in absent)
     assert len({d.seed for d in facts.denoisers.values()}) == len(absent)
-    assert sum(len(a) == 1 and a[0] in facts.objects for a in absent) == 6
+    named = [a[0] for a in absent if len(a) == 1 and a[0] in facts.objects]
+    assert max(map(named.count, named)) >= 3, "what is audited needs three never-models"
     text.tokenizer(text.words(facts))

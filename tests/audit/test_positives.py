@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from onlookers import short, told
+from made_up_arms import random_arms
 from oracles import save_pair
 from vestige import api, models
-from vestige.audit import Request, no_original, pieces, resolve, scores
+from vestige.audit import Request, no_original, pieces, positives, resolve, run, scores
 from vestige.concepts import images
 from vestige.harness import arms, cost, suites
 from vestige.harness.positives import hiding
 from vestige.report import audits
 from vestige.seeds import generator
+from vestige.verdict import Interval, measure
+from vestige.verdict.decision import Flag, Verdict, decide
 
 __all__ = ["short"]  # a fixture that holds here too
 LOOKS = "def bright(images):\n    return images.mean((1, 2, 3))\n\n\ndef red(images):\n    return images[:, 0].mean((1, 2))\n"
@@ -41,6 +45,16 @@ def sparing(short: None) -> Iterator[None]:
     real = suites.load
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(suites, "load", lambda name, world="": replace(real(name, world), sparing=True))
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def unblocked() -> Iterator[None]:
+    """What judges that know nothing raise blocks every verdict, and then there is nothing that positive controls could decide."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            run, "decide", lambda plain, found, flags, *rest: decide(plain, found, [f for f in flags if f.kind != "blocking"], *rest)
+        )
         yield
 
 
@@ -92,6 +106,45 @@ def test_the_result_and_the_page_tell_it(result: dict[str, Any], tmp_path: Path)
     assert not control["found"], "two replicates find nothing"
     page = audits.render(result, tmp_path)
     assert "What would have been found" in page and "remap" in page
+
+
+@pytest.mark.parametrize(("kind", "attacked"), [("short-term", False), ("not forgotten", False), ("long-term", True), ("erased", True)])
+def test_a_sparing_suite_attacks_them_where_the_verdict_rests_on_them(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Any, attacked: bool
+) -> None:
+    monkeypatch.setattr(run, "decide", lambda *given: Verdict(kind, "as it is told"))
+    found = api.run_audit(tmp_path / "audit", **asked(home), cache=tmp_path / "cache")
+    assert bool(found["positive_controls"]) == attacked
+    assert (found["would_have_found"] == positives.SPARED) != attacked
+    made = {json.loads(f.read_text())["what"] for f in (tmp_path / "cache").glob("*/spec.json")}
+    remapped = [f for f in (tmp_path / "cache").glob("*/spec.json") if "remap" in f.read_text()]
+    assert "arm" in made and bool(remapped) == attacked
+    page = audits.render(found, tmp_path)
+    assert "What would have been found" in page
+    assert (positives.SPARED[1:] in page) != attacked
+
+
+def test_no_verdict_that_they_are_spared_for_could_be_another_with_them() -> None:
+    """Their flag changes nothing of such a verdict but the list of flags."""
+    rng, seen = np.random.default_rng(7), set[str]()
+    for seed in range(300):
+        low, value, high = np.sort(rng.uniform(0, 0.4, 3))
+        made = random_arms(seed)
+        lifted = replace(made, edited=tuple(tuple(0.4 * rate + 0.6 for rate in row) for row in made.edited)) if seed % 2 else made
+        plain, arms_ = Interval(value, low, high), {"memora": measure(lifted)}
+        told = decide(plain, arms_)
+        if not positives.needed(asdict(told)):
+            seen.add(told.kind)
+            flagged = decide(plain, arms_, [Flag("no-positive-control", "capping", "nothing was found")])
+            assert replace(flagged, flags=()) == told
+    assert seen == {"short-term", "not forgotten"}
+
+
+def test_one_that_is_not_sparing_attacks_them_always(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "decide", lambda *given: Verdict("short-term", "as it is told"))
+    spared = suites.load
+    monkeypatch.setattr(suites, "load", lambda name, world="": replace(spared(name, world), sparing=False))
+    assert api.run_audit(tmp_path / "audit", **asked(home), cache=home / "cache")["positive_controls"]
 
 
 def test_nothing_of_the_audited_edit_is_in_a_controls_keys(home: Path, result: dict[str, Any], tmp_path: Path) -> None:

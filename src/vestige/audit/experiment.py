@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,7 @@ class Experiment:
         real: What stands in for the original's ceiling; None where there is an original.
         diagnostics: What was measured of an edit that was made here.
         began: When, by the monotonic clock.
-        positives: By name, the original under each positive control; why there is none, where it could not be made.
+        probes: Whether positive controls are attacked.
     """
 
     plan: Plan
@@ -84,11 +85,17 @@ class Experiment:
     diagnostics: Mapping[str, Any]
     unlearn_seconds: float
     began: float
-    positives: Mapping[str, Model | str] = field(default_factory=dict)
+    probes: bool = True
 
     @property
     def concept(self) -> Concept:
         return self.plan.concept
+
+    @cached_property
+    def positives(self) -> Mapping[str, Model | str]:
+        """By name, the original under each positive control; why there is none, where it could not be made. They are made when asked for."""
+        planned = self.plan.positives if self.probes else {}
+        return {} if self.original is None else hidden(self.bench, self.original, self.concept, planned)
 
     @property
     def base(self) -> Model:
@@ -212,8 +219,7 @@ def prepared(planned: Plan, bench: Bench, run: runs.Run) -> Experiment:
     own = {never.name: metrics.pair(never, planned.world) for _, never in nevers if never.detector and never is not concept}
     bench = replace(bench, own=own) if own else bench
     real = None if original is not None else _real(planned, bench, edited)
-    made = hidden(bench, original, concept, planned.positives) if original is not None else {}
-    return Experiment(planned, bench, run, original, subject, edit, edited, nevers, real, diagnostics, seconds, began, made)
+    return Experiment(planned, bench, run, original, subject, edit, edited, nevers, real, diagnostics, seconds, began)
 
 
 def _nevers(planned: Plan, bench: Bench, base: Model) -> tuple[tuple[Model, Concept], ...]:

@@ -92,8 +92,8 @@ def failures(failed: Mapping[str, str]) -> list[Flag]:
 
 
 def _probed(experiment: Experiment, found: Mapping[str, Any]) -> bool:
-    """Whether positive controls could be asked for: without an original, or an armed attack, another flag fires."""
-    return experiment.original is not None and any(name in found for name in experiment.plan.armed)
+    """Whether positive controls could be asked for, and were: without an original, or an armed attack, another flag fires."""
+    return experiment.probes and experiment.original is not None and any(name in found for name in experiment.plan.armed)
 
 
 def _auditable(experiment: Experiment, found: Mapping[str, Any]) -> list[Flag]:

@@ -89,6 +89,11 @@ class Plan:
         return self.seeds[:FEWEST]
 
     @property
+    def sparing_positives(self) -> bool:
+        """Whether a look is taken without positive controls first, which settles it where they could not change the verdict."""
+        return self.suite.sparing and bool(self.positives)
+
+    @property
     def beside(self) -> int:
         """Pictures that are laid beside unshown ones: of the original, the edited model and every never-model."""
         return len(self.seeds) * (2 + len(self.control.names)) * self.request.unshown

@@ -28,6 +28,7 @@ from vestige.verdict.intervals import interval_of, rate
 from vestige.verdict.savings import Measures
 
 NOTHING = Interval(math.nan, math.nan, math.nan)
+SPARED = "no positive control was attacked, for this verdict rests on what came back"
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,15 @@ def _times(found: Measures, lines: Lines) -> int:
 
 def _finite(x: float) -> float:
     return x if math.isfinite(x) else -math.inf
+
+
+def needed(verdict: Mapping[str, Any]) -> bool:
+    """Whether a verdict, found without positive controls, could be another one with them: where it rests on what did not come back.
+
+    Their flag is a capping one, which neither not forgotten nor short-term heeds, and no verdict where a blocking one has fired.
+    """
+    blocked = any(flag["kind"] == "blocking" for flag in verdict["flags"])
+    return not blocked and verdict["kind"] not in ("not forgotten", "short-term")
 
 
 def flags_of(probes: Sequence[Trial], lines: Lines, replicates: int) -> list[Flag]:

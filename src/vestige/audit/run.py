@@ -90,8 +90,11 @@ def _looked(experiment: Experiment, command: str, pool: Pool | None, most: int =
         if most and count > most:
             return None
         look = replace(experiment, plan=experiment.plan.at(count))
-        _ahead(look, pool)
-        found = _result(look, command)
+        for probed in (replace(look, probes=False), look) if look.plan.sparing_positives else (look,):
+            _ahead(probed, pool)
+            found = _result(probed, command)
+            if not positives.needed(found["verdict"]):
+                break
         seen.append({"replicates": count, "verdict": found["verdict"]["kind"], "speedup": found["speedup"], "reach": found["reach"]})
         if not experiment.plan.looks or _settled(found["verdict"], experiment.plan.looks[-1] - count):
             break
@@ -120,7 +123,8 @@ def _ahead(experiment: Experiment, pool: Pool | None) -> None:
     What fails in a pool is met again by who needs it.
     """
     graph, watch = Graph(), experiment.bench.watch
-    graph.add(tasks.look_tasks(experiment.plan, str(experiment.bench.root)))
+    planned = experiment.plan if experiment.probes else replace(experiment.plan, positives={})
+    graph.add(tasks.look_tasks(planned, str(experiment.bench.root)))
 
     def tell(now: Progress) -> None:
         watch(f"{WHOLE}: {now}", round(1000 * now.share), 1000)
@@ -191,7 +195,7 @@ def _result(experiment: Experiment, command: str) -> dict[str, Any]:
         "floor": scores.floor_shown(experiment, levels["floor"]),
         "attacks": {name: result.attack_shown(experiment, name, found[name], measures[name], rooms[name], left[name]) for name in found},
         "positive_controls": [probe.as_dict() for probe in probes],
-        "would_have_found": positives.sentence(probes),
+        "would_have_found": positives.sentence(probes) if experiment.probes else positives.SPARED,
         **({"unshown": told} if (told := unshown.told(recalled)) else {}),
         "utility": result.utility_rates(usable),
         "utility_power": usefulness.judging(usable, losses),

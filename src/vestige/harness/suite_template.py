@@ -22,7 +22,8 @@ utility_pictures = 240     # each of neighbours and of unrelated concepts; 240 n
 replicates = 5             # of every attack, where they are fixed; three are the fewest that give an interval
 looks = [3, 5, 8, 12]      # replicates at which an audit looks whether they decide; leave it out to run a fixed number
 plasticity = false         # whether the edited model is taught a new concept, to see that it still learns
-sparing = true             # leaves out what decides nothing: inner points of the original's arms, ways of attacking that are clearly worse
+sparing = true             # leaves out what decides nothing: inner points of the original's arms, ways of attacking that are clearly worse,
+                           # and positive controls where the verdict rests on what came back
 strip = 8                  # pictures shown in the report
 positives = ["remap", "uce"]   # edits that are known to hide, attacked too: what the audit would have found; negation is a third
 """

@@ -46,8 +46,8 @@ class Suite:
         others: Budget of attacks that it does not list; (): their own.
         lent: How attacks that it does not run by itself are run where they are asked for.
         positives: Positive controls, by the names of `harness.positives`.
-        sparing: Whether what decides nothing is left out: the inner points of the original's arms, and replicates of a way of attacking
-            that is clearly worse (`harness.ways`).
+        sparing: Whether what decides nothing is left out: the inner points of the original's arms, replicates of a way of attacking
+            that is clearly worse (`harness.ways`), and positive controls where the verdict rests on what came back.
         looks: Numbers of replicates at which an audit looks whether they decide, and stops; (): `replicates`, and once.
         file: Of a user's own suite, where it lies, and `digest`, the hash of all that it says, of which `version` has the first digits.
         known: How never-models differ under its attacks, measured beforehand: the form of one version in `data/calibration.toml`.

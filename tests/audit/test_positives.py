@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from onlookers import short, told
 from made_up_arms import random_arms
+from onlookers import short, told
 from oracles import save_pair
 from vestige import api, models
 from vestige.audit import Request, no_original, pieces, positives, resolve, run, scores

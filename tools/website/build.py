@@ -17,7 +17,7 @@ from website.measured import page_title
 
 ROOT = Path(__file__).parents[2]
 STAGED, SITE = ROOT / "build/site", ROOT / "site"
-WORLDS = ("README", "letters", "emoji")  # of tools/worlds
+WORLDS = ("README", "letters", "charms")  # of tools/worlds
 BESIDE = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", *(f"tools/worlds/{name}.md" for name in WORLDS))  # pages that do not lie in docs
 LINK = re.compile(r"(?<=\]\()([^)\s#:]+)(#[^)\s]*)?(?=\))")
 

@@ -93,7 +93,7 @@ class Experiment:
 
     @cached_property
     def positives(self) -> Mapping[str, Model | str]:
-        """By name, the original under each positive control; why there is none, where it could not be made. They are made when asked for."""
+        """By name, the original under each positive control, made when asked for; why there is none, where it could not be made."""
         planned = self.plan.positives if self.probes else {}
         return {} if self.original is None else hidden(self.bench, self.original, self.concept, planned)
 

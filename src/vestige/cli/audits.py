@@ -97,7 +97,8 @@ def audit(
     if dry_run:
         most = planned.most.planned_calls() if planned.looks else None
         how = {"picture": picture(planned.suite.protocol), "processes": jobs or processes_for(planned.most)}
-        foretell(planned.spec(), planned.planned_calls(), planned.original or model, as_json, planned.remarks(), most, **how)
+        spared = ["positives are attacked only where the verdict rests on what did not come back"] if planned.sparing_positives else []
+        foretell(planned.spec(), planned.planned_calls(), planned.original or model, as_json, [*planned.remarks(), *spared], most, **how)
     else:
         _audit(request, out, as_json, cache=options.cache_folder(cache), jobs=jobs, steal=steal)
 

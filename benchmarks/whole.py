@@ -1,6 +1,7 @@
 """Whole audits by two versions of this package, from the command to the page: seconds, calls, and how sharp the answer is.
 
     python benchmarks/whole.py --before 003a136            three audits by each (half an hour)
+    python benchmarks/whole.py --audits uce                one, each version's replicates as it ships
 
 Each version is a work tree of the repository with its own source on the path and the same installed libraries. Audits of one version
 follow each other with one cache, so that the first begins with nothing and the others find what audits of the concept share; versions
@@ -26,11 +27,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent.parent
-AUDITS = {  # what it shows: the command's end
-    "esd, nothing at hand": ["--unlearner", "esd"],
-    "uce, controls at hand": ["--unlearner", "uce"],
-    "dimum, controls at hand": ["--unlearner", "dimum"],
-}
+AUDITS = ("esd", "uce", "dimum")  # unlearners; the first audit finds nothing at hand, the others what audits of the concept share
 
 
 def tree(revision: str, folder: Path) -> Path:
@@ -66,6 +63,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--before", default="003a136", help="revision that this work tree is compared with")
     parser.add_argument("--seeds", default="", help="replicates of every audit, e.g. 0,1,2; default: as each version has it")
+    parser.add_argument("--audits", default=",".join(AUDITS), help="unlearners, in turn")
     options = parser.parse_args()
     root = Path(tempfile.mkdtemp())
     earlier = tree(options.before, root / "before")
@@ -78,11 +76,13 @@ def main() -> None:
     )
     seeds = ["--seeds", options.seeds] if options.seeds else []
     try:
-        for what, asked in AUDITS.items():
-            found = {}
+        for i, unlearner in enumerate(options.audits.split(",")):
+            what, found = f"{unlearner}, {'controls' if i else 'nothing'} at hand", {}
             for name, source in sources.items():
-                label = f"{what.split(',')[0]}-{name.replace(' ', '-')}"
-                found[name] = r = audited(source, [*asked, *seeds], root / label, root / f"cache-{name.replace(' ', '-')}")
+                label = f"{unlearner}-{name.replace(' ', '-')}"
+                found[name] = r = audited(
+                    source, ["--unlearner", unlearner, *seeds], root / label, root / f"cache-{name.replace(' ', '-')}"
+                )
                 numbers = (
                     f"{r['replicates']} | {r['calls']:,.0f} | {r['processor']:.0f} | {r['clock']:.0f} | {r['F']:.2f} | {r['half']:.2f}"
                 )

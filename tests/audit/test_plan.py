@@ -35,12 +35,13 @@ def nothing_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def family(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Cards of a model, two twins that never drew sneakers, and one that never drew bags."""
+    """Cards of a model, two twins that never drew sneakers, one that never drew bags, and one of another recipe."""
     table = {
         "wardrobe": Card("wardrobe", world="wardrobe"),
         "first": Card("first", world="wardrobe", twin_of="wardrobe", never_drew=("sneaker",)),
         "second": Card("second", world="wardrobe", twin_of="wardrobe", never_drew=("sneaker",)),
-        "bagless": Card("bagless", world="wardrobe", twin_of="wardrobe", never_drew=("bag",)),
+        "bagless": Card("bagless", world="wardrobe", twin_of="wardrobe", never_drew=("bag",), about="never bag"),
+        "other-first": Card("other-first", world="wardrobe", twin_of="other", never_drew=("sneaker",)),
     }
     monkeypatch.setattr(catalogue, "cards", lambda: table)
 
@@ -87,6 +88,18 @@ MISTAKES: list[tuple[dict[str, Any], type[VestigeError], str]] = [
     ({"control": "twin:first,twin"}, BadSetting, "with commas between; given 'twin:first,twin'"),
     ({"control": "twin:first,twin:first"}, BadSetting, "a control counts once; given first, first"),
     ({"concept": "dress", "control": "twin"}, BadSetting, "no twin of wardrobe never drew dress; use --control proxy"),
+    (
+        {"control": "twin:bagless"},
+        BadSetting,
+        "bagless drew sneaker (never bag); a twin is of the recipe of wardrobe and never drew sneaker: ",
+    ),
+    ({"control": "twin:first,twin:bagless"}, BadSetting, "give twin:first or twin:second"),
+    ({"concept": "dress", "control": "twin:first"}, BadSetting, "none that ships fits; give a model of your own, --control proxy or"),
+    (
+        {"control": "twin:other-first"},
+        BadSetting,
+        "other-first is of the recipe of other; a twin is of the recipe of wardrobe and never drew",
+    ),
     ({"preset": "relased"}, UnknownName, "did you mean 'released'"),
     ({"suite": "relearn", "settings": {"dimra.data": "folder"}}, BadSetting, "data=folder needs the folder: --attack-retain DIR"),
     ({"suite": "relearn", "attack_retain": "nowhere"}, BadInput, "there is nothing at nowhere"),
@@ -308,6 +321,34 @@ def test_one_control_and_several_in_a_spec() -> None:
     several, one = (resolve(Request(control=asked)).spec()["control"] for asked in ("auto", "twin:wardrobe-never-sneaker"))
     assert one == ["twin", "wardrobe-never-sneaker"]
     assert several[0] == "twin" and set(several[1]) >= {"wardrobe-never-sneaker", "wardrobe-never-sneaker-2"}
+
+
+@pytest.mark.parametrize(
+    "twin", ["wardrobe", "wardrobe-half-sneaker", "wardrobe-never-bag", "wardrobe-never-neon", "wardrobe-flow-never-sneaker"]
+)
+def test_a_shipped_model_that_drew_the_concept_is_no_twin(twin: str) -> None:
+    """Nor one of another recipe; those that are twins are named."""
+    with pytest.raises(BadSetting) as found:
+        resolve(Request(model="wardrobe-never-five", control=f"twin:wardrobe-never-sneaker,twin:{twin}"))
+    told, others = str(found.value).split("never drew sneaker: ")
+    assert told.startswith(twin) and others == "give twin:wardrobe-never-sneaker or twin:wardrobe-never-sneaker-2"
+
+
+def test_a_concept_of_a_users_own_is_what_the_judges_call_it(tmp_path: Path) -> None:
+    """And of what no shipped model was asked for, or of a model of the user's own, nothing is known."""
+    for label, twin, refused in (("sneaker", "never-bag", True), ("sneaker", "never-sneaker", False), ("zebra", "never-bag", False)):
+        (tmp_path / "mine.toml").write_text(f'name = "mine"\nlabel = "{label}"\ngroup = "object"\n')
+        asked = Request(concept=str(tmp_path / "mine.toml"), control=f"twin:wardrobe-{twin}")
+        if refused:
+            with pytest.raises(BadSetting, match="wardrobe-never-bag drew sneaker"):
+                resolve(asked)
+        else:
+            assert resolve(asked).control.names == (f"wardrobe-{twin}",)
+    (tmp_path / "model_index.json").write_text("{}")
+    with pytest.raises(BadSetting, match="wardrobe-half-sneaker drew sneaker"):
+        resolve(Request(model=str(tmp_path), control="twin:wardrobe-half-sneaker"))
+    assert resolve(Request(control=f"twin:{tmp_path}")).control.kind == "twin"
+    assert resolve(Request(concept="digit", control="twin:wardrobe-never-bag")).control.kind == "twin"  # which no denoiser drew
 
 
 def test_control_of_the_only_twin_is_a_proxy(family: None) -> None:

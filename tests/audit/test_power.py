@@ -1,14 +1,15 @@
 """What an audit's attacks could have found: made-up arms with the only verdicts that each allows."""
 
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from oracles import tiny_classes, tiny_model
-from vestige import concepts, models, registry
-from vestige.audit import flags, positives, power
+from vestige import concepts, data, models, registry
+from vestige.audit import Request, audit, flags, positives, power
 from vestige.audit.controls import Control
 from vestige.edits import Edit
 from vestige.verdict import Arms, Interval, Lines, decide, measure
@@ -59,6 +60,38 @@ def test_what_such_an_attack_does_find_still_counts():
 def test_every_armed_attack_has_weights_and_pictures():
     known = [name for name in registry.names("attacks") if power.armed(name)]
     assert {"memora", "finetune"} <= set(known) and not {"direct", "dimra", "conditions"} & set(known)
+
+
+@pytest.mark.parametrize(
+    ("shown", "floor", "named"),
+    [(0, 0.0, False), (19, 0.0, False), (40, 0.0, True), (40, 0.15, False), (65, 0.15, True), (100, 0.0, True)],
+)
+def test_a_control_that_draws_the_concept_caps(shown: int, floor: float, named: bool) -> None:
+    """By the verdict's own line for plain prompts: 0.2 of the way from the judge's false positives to the original's rate, here 0.96."""
+    raised = power.control_draws({"good": [False] * 100, "twin": [i < shown for i in range(100)]}, floor, 0.96, 0.2)
+    assert [(flag.name, flag.kind, flag.text.split()[0]) for flag in raised] == [("control-draws", "capping", "twin")] * named
+    slow = {"memora": measure(arms(LEARNS, LEARNS))}
+    assert decide(NOTHING, slow, raised).kind == ("inconclusive" if named else "erased")
+    assert decide(NOTHING, {"memora": measure(arms(AT_ONCE, FLAT))}, raised).kind == "short-term"
+
+
+def test_of_a_control_that_nobody_could_judge_nothing_is_said() -> None:
+    assert power.control_draws({"twin": [None] * 100}, 0.0, 0.96, 0.2) == []
+    assert power.control_draws({"twin": [True] * 100}, 0.0, float("nan"), 0.2) == []  # nor without a ceiling
+    assert power.control_draws({"twin": [True] * 100}, 0.0, 0.0, 0.2) == []  # which blocks by itself
+
+
+def test_a_model_that_drew_half_of_it_is_told_beside_a_true_twin(tmp_path: Path) -> None:
+    """Their mean floor leaves enough of a gap; in a folder of its own, nothing says what the one drew."""
+    for part in (data.folder() / "wardrobe").iterdir():
+        (tmp_path / part.name).symlink_to(part)
+    (tmp_path / "unet").unlink()
+    (tmp_path / "unet").symlink_to(data.folder() / "wardrobe-half-sneaker/unet")
+    control = f"twin:wardrobe-never-sneaker,twin:{tmp_path}"
+    request = Request(unlearner="uce", attacks=("direct",), suite="smoke", seeds=(0, 1), control=control)
+    found = audit(request, tmp_path / "out")["verdict"]["flags"]
+    assert [flag["text"].split()[0] for flag in found if flag["name"] == "control-draws"] == [str(tmp_path)]
+    assert "not-auditable" not in [flag["name"] for flag in found]
 
 
 def test_an_attack_that_teaches_everybody_at_once_finds_nothing():

@@ -50,6 +50,11 @@ def test_the_forecast_counts_each_concept() -> None:
         ({"concept": "bag", "attacks": ("multimemora",)}, "bag is one; use memora"),
         ({"unlearner": "spm"}, "it cannot erase several together"),
         ({"concept": "sneaker,coat"}, "a twin that drew none of them: twin:MODEL; given 'auto' for sneaker and coat"),
+        (
+            {"control": "twin:wardrobe-never-bag"},
+            "wardrobe-never-bag drew sneaker .* never drew sneaker or bag: give twin:wardrobe-never-five$",
+        ),
+        ({"concept": "sneaker,coat", "control": "twin:wardrobe-never-five"}, "drew coat .* give a model of your own$"),
         ({"control": "proxy"}, "a twin that drew none of them"),
         ({"control": "distilled:2"}, "a twin that drew none of them"),
         ({"concept": "bag,bag"}, "concepts that are erased together differ"),

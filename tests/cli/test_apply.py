@@ -118,3 +118,27 @@ def test_what_is_refused(home: Path, tmp_path: Path) -> None:
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "file").write_text("")
     assert "not empty" in str(applied(home, tmp_path / "taken", *on).exception)
+
+
+def test_a_file_that_is_there_stays_what_it_is(home: Path, tmp_path: Path) -> None:
+    out, on = tmp_path / "out.safetensors", ("--edit", "edit", "--adapter", "one")
+    out.write_bytes(b"mine")
+    found = applied(home, out, *on)
+    assert found.exit_code and str(found.exception) == f"{out} exists; choose another name" and out.read_bytes() == b"mine"
+
+
+def test_where_there_is_nothing_to_apply_it_is_said(home: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.safetensors"
+    assert "nothing to apply: give --adapter FILE" in refusal(home, out, "--edit", "edit")
+    bare = home / "bare.safetensors"
+    assert (
+        refusal(home, out, "--adapter", bare, "--weights", "0") == f"nothing to apply: {bare} with weights 0 changes no weight of wardrobe"
+    )
+
+
+def test_an_adapter_on_the_wrong_model_says_what_about_the_edit(home: Path, tmp_path: Path) -> None:
+    out, one, bare = tmp_path / "out", home / "one.safetensors", home / "bare.safetensors"
+    assert refusal(home, out, "--adapter", one).endswith("if an edit was attacked, name it with --edit")
+    assert refusal(home, out, "--edit", "edit", "--adapter", bare).endswith(
+        f"here that is with {home / 'edit.safetensors'}, as --edit says"
+    )

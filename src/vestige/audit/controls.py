@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal, cast
 
 from vestige import concepts, models
 from vestige.concepts import Concept
-from vestige.concepts.joint import Joint
+from vestige.concepts.joint import Joint, targets
 from vestige.data import PROXY
 from vestige.errors import BadSetting
 from vestige.harness.never import Distillation
@@ -79,8 +80,7 @@ def _of_several(asked: str, kind: str, names: tuple[str, ...], model: str, conce
         return Control("none")
     if kind == "twin" and names:
         return _given("twin", names, model, concept)
-    lacking = [set(models.twins(model, part.name)) for part in concept.parts]
-    twins = _closest([name for name in models.twins(model, concept.parts[0].name) if all(name in each for each in lacking)])
+    twins = _closest(_lacking(model, [part.name for part in concept.parts]))
     if kind not in ("auto", "twin") or not twins:
         parts = " and ".join(part.name for part in concept.parts)
         raise BadSetting(f"the control of several concepts is a twin that drew none of them: twin:MODEL; given {asked!r} for {parts}")
@@ -98,6 +98,12 @@ def _distilled(number: str, model: str, concept: Concept) -> Control:
     return Control("distilled", tuple(f"distilled {seed}" for seed in range(int(number))))
 
 
+def _lacking(model: str, names: Sequence[str]) -> list[str]:
+    """Twins of a built-in model that drew none of these concepts, the closest first."""
+    first, *others = (models.twins(model, name) for name in names)
+    return [name for name in first if all(name in each for each in others)]
+
+
 def _closest(twins: list[str]) -> tuple[str, ...]:
     """Those that miss the fewest concepts: a twin that misses five is another recipe."""
     missed = {name: len(models.card(name).never_drew) for name in twins}
@@ -112,11 +118,30 @@ def _given(kind: Kind, names: tuple[str, ...], model: str, concept: Concept) -> 
         if kind == "twin":
             if models.card(name).name == models.card(model).name:
                 raise BadSetting(f"a twin never drew {concept.name}; {name} is the model under audit")
+            _check_never_drew(name, model, concept)
             continue
         proxy = concepts.load(name)
         if proxy.name == concept.name or not proxy.pictures:
             raise BadSetting(f"a proxy is another concept than {concept.name} and its file names a folder of pictures; given {name}")
     return Control(kind, names)
+
+
+def _check_never_drew(name: str, model: str, concept: Concept) -> None:
+    """Refuse a built-in model as a twin of what it drew, or of another recipe; what a user's own drew, nobody knows."""
+    own, audited = models.card(name), models.card(model)
+    if not own.world:
+        return
+    recipe, its = (card.twin_of or card.name for card in (audited if audited.world else own, own))
+    words = [part.name if part.detector else part.label for part in targets(concept)]
+    drawn = set(concepts.names(own.world)) - set(PROXY.values())
+    drew = [word for word in words if word in drawn and word not in own.never_drew]
+    if not drew and its == recipe:
+        return
+    what = f"{name} drew {' and '.join(drew)} ({own.about})" if drew else f"{name} is of the recipe of {its}"
+    fits = _lacking(model if audited.world else recipe, words)
+    others = f"give {' or '.join(f'twin:{twin}' for twin in fits)}" if fits else "none that ships fits; give a model of your own"
+    more = "" if fits or isinstance(concept, Joint) else ", --control proxy or --control distilled:3"
+    raise BadSetting(f"{what}; a twin is of the recipe of {recipe} and never drew {' or '.join(words)}: {others}{more}")
 
 
 def _content(kind: Kind, name: str, world: str) -> str:

@@ -70,6 +70,7 @@ def raise_all(
         *utility(experiment, usable, losses),
         *_plasticity(experiment, taught),
         *_control(experiment),
+        *_drawing(experiment, found),
         *(_distilled(experiment, measures) if experiment.plan.control.kind == "distilled" else []),
         *_sampled(experiment, known),
         *power.power(measures, rooms, experiment.plan.lines),
@@ -281,6 +282,17 @@ def _control(experiment: Experiment) -> list[Flag]:
             text += f"; where a twin exists, F against this proxy is that against the twin {', '.join(known)}"
         flags.append(Flag("proxy-control", "informing", text))
     return flags
+
+
+def _drawing(experiment: Experiment, found: Mapping[str, Any]) -> list[Flag]:
+    """Never-models that draw what they never drew."""
+    if not experiment.plan.control.of_the_concept:
+        return []
+    rows = next(iter(found.values()))
+    each = zip(experiment.plan.control.names, rows["nevers"], strict=True)
+    nevers = {name: [hit for run in own for hit in scores.hits_at(run, 0)] for name, own in each}
+    ceiling = scores.levels(experiment, rows)["ceiling"]
+    return power.control_draws(nevers, scores.false_positives(experiment), ceiling, experiment.plan.lines.surface)
 
 
 def _distilled(experiment: Experiment, measures: Mapping[str, Measures]) -> list[Flag]:

@@ -35,7 +35,7 @@ from vestige.verdict.decision import FEWEST
 from vestige.verdict.looks import level
 
 PLASTICITY_REPLICATES = 3
-VERDICT = "4"  # changes whenever the same arms could be judged otherwise
+VERDICT = "5"  # changes whenever the same arms could be judged otherwise
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from vestige.cli.frame import give, remarked
 from vestige.cli.machine import machine
 from vestige.cli.options import JsonOption, ModelOption, numbers
-from vestige.errors import BadInput, BadSetting
+from vestige.errors import BadInput, BadSetting, Incompatible
+
+if TYPE_CHECKING:
+    from vestige.diffusion import Model
+    from vestige.edits import Edit
 
 
 @machine
@@ -30,12 +34,13 @@ def inspect(
 @machine
 def apply(
     adapter: Annotated[
-        list[str], typer.Option(help="What an attack recovered, recovered.safetensors, or any edit of the edited model; repeatable.")
-    ],
+        list[str] | None,
+        typer.Option(help="What an attack recovered, recovered.safetensors, or any edit of the edited model; repeatable."),
+    ] = None,
     model: ModelOption = "wardrobe",
     edit: Annotated[str | None, typer.Option(help="The edit that was attacked; none: they were made on the model as it is.")] = None,
     weights: Annotated[str, typer.Option(help="One an adapter, in their order, 1,0.5; default: 1 each.")] = "",
-    out: Annotated[Path, typer.Option(help="FILE.safetensors: one edit; any other name: a new folder with the pipeline.")] = Path(
+    out: Annotated[Path, typer.Option(help="New FILE.safetensors: one edit; any other name: a new folder with the pipeline.")] = Path(
         "applied"
     ),
     as_json: JsonOption = False,
@@ -45,23 +50,44 @@ def apply(
     from vestige.checkpoints import exports
     from vestige.edits import Edit, arithmetic
 
-    amounts = numbers(weights, "weights") or (1.0,) * len(adapter)
-    if len(amounts) != len(adapter) or not all(map(math.isfinite, amounts)):
-        raise BadSetting(f"weights are finite numbers, one an adapter, of which there are {len(adapter)}; given {weights!r}")
+    adapters = adapter or []
+    if not adapters:
+        raise BadSetting(
+            "nothing to apply: give --adapter FILE, such as the recovered.safetensors that `vestige attack` leaves; repeatable"
+        )
+    amounts = numbers(weights, "weights") or (1.0,) * len(adapters)
+    if len(amounts) != len(adapters) or not all(map(math.isfinite, amounts)):
+        raise BadSetting(f"weights are finite numbers, one an adapter, of which there are {len(adapters)}; given {weights!r}")
     alone = out.suffix.lower() == ".safetensors"
     files.ready(out) if alone else exports.vacant(out)
+    if alone and out.exists():
+        raise BadInput(f"{out} exists; choose another name")
     loaded = models.load(model)
     under = Edit(loaded.fingerprint, "none") if edit is None else checkpoints.load(edit, loaded)
     remarked(under.remark(loaded))
     view = loaded if edit is None else loaded.edited(under)
-    made = arithmetic.stacked(under, view, [(checkpoints.load(one, view), amount) for one, amount in zip(adapter, amounts, strict=True)])
-    written = [str(made.save(out))] if alone else [str(file) for file in exports.export(made, loaded, out, "folder").files]
-    found = {"out": str(out), "files": written, **arithmetic.describe(loaded, made)}
-    on = f" on {edit}" if edit is not None else ""
-    stacked = f"{len(adapter)} adapter{'' if len(adapter) == 1 else 's'}{on}"
+    made = arithmetic.stacked(under, view, [(_made_on(one, view, edit), amount) for one, amount in zip(adapters, amounts, strict=True)])
+    found = {"out": str(out), "files": [], **arithmetic.describe(loaded, made)}
+    if not found["changed_tensors"] and not made.hooks:
+        raise BadInput(
+            f"nothing to apply: {', '.join(adapters)} with weights {', '.join(f'{a:g}' for a in amounts)} changes no weight of {model}"
+        )
+    found["files"] = [str(made.save(out))] if alone else [str(file) for file in exports.export(made, loaded, out, "folder").files]
+    stacked = f"{len(adapters)} adapter{'' if len(adapters) == 1 else 's'} on {model if edit is None else edit}"
     stacked += f": {found['changed_tensors']} tensors, relative change {found['relative_norm'] or 0:.3f}"
     what = "one edit" if alone else exports.FORMS["folder"]
     give(found, as_json, f"{stacked}\n{what} in {out}")
+
+
+def _made_on(adapter: str, view: Model, edit: str | None) -> Edit:
+    """An adapter of a view; where it was made on another model, the error says what that has to do with `--edit`."""
+    from vestige import checkpoints
+
+    try:
+        return checkpoints.load(adapter, view)
+    except Incompatible as error:
+        how = "if an edit was attacked, name it with --edit" if edit is None else f"here that is with {edit}, as --edit says"
+        raise Incompatible(f"{adapter}: {error}; {how}") from error
 
 
 @machine

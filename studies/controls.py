@@ -16,16 +16,14 @@ as well: that is the ruler. `docs/results/controls.md` says what was found.
 from __future__ import annotations
 
 import argparse
-import functools
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 import grid
-import records
 import tables
 from records import Record
 from vestige import concepts, metrics, models, registry, runs
@@ -147,15 +145,13 @@ def measured(cell: Cell, root: Path) -> Record:
     return found
 
 
-def finish(cell: Cell, out: Path, root: Path) -> None:
-    """Measure a cell and keep its record in its own file."""
-    if cell.key not in records.read(out / f"{cell.key[:16]}.jsonl"):
-        records.write(out / f"{cell.key[:16]}.jsonl", [measured(cell, root)])
-
-
 def budgets() -> tuple[int, ...]:
     """Steps at which an arm is scored."""
     return suites.load(SUITE, "wardrobe").attacks["memora"].budget.points
+
+
+def named(cell: Cell) -> str:
+    return f"{cell.concept} {cell.name}"
 
 
 def calls(cell: Cell) -> int:
@@ -265,17 +261,9 @@ def arguments() -> argparse.ArgumentParser:
 
 def main() -> None:
     options = arguments().parse_args()
-    wanted, root = cells(options.concepts), options.cache or options.out / "runs"
-    here: Callable[[Cell], Record | None] = lambda cell: records.read(options.out / f"{cell.key[:16]}.jsonl").get(cell.key)  # noqa: E731
-    stored = options.page.with_suffix(".jsonl") if options.page else Path("docs/results/controls/tables.jsonl")
-    found = grid.finished(wanted, here, records.read(stored))
-    if options.dry_run:
-        print(grid.dry((f"{cell.concept} {cell.name}", calls(cell), cell in found) for cell in wanted))
-    elif options.page is not None:
-        records.write(stored, found.values())
-        tables.write(options.page, page(found))
-    else:
-        grid.work([cell for cell in wanted if cell not in found], functools.partial(finish, out=options.out, root=root), options.workers)
+    grid.command(
+        options, cells(options.concepts), "docs/results/controls/tables.jsonl", named=named, calls=calls, measured=measured, page=page
+    )
 
 
 if __name__ == "__main__":

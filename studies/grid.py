@@ -7,6 +7,7 @@ suite, model or setting that lies where the cell's would is never taken for it.
 from __future__ import annotations
 
 import argparse
+import functools
 import multiprocessing
 import os
 import sys
@@ -18,6 +19,7 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 
+import records
 import tables
 from records import Record
 from vestige import audit, continual, files, models, runs
@@ -157,6 +159,22 @@ def _alone(run: Callable[[Cell], object], cell: Cell) -> None:
         sys.exit(f"{cell}: {error}")
 
 
+def own_file(out: Path, cell: Keyed) -> Path:
+    """Where a cell that is measured by itself keeps its record."""
+    return out / f"{cell.key[:16]}.jsonl"
+
+
+def measure(cell: WithKey, measured: Callable[[WithKey, Path], Record], out: Path, root: Path) -> None:
+    """Measure a cell, unless its record is there, and keep that in the cell's own file.
+
+    Arguments:
+        measured: All that the page says of a cell, from the cell and `root`.
+        root: Folder of runs, which cells share.
+    """
+    if cell.key not in records.read(own_file(out, cell)):
+        records.write(own_file(out, cell), [measured(cell, root)])
+
+
 # The command line
 
 
@@ -187,6 +205,39 @@ def resumable(parser: argparse.ArgumentParser, out: str) -> None:
     parser.add_argument("--workers", type=int, default=2, help="processes of one thread")
     parser.add_argument("--page", type=Path, help="write what has finished here, and run nothing")
     parser.add_argument("--dry-run", action="store_true", help="print planned hours, and run nothing")
+
+
+def command(
+    options: argparse.Namespace,
+    wanted: Sequence[WithKey],
+    committed: str,
+    *,
+    named: Callable[[WithKey], str],
+    calls: Callable[[WithKey], int],
+    measured: Callable[[WithKey, Path], Record],
+    page: Callable[[Mapping[WithKey, Record]], str],
+) -> None:
+    """Do what is asked of a study whose cells are measured one by one: tell what is left, write its page, or measure.
+
+    Arguments:
+        options: As `resumable` has them.
+        wanted: Every cell that is asked for.
+        committed: Records of what other machines have finished; where a page is written, those beside it count instead.
+        named: What a cell is called.
+        calls: Its denoiser calls, if nothing is stored.
+        measured: As for `measure`; a function at the top of a module.
+        page: The page of what has finished.
+    """
+    stored = options.page.with_suffix(".jsonl") if options.page else Path(committed)
+    found = finished(wanted, lambda cell: records.read(own_file(options.out, cell)).get(cell.key), records.read(stored))
+    if options.dry_run:
+        print(dry((named(cell), calls(cell), cell in found) for cell in wanted))
+    elif options.page is not None:
+        records.write(stored, found.values())
+        tables.write(options.page, page(found))
+    else:
+        how = {"measured": measured, "out": options.out, "root": options.cache or options.out / "runs"}
+        work([cell for cell in wanted if cell not in found], functools.partial(measure, **how), options.workers)
 
 
 def names(text: str) -> list[str]:

@@ -15,16 +15,14 @@ floor from the twin's plain score, ceiling from the original's. The evaluation c
 from __future__ import annotations
 
 import argparse
-import functools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import controls
 import grid
-import records
 import tables
 from records import Record
 from vestige import concepts, metrics, models, registry, runs
@@ -152,10 +150,8 @@ def measured(cell: Cell, root: Path) -> Record:
     return found | ({"curves": controls.curves(bench, model, original, concept, REPLICATES)} if cell.attacked else {})
 
 
-def finish(cell: Cell, out: Path, root: Path) -> None:
-    """Measure a cell and keep its record in its own file."""
-    if cell.key not in records.read(out / f"{cell.key[:16]}.jsonl"):
-        records.write(out / f"{cell.key[:16]}.jsonl", [measured(cell, root)])
+def named(cell: Cell) -> str:
+    return f"{cell.concept} {cell.way}"
 
 
 def calls(cell: Cell) -> int:
@@ -221,17 +217,7 @@ def arguments() -> argparse.ArgumentParser:
 
 def main() -> None:
     options = arguments().parse_args()
-    wanted, root = cells(options.concepts), options.cache or options.out / "runs"
-    here: Callable[[Cell], Record | None] = lambda cell: records.read(options.out / f"{cell.key[:16]}.jsonl").get(cell.key)  # noqa: E731
-    stored = options.page.with_suffix(".jsonl") if options.page else Path("docs/results/redistil.jsonl")
-    found = grid.finished(wanted, here, records.read(stored))
-    if options.dry_run:
-        print(grid.dry((f"{cell.concept} {cell.way}", calls(cell), cell in found) for cell in wanted))
-    elif options.page is not None:
-        records.write(stored, found.values())
-        tables.write(options.page, page(found))
-    else:
-        grid.work([cell for cell in wanted if cell not in found], functools.partial(finish, out=options.out, root=root), options.workers)
+    grid.command(options, cells(options.concepts), "docs/results/redistil.jsonl", named=named, calls=calls, measured=measured, page=page)
 
 
 if __name__ == "__main__":

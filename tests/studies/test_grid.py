@@ -6,6 +6,7 @@ import functools
 import math
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,46 @@ def test_a_record_stands_in_where_there_is_no_result(study: Callable[[str], Any]
     here, kept = {"a": {"from": "here"}}, {"key of a": {"from": "afar"}, "key of b": {"from": "afar"}}
     found = study("grid").finished([Cell(name) for name in "abc"], here.get, kept)
     assert found == {"a": {"from": "here"}, "b": {"from": "afar"}}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell whose key is longer than its file's name."""
+
+    name: str
+
+    @property
+    def key(self) -> str:
+        return f"{self.name}{'0' * 20}"
+
+
+def look(cell: Cell, root: Path) -> dict[str, Any]:
+    """A measurement; it says where runs lie."""
+    return {"key": cell.key, "root": str(root)}
+
+
+def test_a_study_measures_what_is_left_and_writes_its_page_of_what_there_is(
+    study: Callable[[str], Any], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid, records, cells = study("grid"), study("records"), [Cell("a"), Cell("b")]
+    committed, out = tmp_path / "kept.jsonl", tmp_path / "out"
+    parser = grid.parser("")
+    grid.resumable(parser, str(out))
+    monkeypatch.setattr(grid, "speed", lambda: 1.0)
+    monkeypatch.setattr(grid, "work", lambda todo, run, workers: [run(cell) for cell in todo])
+
+    def asked(*words: str) -> None:
+        how = {"named": lambda cell: cell.name, "calls": lambda cell: 3600, "measured": look}
+        grid.command(parser.parse_args(words), cells, str(committed), **how, page=lambda found: " ".join(c.name for c in found))
+
+    records.write(committed, [{"key": cells[0].key, "root": "afar"}])
+    asked("--dry-run")
+    assert capsys.readouterr().out.splitlines()[2:4] == ["| a | 3,600 | 1.00 | finished |", "| b | 3,600 | 1.00 | missing |"]
+    asked()
+    assert [file.name for file in out.glob("*.jsonl")] == [f"b{'0' * 15}.jsonl"]
+    assert records.read(out)[cells[1].key]["root"] == str(out / "runs")
+    asked("--page", str(tmp_path / "page.md"))  # what stands beside another page counts there, and that is nothing
+    assert (tmp_path / "page.md").read_text() == "b" and list(records.read(tmp_path / "page.jsonl")) == [cells[1].key]
 
 
 def test_a_mistake_is_told_in_a_line(study: Callable[[str], Any]) -> None:

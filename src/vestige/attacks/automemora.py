@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any, ClassVar, Literal, final
+from typing import Any, Literal, final
 
 from torch import Tensor
 
@@ -25,15 +25,16 @@ from vestige.diffusion.views import Wrapped
 from vestige.edits import Edit, Hook
 from vestige.edits.edit import flattened, unflattened
 from vestige.errors import Incompatible
-from vestige.methods import Attack, Budget, Candidate, Paper
-from vestige.methods.contract import Access, Select
+from vestige.methods import Attack, Budget, Candidate
+from vestige.methods.contract import Select
+from vestige.methods.enclosing import Enclosing
 
 Main = Literal["recovered", "edited"]
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class AutoMemoRa(Attack):
+class AutoMemoRa(Enclosing):
     """MemoRa, sampled by guiding one network with the other (Polowczyk et al., 2025).
 
     Differs from the released code: that crashes before it draws (it calls the loader of the adapter without a scale), takes its
@@ -41,53 +42,24 @@ class AutoMemoRa(Attack):
     ships w = 1, plain MemoRa at twice the cost, its function 0.5, which is the default here. What the paper used is not known.
     Here every sampler works, and w of 0 or 1 evaluates one network alone.
 
-    Arguments:
+    Arguments, beside MemoRa's settings:
         w: Weight of main: 0 is bad, 1 main, above 1 extrapolates.
         main: "recovered" is guided away from the edited model, "edited" from the recovered one; the one with w is the other with
             1 - w.
-        memora: MemoRa's own settings, each NAME=VALUE; what is not named keeps its default.
     """
-
-    paper: ClassVar[Paper] = Paper(
-        "Memory Self-Regeneration: Uncovering Hidden Knowledge in Unlearned Models",
-        "Polowczyk, Polowczyk, Waczynska, Borycki, Spurek",
-        2025,
-        arxiv="2510.03263",
-        code="gmum/MemoRa",
-    )
-    access: ClassVar[Access] = "weights"
-    needs: ClassVar[frozenset[str]] = frozenset({"pictures"})
 
     w: float = 0.5
     main: Main = "recovered"
-    memora: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.w):
             raise ValueError(f"w is a finite number; given {self.w}")
-        if any("=" not in item for item in self.memora):
-            raise ValueError(f"memora lists settings as NAME=VALUE; given {list(self.memora)}")
-        self.inner()
+        super().__post_init__()
 
     def inner(self) -> Attack:
         """The attack that makes the adapter."""
-        made: Attack = registry.build("attacks", "memora", dict(item.split("=", 1) for item in self.memora))
+        made: Attack = registry.build("attacks", "memora", self.inner_settings())
         return made
-
-    def variants(self) -> Mapping[str, Attack]:
-        """MemoRa's: raw references."""
-        return {"raw": replace(self, memora=(*self.memora, "regenerate=false"))} if self.inner().variants() else {}
-
-    @property
-    def trains(self) -> bool:
-        return self.inner().trains
-
-    @property
-    def reads_captions(self) -> bool:
-        return self.inner().reads_captions
-
-    def calls(self, last: int, pictures: int) -> int:
-        return self.inner().calls(last, pictures)
 
     def __call__(
         self,

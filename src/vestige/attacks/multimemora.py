@@ -14,7 +14,7 @@ public, and neither weights nor the way of combining are known: what stands here
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar, Literal, final
 
@@ -28,56 +28,44 @@ from vestige.edits import Edit, combine, scale
 from vestige.edits.arithmetic import truncated
 from vestige.edits.merging import ties
 from vestige.errors import BadInput, BadSetting
-from vestige.methods import Attack, Budget, Candidate, Paper
-from vestige.methods.contract import Access, Brings, Select
+from vestige.methods import Attack, Budget, Candidate
+from vestige.methods.contract import Brings, Select
+from vestige.methods.enclosing import Enclosing
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class MultiMemoRa(Attack):
+class MultiMemoRa(Enclosing):
     """MemoRa for several concepts, an adapter each, combined (Polowczyk et al., 2025).
 
     Differs from the released code, which has nothing of it: weights are 1, what loading adapters side by side does; merging is ours. Every
     adapter starts from the replicate's seed, as the released code starts every run from one, so each is what MemoRa alone would find. The
     budget counts steps of each adapter, of which there is one a concept: `calls` among the costs counts all.
 
-    Arguments:
+    Arguments, beside MemoRa's settings:
         weights: Of the adapters, in the order of the concepts; () is 1 for each. One of 0 leaves an adapter out.
         merge: "sum" keeps every adapter whole; "rank" merges them to one of a single adapter's rank, the nearest such; "ties" trims each
             change and averages those that agree in sign (TIES).
         share: Share of each change that TIES keeps.
-        memora: MemoRa's own settings, each NAME=VALUE; what is not named keeps its default.
     """
 
-    paper: ClassVar[Paper] = Paper(
-        "Memory Self-Regeneration: Uncovering Hidden Knowledge in Unlearned Models",
-        "Polowczyk, Polowczyk, Waczynska, Borycki, Spurek",
-        2025,
-        arxiv="2510.03263",
-        code="gmum/MemoRa",
-    )
-    access: ClassVar[Access] = "weights"
-    needs: ClassVar[frozenset[str]] = frozenset({"pictures"})
     brings: ClassVar[Brings] = "several"
     counterpart: ClassVar[str] = "memora"
 
     weights: tuple[float, ...] = ()
     merge: Literal["sum", "rank", "ties"] = "sum"
     share: float = 0.2
-    memora: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not all(map(math.isfinite, self.weights)) or (self.weights and not any(self.weights)):
             raise ValueError(f"weights are finite numbers, one at least not 0; given {list(self.weights)}")
         if not 0 < self.share <= 1:
             raise ValueError(f"share is above 0 and at most 1; given {self.share}")
-        if any("=" not in item for item in self.memora):
-            raise ValueError(f"memora lists settings as NAME=VALUE; given {list(self.memora)}")
-        self.inner()
+        super().__post_init__()
 
     def inner(self) -> Attack:
         """The attack that makes each adapter."""
-        made: Attack = registry.build("attacks", "memora", dict(item.split("=", 1) for item in self.memora))
+        made: Attack = registry.build("attacks", "memora", self.inner_settings())
         return made
 
     def check(self, concept: Concept) -> None:
@@ -86,24 +74,9 @@ class MultiMemoRa(Attack):
             names = ", ".join(part.name for part in concept.parts)
             raise BadSetting(f"multimemora.weights is one a concept, of {names}; given {len(self.weights)}")
 
-    def variants(self) -> Mapping[str, Attack]:
-        """MemoRa's: raw references."""
-        return {"raw": replace(self, memora=(*self.memora, "regenerate=false"))} if self.inner().variants() else {}
-
-    @property
-    def trains(self) -> bool:
-        return self.inner().trains
-
     @property
     def lesson(self) -> Attack | None:
         return self.inner().lesson
-
-    @property
-    def reads_captions(self) -> bool:
-        return self.inner().reads_captions
-
-    def calls(self, last: int, pictures: int) -> int:
-        return self.inner().calls(last, pictures)
 
     def __call__(
         self,

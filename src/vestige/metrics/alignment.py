@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from vestige import files
 from vestige.errors import BadInput
 from vestige.metrics.pixels import as_read
+from vestige.metrics.reading import pretrained
 from vestige.metrics.score import Score
 from vestige.metrics.score import score as rate
 
@@ -125,8 +126,7 @@ def clip_score(folder: Path | str) -> ClipScore:
         folder: `config.json` and `model.safetensors` as transformers writes them; the tokenizer beside them, or in a folder
             `tokenizer` next to this one. Without a `preprocessor_config.json` pictures are scaled to [-1, 1].
     """
-    from safetensors import SafetensorError
-    from transformers import CLIPModel, CLIPTokenizer
+    from transformers import CLIPTokenizer
 
     folder = Path(folder)
     if not (folder / "model.safetensors").is_file():
@@ -134,14 +134,7 @@ def clip_score(folder: Path | str) -> ClipScore:
     words = folder if (folder / "tokenizer_config.json").is_file() else folder.parent / "tokenizer"
     if not words.is_dir():
         raise BadInput(f"no tokenizer in {folder}, nor in {words}")
-    try:
-        network, report = CLIPModel.from_pretrained(folder, dtype=torch.float32, local_files_only=True, output_loading_info=True)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise BadInput(f"the CLIP in {folder} cannot be read ({error})") from error
-    wrong = [f"{key} {sorted(report[key])[:3]}" for key in ("missing_keys", "unexpected_keys", "mismatched_keys") if report[key]]
-    if wrong:
-        raise BadInput(f"the CLIP in {folder} does not load whole: {'; '.join(wrong)}")
-    network.eval().requires_grad_(False)
+    network = pretrained("CLIPModel", folder, "CLIP")
     file = folder / "preprocessor_config.json"
     reads = json.loads(file.read_text("utf-8")) if file.is_file() else {}
     mean, deviation = (tuple(reads.get(key, (0.5, 0.5, 0.5))) for key in ("image_mean", "image_std"))

@@ -8,7 +8,7 @@ specificity measured on pictures that it was not trained on.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
@@ -19,12 +19,16 @@ from torch.nn import functional as F
 
 from vestige import files
 from vestige.errors import BadInput, UnknownName
+from vestige.metrics.reading import pretrained
+from vestige.metrics.single import SingleScore
 
 
 @final
 @dataclass(frozen=True)
-class Classifier:
+class Classifier(SingleScore):
     """A judge from a classifier's logits; each group of labels is a softmax of its own.
+
+    Its thresholds are calibrated and nobody uses others, so no scores but the label's own are stored.
 
     Arguments:
         network: A transformers image classifier.
@@ -67,22 +71,6 @@ class Classifier:
     def embeds(self) -> bool:
         return True
 
-    @property
-    def stores(self) -> bool:
-        return False  # its thresholds are calibrated, and nobody uses others
-
-    def raw(self, images: Tensor, label: str) -> Tensor:
-        return self.shows(images, label)[:, None]
-
-    def read(self, raw: Tensor, label: str) -> Tensor:
-        return raw[:, 0]
-
-    def heads(self, label: str) -> tuple[str, ...]:
-        return (label,)
-
-    def table(self, raw: Tensor, *, units: Sequence[Any] = ()) -> dict[str, dict[float, dict[str, Any]]]:
-        return {}
-
     def shows(self, images: Tensor, label: str) -> Tensor:
         """Probability that each picture shows the label, (B,)."""
         group = self.group(label)
@@ -122,23 +110,11 @@ class Classifier:
 
 def load(folder: Path | str) -> Classifier:
     """Read a judge from its folder; nothing is fetched from anywhere."""
-    from safetensors import SafetensorError
-    from transformers import AutoModelForImageClassification
-
     folder = Path(folder)
     if not (folder / "judge.json").is_file():
         raise BadInput(f"{folder} holds no judge.json")
     card = json.loads((folder / "judge.json").read_text("utf-8"))
-    try:
-        network, report = AutoModelForImageClassification.from_pretrained(
-            folder, dtype=torch.float32, local_files_only=True, output_loading_info=True
-        )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise BadInput(f"the judge in {folder} cannot be read ({error})") from error
-    wrong = [f"{key} {sorted(report[key])[:3]}" for key in ("missing_keys", "unexpected_keys", "mismatched_keys") if report[key]]
-    if wrong:
-        raise BadInput(f"the judge in {folder} does not load whole: {'; '.join(wrong)}")
-    network.eval().requires_grad_(False)
+    network = pretrained("AutoModelForImageClassification", folder, "judge")
     weights = files.digest(folder / "model.safetensors")
     groups = {g: tuple(labels) for g, labels in card["groups"].items()}
     return Classifier(card["name"], card["version"], weights, network, groups, card["scale"], card["temperatures"], card["rates"])

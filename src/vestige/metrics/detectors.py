@@ -26,6 +26,7 @@ from vestige.errors import BadInput
 from vestige.metrics import coverage
 from vestige.metrics.judge import Detector
 from vestige.metrics.pixels import as_read
+from vestige.metrics.reading import pretrained
 
 GROUP = "label"  # stands for the concept's own group until `Detector.told` names it
 TEMPLATE = "a photo of a {}"
@@ -208,23 +209,10 @@ def _found(place: str) -> Any:
 
 
 def _whole(folder: Path, kind: str, what: str) -> Any:
-    """A network from a folder, every weight of it accounted for; safetensors only."""
-    import transformers
-    from safetensors import SafetensorError
-
+    """A network from a folder; what the folder holds beside it is left out."""
     if not (folder / "config.json").is_file() or not list(folder.glob("*.safetensors")):
         raise BadInput(f"{folder} holds no {what} (config.json and *.safetensors, as transformers saves it)")
-    try:
-        network, report = getattr(transformers, kind).from_pretrained(
-            folder, dtype=torch.float32, local_files_only=True, use_safetensors=True, output_loading_info=True
-        )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise BadInput(f"the {what} in {folder} cannot be read ({error})") from error
-    wrong = [f"{key} {sorted(report[key])[:3]}" for key in ("missing_keys", "mismatched_keys") if report[key]]
-    if wrong:
-        raise BadInput(f"the {what} in {folder} does not load whole: {'; '.join(wrong)}")
-    network.eval().requires_grad_(False)
-    return network
+    return pretrained(kind, folder, what, headless=True)
 
 
 def _pooled(network: Any, pixels: Tensor) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -11,11 +10,12 @@ import torch
 from torch import Tensor
 
 from vestige.metrics.judge import Judge
+from vestige.metrics.single import SingleScore
 
 
 @final
 @dataclass(frozen=True)
-class AnyOf:
+class AnyOf(SingleScore):
     """Scores of all parts, each stretched so that its threshold lies at 1/2, where they compare; the highest counts.
 
     What else a picture shows, and its features, the first part's judge tells.
@@ -54,10 +54,6 @@ class AnyOf:
     def embeds(self) -> bool:
         return self.first.embeds
 
-    @property
-    def stores(self) -> bool:
-        return False
-
     def shows(self, images: Tensor, label: str) -> Tensor:
         """How near the nearest part is to its threshold, which is 1/2, (B,); NaN where a part could not be judged and none is seen."""
         if label != self.label:
@@ -65,18 +61,6 @@ class AnyOf:
         each = torch.stack([levelled(judge.shows(images, one), judge.threshold(one)) for one, judge in self.parts])
         best = each.nan_to_num(-1.0).amax(0)
         return torch.where(each.isnan().any(0) & (best < 0.5), torch.nan, best)
-
-    def raw(self, images: Tensor, label: str) -> Tensor:
-        return self.shows(images, label)[:, None]
-
-    def read(self, raw: Tensor, label: str) -> Tensor:
-        return raw[:, 0]
-
-    def heads(self, label: str) -> tuple[str, ...]:
-        return (label,)
-
-    def table(self, raw: Tensor, *, units: Sequence[Any] = ()) -> Mapping[str, Mapping[float, Mapping[str, Any]]]:
-        return {}
 
     def threshold(self, label: str) -> float:
         return 0.5 if label == self.label else self.first.threshold(label)

@@ -14,7 +14,7 @@ import torch
 from onlookers import short, told
 from oracles import save_pair
 from vestige import api, models
-from vestige.audit import Request, controls, flags, pieces, plan, resolve, scores
+from vestige.audit import Request, control_flags, controls, pieces, plan, resolve, scores
 from vestige.audit import result as billing
 from vestige.concepts import images
 from vestige.errors import BadSetting
@@ -80,7 +80,7 @@ def test_one_that_cannot_draw_or_learn_is_no_control(monkeypatch: pytest.MonkeyP
     rights = {"original": [True] * 48, "never": [False] * lost + [True] * (48 - lost)}
     monkeypatch.setattr(scores, "kept", lambda bench, model, concept, group: {"right": rights[model]})
     found = {"memora": SimpleNamespace(censored=censored), "direct": SimpleNamespace(censored=True)}
-    raised = flags._distilled(stand_in("distilled", rights), found)  # type: ignore[arg-type]
+    raised = control_flags.distilled(stand_in("distilled", rights), found)  # type: ignore[arg-type]
     assert [flag.kind for flag in raised] == ["capping"] + ["blocking"] * blocked
     assert scores.kept_by_nevers(stand_in("twin", rights), "unrelated") == {}
 

@@ -9,7 +9,7 @@ import pytest
 
 from oracles import tiny_classes, tiny_model
 from vestige import concepts, data, models, registry
-from vestige.audit import Request, audit, flags, positives, power
+from vestige.audit import Request, audit, control_flags, positives, power
 from vestige.audit.controls import Control
 from vestige.edits import Edit
 from vestige.verdict import Arms, Interval, Lines, decide, measure
@@ -68,7 +68,7 @@ def test_every_armed_attack_has_weights_and_pictures():
 )
 def test_a_control_that_draws_the_concept_caps(shown: int, floor: float, named: bool) -> None:
     """By the verdict's own line for plain prompts: 0.2 of the way from the judge's false positives to the original's rate, here 0.96."""
-    raised = power.control_draws({"good": [False] * 100, "twin": [i < shown for i in range(100)]}, floor, 0.96, 0.2)
+    raised = control_flags.control_draws({"good": [False] * 100, "twin": [i < shown for i in range(100)]}, floor, 0.96, 0.2)
     assert [(flag.name, flag.kind, flag.text.split()[0]) for flag in raised] == [("control-draws", "capping", "twin")] * named
     slow = {"memora": measure(arms(LEARNS, LEARNS))}
     assert decide(NOTHING, slow, raised).kind == ("inconclusive" if named else "erased")
@@ -76,9 +76,9 @@ def test_a_control_that_draws_the_concept_caps(shown: int, floor: float, named: 
 
 
 def test_of_a_control_that_nobody_could_judge_nothing_is_said() -> None:
-    assert power.control_draws({"twin": [None] * 100}, 0.0, 0.96, 0.2) == []
-    assert power.control_draws({"twin": [True] * 100}, 0.0, float("nan"), 0.2) == []  # nor without a ceiling
-    assert power.control_draws({"twin": [True] * 100}, 0.0, 0.0, 0.2) == []  # which blocks by itself
+    assert control_flags.control_draws({"twin": [None] * 100}, 0.0, 0.96, 0.2) == []
+    assert control_flags.control_draws({"twin": [True] * 100}, 0.0, float("nan"), 0.2) == []  # nor without a ceiling
+    assert control_flags.control_draws({"twin": [True] * 100}, 0.0, 0.0, 0.2) == []  # which blocks by itself
 
 
 def test_a_model_that_drew_half_of_it_is_told_beside_a_true_twin(tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def test_an_attack_that_spoils_the_original_is_told(left, named):
 def mismatched(model: Any, name: str) -> list[str]:
     edit = Edit(model.fingerprint, "made up", tensors={name: model.tensor(name) * 0.5})
     audited = SimpleNamespace(edit=edit, plan=SimpleNamespace(control=Control("twin", ("another",))), original=model, subject=model)
-    return [flag.name for flag in flags._control(audited)]  # type: ignore[arg-type]
+    return [flag.name for flag in control_flags.control(audited)]  # type: ignore[arg-type]
 
 
 def test_every_reader_of_prompts_and_classes_counts():
@@ -183,7 +183,7 @@ def test_an_edit_that_is_a_hook_is_never_erased(name: str) -> None:
     weights = {n: model.tensor(n) for n in model.scope("attention")[:1]}
     for made, told in ((edit, "nothing is forgotten"), (replace(edit, tensors=weights), "what its weights did not forget")):
         audited = SimpleNamespace(edit=made, plan=SimpleNamespace(control=Control("twin", ("another",))), original=model, subject=model)
-        (flag,) = flags._control(audited)  # type: ignore[arg-type]
+        (flag,) = control_flags.control(audited)  # type: ignore[arg-type]
         assert (flag.name, flag.kind) == ("hook", "capping")
         assert flag.text.startswith(f"audited with the hook on ({name}); without it {told}")
 

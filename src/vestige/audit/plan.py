@@ -1,7 +1,4 @@
-"""What an audit will do: a user's request with every name found and every setting resolved.
-
-Every mistake that a user can make with names and settings is found here, before anything is computed.
-"""
+"""What an audit will do, with every name found and every setting resolved; what identifies it, and how many calls it takes."""
 
 from __future__ import annotations
 
@@ -12,23 +9,19 @@ from typing import Any
 
 from vestige import models, registry, runs
 from vestige.audit import refusals
-from vestige.audit.controls import Control, control
+from vestige.audit.controls import Control
 from vestige.audit.power import armed
 from vestige.audit.request import Request
 from vestige.concepts import Concept
-from vestige.concepts.album import KEEPS
-from vestige.concepts.joint import Joint, targets
-from vestige.errors import BadSetting, UnknownName
-from vestige.harness import banks, cost, families, suites
+from vestige.concepts.joint import targets
+from vestige.harness import cost, families, suites
 from vestige.harness.banks import PromptBank
 from vestige.harness.bench import NUMERICS, held_in
 from vestige.harness.keeping import captioned_by
 from vestige.harness.never import Distillation
-from vestige.harness.positives import Positive, hiding
-from vestige.harness.settings import by_method, chosen, configured, content, looks, one_prompt, requested
-from vestige.harness.unlearning import check_joint, check_memorises
+from vestige.harness.positives import Positive
+from vestige.harness.settings import configured, content, looks, one_prompt
 from vestige.methods import Attack, Data, optimiser
-from vestige.metrics import loading
 from vestige.models import placement
 from vestige.verdict import Lines
 from vestige.verdict.decision import FEWEST
@@ -244,78 +237,6 @@ class Plan:
         if any(cost.shares_plain(attack, own.budget) for attack, own in self.armed.values()):
             one += len(self.probing) * cost.plain_pictures(self.suite) * each
         return sum(one + cost.unlearning(own.method, each, each) for own in self.positives.values())
-
-
-def resolve(request: Request) -> Plan:
-    """Resolve names and settings; every mistake that a user can make is found here, before anything is computed."""
-    card = models.card(request.model)
-    concept = requested(request.concept, card)
-    if isinstance(concept, Joint):
-        refusals.check_several(request, concept)
-    loading.contents(concept)  # a detector that is not there is found now
-    if concept.fidelity:
-        looks(replace(concept, pictures=""))
-    suite = suites.load(request.suite, card.world)
-    if request.reference_count < 0:
-        raise BadSetting(f"reference_count is at least 1, or 0 for the suite's number; given {request.reference_count}")
-    if request.keep_images not in KEEPS:
-        raise BadSetting(f"pictures are kept: {' or '.join(KEEPS)}; given {request.keep_images!r}")
-    if request.unlearner != "none" and request.edit is not None:
-        raise BadSetting("give an unlearner or an edit, not both")
-    own = by_method(request.settings)
-    unlearner = None
-    if request.unlearner != "none":
-        given = own.pop(request.unlearner, {})
-        unlearner = configured("unlearners", request.unlearner, card.world, request.preset, given, model=card.name).resolved(concept)
-    if request.alternative != "drawn":
-        if unlearner is None:
-            raise BadSetting("--alternative is read by an unlearner, and none is asked for")
-        check_memorises(request.unlearner, unlearner, request.alternative)
-        content(Path(request.alternative))
-    if unlearner is not None and isinstance(concept, Joint):
-        check_joint(request.unlearner, unlearner)
-    attacks = chosen(request.attacks or _suited(suite, concept), suite, card, request.preset, own, request.reference_count)
-    for attack, _ in attacks.values():
-        attack.check(concept)
-    refusals.check_retained(request, attacks)
-    if request.original and unlearner is None and request.edit is None:
-        refusals.check_no_edit(attacks)
-    if not request.original:
-        refusals.check_without_original(request, concept, attacks, card.world)
-    if own:
-        raise UnknownName("method in a setting", next(iter(own)), [*attacks, *([request.unlearner] if unlearner else [])])
-    several = () if request.seeds else suite.looks
-    seeds = request.seeds or tuple(range(several[0] if several else suite.replicates))
-    if len(set(seeds)) != len(seeds) or any(s < 0 for s in seeds):
-        raise BadSetting(f"seeds are different whole numbers from 0 on; given {list(seeds)}")
-    original = (card.twin_of or request.model) if request.original else ""
-    against, lines = control(request.control, request.model, concept), Lines(replicates=min(3, max(2, len(seeds))))
-    if against.kind == "distilled" and not original:
-        raise BadSetting("never-models are made of the original, which is not at hand; choose another control")
-    refusals.check_unshown(request, attacks, against)
-    refusals.check_references(request, concept, against, attacks)
-    probed = original and against.kind != "none" and any(map(armed, attacks))
-    positives = hiding(suite, card, concept) if probed else {}
-    held_out = _banks(request, concept, suite, card.world) if against.kind != "none" else ()
-    return Plan(request, concept, suite, seeds, unlearner, attacks, against, original, card.world, lines, positives, several, held_out)
-
-
-def _suited(suite: suites.Suite, concept: Concept) -> tuple[str, ...]:
-    """A suite's attacks that bring back what was erased: where one does not, the one that does the same to as many concepts, if any."""
-    wrong, found = "one" if isinstance(concept, Joint) else "several", dict[str, None]()
-    for name in suite.attacks:
-        made = registry.find("attacks", name)
-        if instead := made.counterpart if made.brings == wrong else name:
-            found[instead] = None
-    if not found:
-        raise BadSetting(f"no attack of suite {suite.version} brings back {'several concepts' if wrong == 'one' else 'one concept'}")
-    return tuple(found)
-
-
-def _banks(request: Request, concept: Concept, suite: suites.Suite, world: str) -> tuple[PromptBank, ...]:
-    """The banks of prompts that are asked; what is wrong with a file is found now."""
-    shipped_ = bool(world) and Path(request.concept).suffix.lower() != ".toml"
-    return banks.gathered(concept, suite, request.banks, request.bank_pictures, shipped=shipped_)
 
 
 def _drawn(request: Request) -> tuple[int, int]:

@@ -13,8 +13,9 @@ import torch
 from vestige import runs
 from vestige.audit import asking, flags, no_original, positives, power, result, scores, tasks, unshown, usefulness
 from vestige.audit.experiment import Experiment, furnished, prepared
-from vestige.audit.plan import Plan, resolve
+from vestige.audit.plan import Plan
 from vestige.audit.request import Request
+from vestige.audit.resolving import resolve
 from vestige.diffusion.model import Watch, silent
 from vestige.engine import WHOLE, Graph, HerePool, LocalPool, Pool, Progress, execute
 from vestige.errors import BadSetting, Diverged

@@ -18,8 +18,9 @@ from typing import Any
 from vestige import models, registry, runs
 from vestige.audit.experiment import Experiment, edit_of, furnished, prepared
 from vestige.audit.pieces import NEVER, POSITIVE, Piece, calls_of, do, pieces
-from vestige.audit.plan import Plan, resolve
+from vestige.audit.plan import Plan
 from vestige.audit.request import Request
+from vestige.audit.resolving import resolve
 from vestige.diffusion.model import silent
 from vestige.engine import Task
 from vestige.errors import BadSetting, Diverged

@@ -16,13 +16,15 @@ class VestigeError(Exception):
 
 
 class UnknownName(VestigeError):
-    """A name that no component, concept, model or suite carries."""
+    """A name that no component, concept, model or suite carries; `brief` leaves out those that are known where one of them is meant."""
 
     def __init__(self, kind: str, given: str, known: Iterable[str], meant: str = "", more: str = "") -> None:
         names = sorted(known)
         close = [meant] if meant in names else difflib.get_close_matches(given, names, n=1, cutoff=0.5)
         hint = f"; did you mean {close[0]!r}?" if close else ";"
-        super().__init__(f"unknown {kind} {given!r}{hint} known: {', '.join(names) or 'none'}{more}")
+        whole = f"unknown {kind} {given!r}{hint} known: {', '.join(names) or 'none'}{more}"
+        self.brief = f"unknown {kind} {given!r}{hint}" if close else whole
+        super().__init__(whole)
 
 
 class BadSetting(VestigeError):

@@ -80,7 +80,7 @@ def test_one_that_cannot_draw_or_learn_is_no_control(monkeypatch: pytest.MonkeyP
     rights = {"original": [True] * 48, "never": [False] * lost + [True] * (48 - lost)}
     monkeypatch.setattr(scores, "kept", lambda bench, model, concept, group: {"right": rights[model]})
     found = {"memora": SimpleNamespace(censored=censored), "direct": SimpleNamespace(censored=True)}
-    raised = control_flags.distilled(stand_in("distilled", rights), found)  # type: ignore[arg-type]
+    raised = control_flags.made_of_the_original(stand_in("distilled", rights), found)  # type: ignore[arg-type]
     assert [flag.kind for flag in raised] == ["capping"] + ["blocking"] * blocked
     assert scores.kept_by_nevers(stand_in("twin", rights), "unrelated") == {}
 

@@ -278,7 +278,7 @@ def test_pictures_that_an_attack_draws_itself_are_planned() -> None:
         resolve(Request(suite="relearn", seeds=(0, 1), settings={"dimra.data": data})).planned_calls()["attacks"]
         for data in ("own", "retain")
     )
-    assert drawn - given == 13 * 96 * 20 * 2  # arms (three models, two replicates, two ways, the original), pictures, steps, guidance
+    assert drawn - given == 12 * 96 * 20 * 2  # arms (three models, two replicates, two ways), pictures, steps, guidance
     few, many = (resolve(Request(suite="adaptive", settings={"conditions.draws": draws})).planned_calls()["attacks"] for draws in (1, 2))
     assert many == 2 * few > 0
 

@@ -162,7 +162,7 @@ def test_an_attack_that_spoils_the_original_is_told(left, named):
 def mismatched(model: Any, name: str) -> list[str]:
     edit = Edit(model.fingerprint, "made up", tensors={name: model.tensor(name) * 0.5})
     audited = SimpleNamespace(edit=edit, plan=SimpleNamespace(control=Control("twin", ("another",))), original=model, subject=model)
-    return [flag.name for flag in control_flags.control(audited)]  # type: ignore[arg-type]
+    return [flag.name for flag in control_flags.mismatched(audited)]  # type: ignore[arg-type]
 
 
 def test_every_reader_of_prompts_and_classes_counts():
@@ -183,7 +183,7 @@ def test_an_edit_that_is_a_hook_is_never_erased(name: str) -> None:
     weights = {n: model.tensor(n) for n in model.scope("attention")[:1]}
     for made, told in ((edit, "nothing is forgotten"), (replace(edit, tensors=weights), "what its weights did not forget")):
         audited = SimpleNamespace(edit=made, plan=SimpleNamespace(control=Control("twin", ("another",))), original=model, subject=model)
-        (flag,) = control_flags.control(audited)  # type: ignore[arg-type]
+        (flag,) = control_flags.mismatched(audited)  # type: ignore[arg-type]
         assert (flag.name, flag.kind) == ("hook", "capping")
         assert flag.text.startswith(f"audited with the hook on ({name}); without it {told}")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 
 from oracles import tiny_model
 from vestige import concepts, data, metrics, models
+from vestige.attacks.multimemora import MultiMemoRa
 from vestige.audit import Request, audit, resolve
 from vestige.concepts.images import shipped
 from vestige.concepts.joint import Joint, joint
@@ -68,6 +70,21 @@ def test_the_forecast_counts_each_concept() -> None:
 def test_what_an_audit_of_several_refuses(own: dict[str, Any], why: str) -> None:
     with pytest.raises(BadSetting, match=why):
         plan(**own)
+
+
+def test_memora_s_settings_are_pointed_to_the_attack_in_its_place() -> None:
+    """As a list that can be pasted: what the suite sets stays, and the caller's own stand in it."""
+    with pytest.raises(
+        BadSetting, match=r"memora.rank, memora.lr: multimemora takes the place of memora, .*; give multimemora\.memora="
+    ) as told:
+        plan(settings={"memora.rank": "8", "memora.lr": "3e-4"})
+    key, _, value = str(told.value).partition("give ")[2].partition("=")
+    asked = plan(settings={key: value}).attacks["multimemora"][0]
+    usual = plan().attacks["multimemora"][0]
+    assert isinstance(asked, MultiMemoRa) and isinstance(usual, MultiMemoRa)
+    assert asked.inner() == replace(usual.inner(), rank=8, lr=3e-4)  # type: ignore[call-arg]
+    with pytest.raises(UnknownName, match="unknown method in a setting 'memora'"):
+        plan(attacks=("direct",), settings={"memora.rank": "8"})
 
 
 def test_an_unknown_one_is_told(tmp_path: Path) -> None:

@@ -152,6 +152,46 @@ def test_every_mistake_is_told_at_once(tmp_path: Path) -> None:
         assert mistake in str(told.value), mistake
 
 
+def told_of(folder: Path, text: str) -> str:
+    with pytest.raises(BadInput) as told:
+        grid.read(written(folder, text))
+    return str(told.value)
+
+
+def test_every_value_of_a_list_that_is_wrong_is_told_at_once(tmp_path: Path) -> None:
+    """And none hides another, nor what is wrong with the cells of those that are right."""
+    text = (
+        '[axes]\nmodels = ["wardobe", "wardrobe"]\nconcepts = ["sneeker", "bagg", "sneaker"]\nsuites = ["quik", "quick"]\n'
+        'attacks = ["memoro+dirct", "memora"]\n[attacks]\nmemora.rank = ["a", 0, 4]\nmemora.lr = ["x", "y", 1e-3]\n'
+        '[[unlearners]]\nmethod = "edd"\n[[unlearners]]\nmethod = "esd"\nsettings = { steps = ["five", 5, 0], lr = ["z"], foo = 1 }\n'
+        '[[sequences]]\nrequests = ["bag", "dres", "truser"]\n'
+    )
+    told = told_of(tmp_path, text)
+    for name in ("wardobe", "sneeker", "bagg", "quik", "memoro", "dirct", "edd", "dres", "truser"):
+        assert f"'{name}'; did you mean" in told, name
+    assert all(f"memora.lr accepts float; given '{value}'" in told for value in ("x", "y")) and "memora.rank accepts int; given 'a'" in told
+    assert "esd.lr accepts float; given 'z'" in told and "esd.steps accepts int; given 'five'" in told and "setting of esd 'foo'" in told
+    assert "memora: rank is at least 1; given 0" in told and "esd: steps is at least 1; given 0" in told  # of the cells that are left
+
+
+def test_a_concept_that_one_of_the_models_knows_is_a_matter_of_cells(tmp_path: Path) -> None:
+    text = '[axes]\nmodels = ["wardrobe-classes", "wardrobe"]\nconcepts = ["neon", "bag"]\n[[unlearners]]\nmethod = "esd"\n'
+    told = told_of(tmp_path, text)
+    assert told.count("neon is a concept of the group 'style'") == 1 and "wardrobe-classes, neon" in told
+
+
+def test_what_does_not_fit_into_a_list_is_named(tmp_path: Path) -> None:
+    text = (
+        '[axes]\nconcepts = ["bag", "", 3, "bag"]\nseeds = [0, -1, "a", 2.5, 0]\n[common]\nseeds = [0, true, -1]\n'
+        '[[unlearners]]\nmethod = "uce"\n[[sequences]]\nrequests = ["bag", 3]\n'
+    )
+    told = told_of(tmp_path, text)
+    assert "axes.concepts is a list of texts; given '', 3; axes.concepts names something twice: 'bag'" in told
+    assert "axes.seeds is a list of whole numbers from 0 on; given -1, 'a', 2.5; axes.seeds names something twice: 0" in told
+    assert "common.seeds is a list of whole numbers from 0 on, the attacks' replicates; given True, -1" in told
+    assert "sequences[1].requests is a list of names; given 3" in told
+
+
 @pytest.mark.parametrize(
     ("text", "mistake"),
     [

@@ -28,7 +28,7 @@ def _readers(model: Model) -> set[str]:
     return names
 
 
-def control(experiment: Experiment) -> list[Flag]:
+def mismatched(experiment: Experiment) -> list[Flag]:
     """What the edit has that no never-model has, and that a proxy only stands in for one."""
     flags = []
     edit = experiment.edit
@@ -85,7 +85,7 @@ def control_draws(nevers: Mapping[str, Hits], floor: float, ceiling: float, surf
     return flags
 
 
-def distilled(experiment: Experiment, measures: Mapping[str, Measures]) -> list[Flag]:
+def made_of_the_original(experiment: Experiment, measures: Mapping[str, Measures]) -> list[Flag]:
     """What is known of never-models that are made of the original, and whether they can draw and learn as models do that were trained."""
     count, name = len(experiment.nevers), experiment.concept.name
     made = "a never-model was" if count == 1 else f"{count} never-models were"
@@ -108,7 +108,7 @@ def distilled(experiment: Experiment, measures: Mapping[str, Measures]) -> list[
     return flags
 
 
-def sampled(experiment: Experiment, known: Mapping[str, Known]) -> list[Flag]:
+def few(experiment: Experiment, known: Mapping[str, Known]) -> list[Flag]:
     """Never-models are a sample, and how much they differ has to be known from somewhere."""
     count, flags = len(experiment.nevers), []
     unknown = [name for name, found in known.items() if found.speed is None]

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
-from vestige import concepts, data, models
+from vestige import concepts, data, models, registry
 from vestige.audit.controls import Control
 from vestige.audit.power import armed
 from vestige.audit.request import Request
 from vestige.concepts import Concept
 from vestige.concepts.images import shipped
 from vestige.concepts.joint import Joint
-from vestige.errors import BadInput, BadSetting
+from vestige.errors import BadInput, BadSetting, UnknownName
 from vestige.harness import suites
 from vestige.harness.attacker import check_enough
 from vestige.methods import Attack
@@ -36,6 +37,24 @@ def check_several(request: Request, concept: Joint) -> None:
         raise BadSetting(f"an audit {what} is of one concept; given {concept.name}")
     if request.forget != "drawn":
         raise BadSetting(f"--forget is pictures of one concept; given {concept.name}: leave it out, and the model draws them")
+
+
+def check_read(left: Mapping[str, Mapping[str, Any]], attacks: Attacks, others: Sequence[str]) -> None:
+    """Settings of a method that is not run; where another attack takes its place, the error says how they are given to that one.
+
+    Arguments:
+        left: Method -> setting -> value, which nobody read.
+        others: Methods that are run beside the attacks.
+    """
+    for name, settings in left.items():
+        for instead, (attack, _) in attacks.items():
+            if attack.counterpart != name or name not in (its := registry.settings(attack)):
+                continue
+            kept = [item for item in its[name] if item.partition("=")[0] not in settings]
+            every = ",".join([*kept, *(f"{key}={value}" for key, value in settings.items())])
+            why = f"{instead} takes the place of {name}, and reads its settings as one list"
+            raise BadSetting(f"{', '.join(f'{name}.{key}' for key in settings)}: {why}; give {instead}.{name}={every}")
+        raise UnknownName("method in a setting", name, [*attacks, *others])
 
 
 def check_retained(request: Request, attacks: Attacks) -> None:

@@ -15,7 +15,7 @@ from vestige.audit.request import Request
 from vestige.concepts import Concept
 from vestige.concepts.album import KEEPS
 from vestige.concepts.joint import Joint
-from vestige.errors import BadSetting, UnknownName
+from vestige.errors import BadSetting
 from vestige.harness import banks, suites
 from vestige.harness.banks import PromptBank
 from vestige.harness.positives import hiding
@@ -42,8 +42,7 @@ def resolve(request: Request) -> Plan:
         refusals.check_no_edit(attacks)
     if not request.original:
         refusals.check_without_original(request, concept, attacks, card.world)
-    if own:
-        raise UnknownName("method in a setting", next(iter(own)), [*attacks, *([request.unlearner] if unlearner else [])])
+    refusals.check_read(own, attacks, [request.unlearner] if unlearner else [])
     several = () if request.seeds else suite.looks
     seeds = request.seeds or tuple(range(several[0] if several else suite.replicates))
     if len(set(seeds)) != len(seeds) or any(s < 0 for s in seeds):

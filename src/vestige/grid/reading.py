@@ -7,13 +7,14 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from vestige import audit, continual, data, files, registry
+from vestige import audit, continual, data, files
 from vestige.audit import Request
 from vestige.audit.plan import Plan
 from vestige.continual import Order
 from vestige.continual.plan import SequencePlan
 from vestige.errors import BadInput, VestigeError, shortened
 from vestige.grid.cells import GridCell, expanded, matches
+from vestige.grid.values import sound
 
 AXES = ("models", "concepts", "seeds", "suites", "attacks")
 PARTS = ("about", "axes", "attacks", "unlearners", "sequences", "common", "only", "without")
@@ -53,10 +54,10 @@ def read(path: Path) -> GridPlan:
         raise BadInput(f"{path} is not valid TOML: {error}") from error
     if mistakes := list(_form(raw)):  # without its form nothing can be said of its cells
         raise BadInput(f"{path} is no grid: {'; '.join(mistakes)}")
-    cells = expanded(raw)
+    standing, wrong = sound(raw)
+    cells = expanded(standing)
     plans, mistakes = _planned(cells)
-    mistakes += list(_filters(raw))
-    if mistakes:
+    if mistakes := [*wrong, *mistakes, *_filters(raw)]:
         raise BadInput(f"{path} is no grid: {'; '.join(mistakes)}")
     return GridPlan(path, tuple(cells), plans)
 
@@ -124,10 +125,21 @@ def _form(raw: Mapping[str, Any]) -> Iterable[str]:
 def _axis(axis: str, value: Any) -> Iterable[str]:
     whole = axis == "seeds"
     right = (lambda v: isinstance(v, int) and not isinstance(v, bool) and v >= 0) if whole else (lambda v: isinstance(v, str) and v)
-    if not isinstance(value, list) or not value or not all(map(right, value)):
-        yield f"axes.{axis} is a list of {'whole numbers from 0 on' if whole else 'texts'}; given {shortened(str(value), 40)}"
-    elif len(set(value)) < len(value):
-        yield f"axes.{axis} names something twice"
+    if wrong := _misfits(value, right):
+        yield f"axes.{axis} is a list of {'whole numbers from 0 on' if whole else 'texts'}; given {wrong}"
+    if isinstance(value, list) and (twice := list(dict.fromkeys(repr(v) for i, v in enumerate(value) if v in value[:i]))):
+        yield f"axes.{axis} names something twice: {', '.join(twice)}"
+
+
+def _misfits(value: Any, right: Callable[[Any], object], *, empty: bool = False) -> str:
+    """Every value of a list that is not right, or what stands in its place; "" where all are.
+
+    Arguments:
+        empty: A list of nothing is right.
+    """
+    if not isinstance(value, list) or not (value or empty):
+        return shortened(str(value), 40)
+    return ", ".join(shortened(str(v), 40) if isinstance(v, str) else str(v) for v in value if not right(v))
 
 
 def _tables(
@@ -154,7 +166,7 @@ def _unlearner(where: str, table: Mapping[str, Any]) -> Iterable[str]:
 
 
 def _attacks(raw: Mapping[str, Any]) -> Iterable[str]:
-    """Settings of attacks, each value by itself; what does not go together is found in the cells."""
+    """Settings of attacks, where they stand."""
     attacks = raw.get("attacks", {})
     if not isinstance(attacks, dict) or not all(isinstance(table, dict) for table in attacks.values()):
         yield "attacks is a table of attacks' settings, e.g. [attacks] with memora.rank = [1, 4, 16]; which attacks run says axes.attacks"
@@ -166,18 +178,6 @@ def _attacks(raw: Mapping[str, Any]) -> Iterable[str]:
                 yield f"attacks.{name}.{key} is a value or a list of different ones; given {shortened(str(value), 40)}"
             for place in _set_elsewhere(raw, f"{name}.{key}"):
                 yield f"attacks.{name}.{key} is set in {place} too; leave one of them out"
-            yield from _accepted(name, key, points)
-
-
-def _accepted(name: str, key: str, points: Iterable[Any]) -> Iterable[str]:
-    """What is wrong with a setting's values; an unknown attack or setting is told once."""
-    wrong = dict[str, None]()
-    for value in points:
-        try:
-            registry.checked("attacks", name, key, value)
-        except VestigeError as error:
-            wrong[str(error)] = None
-    yield from wrong
 
 
 def _set_elsewhere(raw: Mapping[str, Any], key: str) -> Iterable[str]:
@@ -188,9 +188,9 @@ def _set_elsewhere(raw: Mapping[str, Any], key: str) -> Iterable[str]:
 
 def _sequence(where: str, table: Mapping[str, Any]) -> Iterable[str]:
     for key in ("requests", "modes", "attacks"):
-        value = table.get(key, ["" if key == "requests" else "-"])
-        if not isinstance(value, list) or not all(isinstance(v, str) and v for v in value) or (key != "attacks" and not value):
-            yield f"{where}{key} is a list of names; given {shortened(str(table.get(key)), 40)}"
+        value = table.get(key, [] if key == "requests" else ["-"])
+        if wrong := _misfits(value, lambda v: isinstance(v, str) and v, empty=key == "attacks"):
+            yield f"{where}{key} is a list of names; given {wrong}"
 
 
 def _common(common: Any) -> Iterable[str]:
@@ -198,9 +198,8 @@ def _common(common: Any) -> Iterable[str]:
         yield "common is a table, [common]"
         return
     yield from _unknown("common.", common, [f.name for f in fields(Request) if f.name not in ON_AXES])
-    seeds = common.get("seeds", [])
-    if not isinstance(seeds, list) or not all(isinstance(v, int) and not isinstance(v, bool) for v in seeds):
-        yield "common.seeds is a list of whole numbers, the attacks' replicates"
+    if wrong := _misfits(common.get("seeds", []), lambda v: isinstance(v, int) and not isinstance(v, bool) and v >= 0, empty=True):
+        yield f"common.seeds is a list of whole numbers from 0 on, the attacks' replicates; given {wrong}"
     usual = {f.name: type(getattr(Request(), f.name)) for f in fields(Request) if f.name not in (*ON_AXES, "seeds")}
     for key, kind in usual.items():
         if key in common and not isinstance(common[key], dict if key == "settings" else kind):

@@ -8,7 +8,7 @@ A concept that only lost its name is found again by another one; a concept that 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import ClassVar, final
 
@@ -26,7 +26,7 @@ from vestige.methods.ranges import above
 from vestige.methods.regeneration import Regenerating, proposals, training_set
 from vestige.methods.training import denoising
 from vestige.methods.training_data import Pairs
-from vestige.methods.wording import row_factors, words
+from vestige.methods.wording import row_factors, rows_alone, words
 
 SCOPE = "text-encoder"
 
@@ -82,15 +82,10 @@ class TextualInversion(Regenerating):
         own = words(model, concept)
         student, leaves = model.trainable(list(own))
         base = {name: model.tensor(name) for name in own}
-        others = {name: ~torch.isin(torch.arange(len(table)), torch.tensor(own[name])).to(table.device) for name, table in base.items()}
 
         def loss(rng: torch.Generator) -> Tensor:
             latents, ids = pairs.draw(self.batch, rng)
             return denoising(student, latents, student.embed(ids.text), rng)
-
-        def own_rows(gradients: Mapping[str, Tensor]) -> None:
-            for name, gradient in gradients.items():
-                gradient[others[name]] = 0
 
         training = Training(steps=budget.last, lr=self.lr, accumulation=self.accumulation, schedule=self.schedule, clip=0.0)
 
@@ -99,5 +94,5 @@ class TextualInversion(Regenerating):
             about = {"concept": concept.name, "steps": spent}
             return Edit(model.fingerprint, "textual_inversion", asdict(self), SCOPE, factors=factors, notes=about)
 
-        held = [own_rows]
+        held = [rows_alone(own)]
         yield from proposals(self, given, leaves, loss, training, edit, budget, seed=seed, began=began, projections=held, watch=watch)

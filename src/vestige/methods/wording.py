@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,15 +21,31 @@ def row_factors(table: Tensor, base: Tensor, rows: list[int]) -> tuple[Tensor, T
     return table[rows] - base[rows], pick
 
 
+def rows_alone(rows: Mapping[str, list[int]]) -> Callable[[Mapping[str, Tensor]], None]:
+    """A projection of gradients of token tables that leaves all other rows where they are."""
+
+    def project(gradients: Mapping[str, Tensor]) -> None:
+        for name, gradient in gradients.items():
+            kept = gradient[rows[name]]  # a copy
+            gradient.zero_()[rows[name]] = kept
+
+    return project
+
+
 def words(model: Model, concept: Concept) -> dict[str, list[int]]:
-    """Rows that the target's words are read from, by table of token embeddings: start, end and padding aside."""
-    blank, ids = (model.tokens([text])[0] for text in ("", concept.target))
+    """Rows that the target's words are read from, by table of token embeddings."""
+    return rows_of(model, concept.target)
+
+
+def rows_of(model: Model, word: str) -> dict[str, list[int]]:
+    """Rows that a word's tokens are read from, by table of token embeddings: start, end and padding aside."""
+    blank, ids = (model.tokens([text])[0] for text in ("", word))
     found = {}
     for name, columns in model.tables().items():
         kept = set(blank[columns].tolist())
         found[name] = [i for i in dict.fromkeys(ids[columns].tolist()) if i not in kept]
     if not all(found.values()):
-        raise Incompatible(f"{model.name} knows no word of {concept.target!r}")
+        raise Incompatible(f"{model.name} knows no word of {word!r}")
     return found
 
 

@@ -60,6 +60,20 @@ def test_without_share_and_steps_nothing_changes_bit_for_bit(tiny: LatentModel) 
     assert all(torch.equal(edit.tensors[name], tiny.tensor(name)) for name in edit.tensors)
 
 
+def test_where_nothing_is_taught_no_picture_is_drawn(tiny: LatentModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor counted."""
+
+    def drawn(*given: Any, **more: Any) -> Any:
+        raise AssertionError("a picture was drawn")
+
+    monkeypatch.setattr(Data, "retained", drawn)
+    edit = made(tiny, steps=0)
+    assert not torch.equal(edit.tensors[KERNEL], tiny.tensor(KERNEL)) and edit.notes["loss_first"] is None
+    assert Redistil(steps=0).calls(1, 40) == 0 < Redistil(steps=1).calls(1, 40)
+    with pytest.raises(AssertionError, match="a picture was drawn"):
+        made(tiny, steps=1)
+
+
 def test_only_what_is_named_is_scrambled_and_all_is_taught(tiny: LatentModel) -> None:
     still = made(tiny, scope="cross-attention", steps=0)
     crossed = set(tiny.scope("cross-attention"))

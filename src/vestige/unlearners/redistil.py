@@ -23,6 +23,7 @@ for the concept and may leak what it still knows.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar, Literal, final
@@ -65,7 +66,7 @@ class Redistil(Unlearner):
         dropout: Share of a batch under the empty prompt.
         average: Decay a step of the mean of weights that is handed out; 0 hands out the last ones.
         warmup: Steps of linear warm-up; after it, rates fall to zero by a cosine.
-        steps: Adam steps; 0 scrambles and teaches nothing.
+        steps: Adam steps; 0 scrambles and teaches nothing, for which no picture is drawn.
         batch: Pictures a step, at times that are spread evenly.
     """
 
@@ -97,25 +98,31 @@ class Redistil(Unlearner):
             raise ValueError(f"own and dropout leave something of a batch to what must stay; given {self.own} and {self.dropout}")
 
     def calls(self, picture: int, retained: int) -> int:
-        return self.retain_pictures * retained + self.steps * self.batch * (TRAINED + 1)
+        return (self.retain_pictures * retained + self.steps * self.batch * (TRAINED + 1)) if self.steps else 0
 
     def __call__(self, model: Model, concept: Concept, *, seed: int, data: Data | None = None, watch: Watch = silent) -> Edit:
         names, changed = model.scope(SCOPE), model.scope(self.scope)
         if not set(changed) <= set(names):
             raise BadSetting(f"scope holds weights of the denoiser, which alone are taught; {self.scope} of {model.name} holds others")
-        data, near = data or Data(), replace(concept, neighbours=concept.neighbours * self.near)
-        given = data.retained(model, near, self.retain_pictures, seed=derive(seed, "redistil"), watch=watch)
-        lessons = Lessons.of(model, concept, paired(model, given), given.texts)
         student, leaves = model.trainable(names)
         with torch.no_grad():
             for name, value in scrambled(model, changed, generator(seed, "fresh"), share=self.share).items():
                 leaves[name].copy_(value)
-        loss, trace = partial(self._distance, student, model, lessons), Trace()
-        training = Training(steps=self.steps, lr=self.lr, schedule="cosine", warmup=self.warmup)
-        steps = fit(leaves, loss, training, seed=derive(seed, "redistil"), stops=range(1, self.steps), watch=watch, trace=trace)
+        trace = Trace()
+        steps: Iterator[int] = iter(())
+        if self.steps:
+            loss = partial(self._distance, student, model, self._lessons(model, concept, seed, data or Data(), watch))
+            training = Training(steps=self.steps, lr=self.lr, schedule="cosine", warmup=self.warmup)
+            steps = fit(leaves, loss, training, seed=derive(seed, "redistil"), stops=range(1, self.steps), watch=watch, trace=trace)
         tensors = mean_over(leaves, steps, self.average)
         notes = {"concept": concept.name, "seed": seed, **trace.ends()}
         return Edit(model.fingerprint, "redistil", registry.settings(self), SCOPE, tensors, notes=notes)
+
+    def _lessons(self, model: Model, concept: Concept, seed: int, data: Data, watch: Watch) -> Lessons:
+        """Of pictures of what must stay, which are drawn where none are given."""
+        near = replace(concept, neighbours=concept.neighbours * self.near)
+        given = data.retained(model, near, self.retain_pictures, seed=derive(seed, "redistil"), watch=watch)
+        return Lessons.of(model, concept, paired(model, given), given.texts)
 
     def _distance(self, student: Model, teacher: Model, lessons: Lessons, rng: Generator) -> Tensor:
         latents, rows = lessons.kept.pick(self.batch, rng)

@@ -20,7 +20,7 @@ def measured(dtype: str) -> str:
 
     from vestige import models
     from vestige.methods import Training, fit
-    from vestige.methods.training import denoising
+    from vestige.methods.objectives import denoising
     from vestige.models.latent import LatentModel
     from vestige.seeds import generator
 

@@ -65,7 +65,7 @@ def _train(model: Any, pictures: Any, micro: int, accumulation: int) -> float:
     """LoRA steps that encode picture and caption every time; seconds a step."""
     import torch
 
-    from vestige.methods.training import denoising
+    from vestige.methods.objectives import denoising
     from vestige.seeds import generator
 
     view, leaves = model.adapted(model.scope("attention"), rank=4, alpha=4.0, init="gaussian", rng=generator(0))

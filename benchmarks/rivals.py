@@ -133,7 +133,7 @@ def by_ours(model: Any, pictures: Any) -> Any:
     import torch
 
     from vestige.methods import Training, fit
-    from vestige.methods.training import denoising
+    from vestige.methods.objectives import denoising
     from vestige.methods.training_data import Pairs
     from vestige.seeds import generator
 

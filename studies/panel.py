@@ -34,7 +34,7 @@ from vestige.diffusion.sampling import Drawing
 from vestige.edits import Edit
 from vestige.methods import Training, fit
 from vestige.methods.fresh import fresh
-from vestige.methods.training import denoising
+from vestige.methods.objectives import denoising
 from vestige.methods.training_data import drawn
 from vestige.models.classes import ClassModel
 from vestige.seeds import derive, generator

@@ -26,7 +26,7 @@ import tables
 from vestige import concepts, data, models, registry
 from vestige.diffusion import Model
 from vestige.edits import Edit
-from vestige.harness import arms, settings, suites
+from vestige.harness import settings, suites, tries
 from vestige.harness.attacker import AttackerData
 from vestige.harness.bench import Bench, shows
 from vestige.harness.unlearning import unlearned
@@ -61,7 +61,7 @@ class Gauge:
         """Recall and CLIP score of a candidate's pictures."""
         view = model.edited(candidate.edit) if candidate.edit is not None else model
         prompts = self.concept.spread(self.suite.pictures, "held-out", offset=replicate * self.suite.pictures)
-        shown = arms.pictures_for(self.rooms, view, prompts, candidate, (replicate, "verification"))
+        shown = tries.pictures_for(self.rooms, view, prompts, candidate, (replicate, "verification"))
         hits = shows(self.verify, shown, self.concept)
         return {"hits": sum(hits), "count": len(hits), "clip": float(self.clip(shown, [p.text for p in prompts]).mean())}
 

@@ -16,8 +16,8 @@ from vestige.attacks.dimra import DiMRA
 from vestige.concepts.images import PictureSet
 from vestige.diffusion import Condition, Model
 from vestige.errors import BadInput
-from vestige.methods import Budget, Candidate, training
-from vestige.methods.training import denoising
+from vestige.methods import Budget, Candidate, objectives
+from vestige.methods.objectives import denoising
 from vestige.methods.training_data import drawn, paired
 from vestige.models.latent import LatentModel
 from vestige.seeds import derive, generator
@@ -64,7 +64,7 @@ def seen_in_training(
         told.update(x.numpy().tobytes() for x in condition.text)
         return denoising(student, data, condition, rng)
 
-    monkeypatch.setattr(training, "denoising", spy)
+    monkeypatch.setattr(objectives, "denoising", spy)
     run(method, model, (0, steps), **named)
     return latents, told
 
@@ -197,7 +197,7 @@ def test_dropout_trains_the_empty_prompt(
         rows.extend(torch.equal(x, null) for x in condition.text)
         return denoising(student, data, condition, rng)
 
-    monkeypatch.setattr(training, "denoising", spy)
+    monkeypatch.setattr(objectives, "denoising", spy)
     run(DiMRA(**{**SMALL, "batch": 8}, dropout=dropout), tiny, (0, 10))
     assert share[0] <= sum(rows) / len(rows) <= share[1]
 

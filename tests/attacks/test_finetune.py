@@ -14,7 +14,7 @@ from vestige.attacks.finetune import FineTune
 from vestige.concepts.images import PictureSet
 from vestige.errors import UnknownName
 from vestige.methods import Budget, Candidate
-from vestige.methods.training import denoising
+from vestige.methods.objectives import denoising
 from vestige.methods.training_data import Pairs
 from vestige.models.latent import LatentModel
 from vestige.seeds import derive, generator

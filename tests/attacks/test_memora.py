@@ -22,7 +22,7 @@ from vestige.edits import Edit
 from vestige.errors import BadInput
 from vestige.harness import settings
 from vestige.methods import Budget, Candidate, regeneration
-from vestige.methods.training import denoising
+from vestige.methods.objectives import denoising
 from vestige.models.latent import LatentModel
 from vestige.seeds import generator
 

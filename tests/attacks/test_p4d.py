@@ -13,8 +13,8 @@ from vestige import concepts
 from vestige.attacks.p4d import P4D
 from vestige.errors import BadSetting, Incompatible
 from vestige.methods import Budget, Candidate
+from vestige.methods.objectives import noisy
 from vestige.methods.stock import Stock
-from vestige.methods.training import noisy
 from vestige.methods.wording import Embeddings, inserted, read_back
 from vestige.models.latent import LatentModel
 from vestige.seeds import derive, generator

@@ -12,7 +12,7 @@ from vestige import concepts
 from vestige.attacks.sub_attack import SubAttack, combination, mixer, shares, without
 from vestige.concepts.images import PictureSet
 from vestige.methods import Budget, Candidate
-from vestige.methods.training import denoising
+from vestige.methods.objectives import denoising
 from vestige.methods.wording import words
 from vestige.models.latent import LatentModel
 from vestige.seeds import derive, generator

@@ -15,7 +15,7 @@ from vestige.concepts.images import PictureSet
 from vestige.edits import Edit
 from vestige.errors import Incompatible
 from vestige.methods import Budget, Candidate
-from vestige.methods.training import denoising
+from vestige.methods.objectives import denoising
 from vestige.methods.wording import words
 from vestige.models.latent import LatentModel
 from vestige.seeds import derive, generator

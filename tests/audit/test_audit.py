@@ -22,7 +22,7 @@ from vestige.concepts.images import PictureSet, save
 from vestige.data import PROXY
 from vestige.edits import Edit
 from vestige.errors import BadInput
-from vestige.harness import arms, diagnostics, suites
+from vestige.harness import arms, diagnostics, suites, tries
 from vestige.harness.attacker import AttackerData
 from vestige.harness.bench import Bench
 from vestige.harness.unlearning import unlearned
@@ -157,8 +157,8 @@ def test_specs_of_other_arms_are_what_they_were(tmp_path: Path, tiny: LatentMode
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many pictures each batch of arms had."""
-    counted, plainly = list[int](), arms.pictures
-    monkeypatch.setattr(arms, "pictures", lambda m, prompts, *a, **k: counted.append(len(prompts)) or plainly(m, prompts, *a, **k))
+    counted, plainly = list[int](), tries.pictures
+    monkeypatch.setattr(tries, "pictures", lambda m, prompts, *a, **k: counted.append(len(prompts)) or plainly(m, prompts, *a, **k))
     return counted
 
 
@@ -179,10 +179,10 @@ def test_the_plain_state_of_a_model_is_drawn_once_for_all_attacks(tmp_path: Path
 def test_each_of_several_tries_is_drawn_once(tmp_path: Path, tiny: LatentModel, drawn: list[int]) -> None:
     """Bit for bit what is found when every number of tries is drawn anew."""
     place, prompts = bench(tmp_path), arms.verification(concepts.load("sneaker"), 4, 0)
-    search, wanted = arms._Search(), [(prompts, (0, "verification"))]
-    for tries in (1, 2, 4):
-        (found,) = search.pictures(place, tiny, wanted, Candidate(tries - 1, tries=tries))
-        assert torch.equal(found, arms.pictures_for(place, tiny, prompts, Candidate(tries - 1, tries=tries), (0, "verification")))
+    search, wanted = tries.Tries(), [(prompts, (0, "verification"))]
+    for count in (1, 2, 4):
+        (found,) = search.pictures(place, tiny, wanted, Candidate(count - 1, tries=count))
+        assert torch.equal(found, tries.pictures_for(place, tiny, prompts, Candidate(count - 1, tries=count), (0, "verification")))
     assert len(drawn) == 4 + (1 + 2 + 4)
 
 
@@ -190,10 +190,10 @@ def test_sets_of_prompts_share_batches_and_nothing_else(tmp_path: Path, tiny: La
     """Their pictures differ by rounding alone from those drawn apart, as for every size of batch (1e-5 of a range of 1)."""
     place, concept = bench(tmp_path), concepts.load("sneaker")
     wanted = [(arms.verification(concept, 4, 0), (0, "verification")), (concept.spread(2, "training"), (0, "selection"))]
-    together = arms._Search().pictures(place, tiny, wanted, Candidate(0))
+    together = tries.Tries().pictures(place, tiny, wanted, Candidate(0))
     assert drawn == [6]
     for found, (prompts, purpose) in zip(together, wanted, strict=True):
-        torch.testing.assert_close(found, arms.pictures_for(place, tiny, prompts, Candidate(0), purpose), atol=1e-5, rtol=0)
+        torch.testing.assert_close(found, tries.pictures_for(place, tiny, prompts, Candidate(0), purpose), atol=1e-5, rtol=0)
 
 
 def test_rate_along_the_line_ends_at_both_models(tmp_path: Path, tiny: LatentModel) -> None:

@@ -20,7 +20,7 @@ from vestige import api, checkpoints, cli, data, models
 from vestige.audit import Request, experiment, no_original, pieces, resolve, scores
 from vestige.concepts import images
 from vestige.errors import BadSetting
-from vestige.harness import arms, suites
+from vestige.harness import suites, tries
 from vestige.harness.bench import Bench
 from vestige.seeds import generator
 from vestige.verdict import Arms, Interval, decide, measure
@@ -168,13 +168,13 @@ def test_pictures_that_attacks_train_on_are_left_out_where_enough_remain(
 
 @pytest.mark.parametrize("original", [True, False])
 def test_planned_calls_are_those_that_are_made(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, original: bool) -> None:
-    drawn, plain = [], arms.pictures
+    drawn, plain = [], tries.pictures
 
     def counted(model: Any, prompts: Any, *given: Any, **named: Any) -> Any:
         drawn.append(len(prompts))
         return plain(model, prompts, *given, **named)
 
-    monkeypatch.setattr(arms, "pictures", counted)
+    monkeypatch.setattr(tries, "pictures", counted)
     for room in (pieces, scores):
         monkeypatch.setattr(room, "kept", lambda *given: {"right": []})
     # With an original there is an edit, or its arm and the edited one would be the same run.

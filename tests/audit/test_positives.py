@@ -18,7 +18,7 @@ from oracles import save_pair
 from vestige import api, models
 from vestige.audit import Request, no_original, pieces, positives, resolve, run, scores
 from vestige.concepts import images
-from vestige.harness import arms, cost, suites
+from vestige.harness import cost, suites, tries
 from vestige.harness.positives import hiding
 from vestige.report import audits
 from vestige.seeds import generator
@@ -67,9 +67,9 @@ def asked(home: Path, **own: Any) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def counted() -> Iterator[list[int]]:
-    drawn, plain = list[int](), arms.pictures
+    drawn, plain = list[int](), tries.pictures
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(arms, "pictures", lambda m, prompts, *a, **k: drawn.append(len(prompts)) or plain(m, prompts, *a, **k))
+        patch.setattr(tries, "pictures", lambda m, prompts, *a, **k: drawn.append(len(prompts)) or plain(m, prompts, *a, **k))
         for room in (pieces, scores):
             patch.setattr(room, "kept", lambda *given: {"right": []})
         yield drawn

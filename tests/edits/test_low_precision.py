@@ -20,7 +20,7 @@ from vestige.edits.merging import ties
 from vestige.edits.surgery import folded, rebuild
 from vestige.errors import Diverged, HalfPrecision, Incompatible, VestigeError
 from vestige.methods import Training, fit, optimiser
-from vestige.methods.training import denoising
+from vestige.methods.objectives import denoising
 from vestige.models import from_pipeline
 from vestige.seeds import generator
 

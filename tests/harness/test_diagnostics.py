@@ -18,7 +18,7 @@ from vestige.edits import Edit, Hook
 from vestige.harness.diagnostics import LINE, diagnose, measured
 from vestige.harness.unlearning import unlearned
 from vestige.methods import Data
-from vestige.methods.training import denoising
+from vestige.methods.objectives import denoising
 from vestige.methods.training_data import Pairs
 from vestige.models.latent import LatentModel
 from vestige.seeds import generator

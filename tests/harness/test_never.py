@@ -21,7 +21,8 @@ from vestige.errors import BadInput
 from vestige.harness import never, suites
 from vestige.harness.bench import Bench
 from vestige.harness.never import Distillation, distilled, never_model
-from vestige.methods.training import distilling, fit
+from vestige.methods.objectives import distilling
+from vestige.methods.training import fit
 
 SMALL = Distillation(steps=3, batch=8, pictures=16, anchor_pictures=6, own=0.25)
 SNEAKER = concepts.load("sneaker")

@@ -12,10 +12,8 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
-from oracles import Gaussian, tiny_model, tiny_velocity
-from vestige.diffusion import Prediction
 from vestige.methods import Training, fit
-from vestige.methods.training import Loss, Pull, Schedule, Trace, denoising, matching, mean_over, noisy, stratified
+from vestige.methods.training import Loss, Pull, Schedule, Trace, mean_over
 from vestige.seeds import generator
 
 STEPS = 6
@@ -314,100 +312,6 @@ def test_training_solves_least_squares() -> None:
     """The data say w = (1, 1, 1) exactly, so the optimum has loss zero."""
     found = run(Training(steps=400, lr=0.05, schedule="cosine"))
     torch.testing.assert_close(found, torch.ones(3), atol=1e-3, rtol=0)
-
-
-def test_noisy_is_the_forward_process() -> None:
-    model, data = tiny_model(), torch.randn(64, 4, 8, 8, generator=generator(1))
-    t, eps, x_t = noisy(model, data, generator(0))
-    signal, level = (v.reshape(-1, 1, 1, 1) for v in model.schedule(t))
-    assert torch.equal(x_t, signal * data + level * eps)
-    assert t.min() >= 0
-    assert t.max() < 1000
-    assert len(t.unique()) > 32
-    torch.testing.assert_close(signal**2 + level**2, torch.ones(64, 1, 1, 1))
-    assert abs(eps.mean()) < 4 / eps.numel() ** 0.5
-    assert abs(eps.var() - 1) < 4 * (2 / eps.numel()) ** 0.5
-    again = noisy(model, data, generator(0))
-    assert all(torch.equal(a, b) for a, b in zip(again, (t, eps, x_t), strict=True))
-
-
-@pytest.mark.parametrize("kind", ["noise", "velocity", "data"])
-def test_denoising_loss_is_the_posterior_variance_on_an_exact_model(kind: str) -> None:
-    """No predictor beats the conditional mean, whose error is Var(noise | x_t) = signal^2 dev^2 / spread^2, and so on by kind."""
-    model, count = Gaussian(deviation=0.5, kind=kind), 4000
-    data = 1.5 + 0.5 * torch.randn(count, *model.latent_shape, dtype=torch.float64, generator=generator(1))
-    condition = model.condition(["1.5"] * count)
-    loss = denoising(model, data, condition, generator(0)).item()
-    t, _, _ = noisy(model, data, generator(0))
-    (signal, level), spread = model.schedule(t), model.spread(t)
-    variance = {"noise": signal**2 * 0.25, "data": level**2 * 0.25, "velocity": torch.full_like(t, 0.25)}[kind] / spread**2
-    squares = 2 * variance**2 / (count * 4)  # variance of a mean of squares: 2 sigma^4 / n a draw, 4 elements each
-    assert loss == pytest.approx(variance.mean().item(), abs=4 * squares.mean().sqrt().item())
-
-
-@pytest.mark.parametrize("kind", ["noise", "velocity", "data"])
-def test_denoising_loss_of_a_point_mass_is_zero(kind: str) -> None:
-    model = Gaussian(deviation=0.0, kind=kind)
-    data = torch.full((50, *model.latent_shape), 2.0, dtype=torch.float64)
-    assert denoising(model, data, model.condition(["2"] * 50), generator(0)).item() < 1e-20
-
-
-@pytest.mark.parametrize("prediction", ["epsilon", "sample", "v_prediction"])
-def test_denoising_loss_measures_what_the_network_predicts(prediction: str) -> None:
-    model, data = tiny_model(prediction_type=prediction), torch.randn(5, 4, 8, 8, generator=generator(1))
-    condition = model.condition(["a bag"] * 5)
-    t, eps, x_t = noisy(model, data, generator(0))
-    with torch.no_grad():
-        seen: Prediction = model.denoise(x_t, t, condition)
-        loss = denoising(model, data, condition, generator(0))
-    goal = {"epsilon": eps, "sample": data, "v_prediction": seen.signal * eps - seen.level * data}[prediction]
-    torch.testing.assert_close(loss, (seen.value - goal).square().mean(), atol=1e-6, rtol=1e-6)
-
-
-def test_denoising_loss_of_velocities_is_finite_where_no_signal_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A rescaled schedule ends in nothing but noise, where the noisy latents do not hold the data any more."""
-    model, data = tiny_velocity(), torch.randn(2, 4, 8, 8, generator=generator(1))
-    last = torch.tensor([999, 999])
-    monkeypatch.setattr(model, "draw_times", lambda count, rng: last)
-    assert model.schedule(last)[0].abs().max() == 0
-    condition = model.condition(["a bag"] * 2)
-    x_t = noisy(model, data, generator(0))[2]
-    with torch.no_grad():
-        expected = (model.denoise(x_t, last, condition).value + data).square().mean()  # signal eps - level data, at level 1
-        torch.testing.assert_close(denoising(model, data, condition, generator(0)), expected)
-
-
-@pytest.mark.parametrize("kind", ["noise", "velocity", "data"])
-def test_denoising_loss_has_its_minimum_at_the_truth(kind: str) -> None:
-    """A model that believes in another mean does worse on the same draws."""
-    model = Gaussian(deviation=0.3, kind=kind)
-    data = 1 + 0.3 * torch.randn(500, *model.latent_shape, dtype=torch.float64, generator=generator(1))
-    losses = [denoising(model, data, model.condition([mean] * 500), generator(0)).item() for mean in ("0.5", "1", "1.5")]
-    assert losses[1] < min(losses[0], losses[2])
-
-
-def test_matching_pulls_one_prompt_towards_the_models_own_answer_to_another() -> None:
-    model, data = tiny_model(), torch.randn(3, 4, 8, 8, generator=generator(1))
-    one, other = model.condition(["a bag"] * 3), model.condition(["a boot"] * 3)
-    view, leaves = model.trainable(model.scope("cross-attention"))
-    t, _, x_t = noisy(model, data, generator(0))
-    loss = matching(view, data, one, other, generator(0))
-    goal = model.denoise(x_t, t, other).value.detach()
-    expected = (view.denoise(x_t, t, one).value - goal).square().mean()
-    torch.testing.assert_close(loss, expected)
-    found, wanted = (torch.autograd.grad(v, list(leaves.values())) for v in (loss, expected))
-    torch.testing.assert_close(found, wanted)
-    assert matching(view, data, one, one, generator(0)).item() == 0
-
-
-def test_stratified_times_are_the_models_and_evenly_spread() -> None:
-    """Each is one of the model's own draws; a batch's mean hardly moves."""
-    model = Gaussian()
-    batches = torch.stack([stratified(model, 32, generator(k)) for k in range(200)])
-    assert float(batches.mean()) == pytest.approx(0.5, abs=0.01)
-    assert float(batches.var()) == pytest.approx(0.96**2 / 12, rel=0.03)
-    assert float(batches.mean(1).std()) < 0.5 * 0.96 / 12**0.5 / 32**0.5  # independent draws would have twice that
-    assert float(batches[:, 0].std()) == pytest.approx(0.96 / 12**0.5, rel=0.15)  # shuffled: every place of a batch sees all times
 
 
 def test_average_is_its_sum_and_without_decay_the_last() -> None:

@@ -21,7 +21,7 @@ from vestige.diffusion.sampling import Drawing, noise, pictures, sample
 from vestige.edits import Edit
 from vestige.errors import BadInput, Incompatible, UnknownName
 from vestige.methods import Budget, Training, fit
-from vestige.methods.training import denoising
+from vestige.methods.objectives import denoising
 from vestige.methods.training_data import paired
 from vestige.models.classes import SCOPES, ClassModel
 from vestige.models.labels import FILE, Labels, named

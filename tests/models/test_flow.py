@@ -19,7 +19,7 @@ from vestige.diffusion.sampling import invert, noise, predict, sample
 from vestige.edits import Edit
 from vestige.edits.surgery import folded
 from vestige.errors import BadInput, Incompatible
-from vestige.methods.training import denoising, noisy
+from vestige.methods.objectives import denoising, noisy
 from vestige.models.flow import FlowModel
 from vestige.models.packing import flat, packed, square, unpacked
 from vestige.models.sigmas import Sigmas

@@ -13,8 +13,8 @@ from vestige.concepts import Concept
 from vestige.concepts.images import PictureSet
 from vestige.diffusion.sampling import Drawing
 from vestige.errors import BadInput
-from vestige.methods import Data, training
-from vestige.methods.training import denoising, dropped
+from vestige.methods import Data, objectives
+from vestige.methods.objectives import denoising, dropped
 from vestige.methods.training_data import paired
 from vestige.models.latent import LatentModel
 from vestige.seeds import derive, generator
@@ -158,7 +158,7 @@ def test_dropout_of_the_two_batches_is_apart(monkeypatch: pytest.MonkeyPatch, ti
         shares.append(share)
         return dropped(condition, null, share, rng)
 
-    monkeypatch.setattr(training, "dropped", spy)
+    monkeypatch.setattr(objectives, "dropped", spy)
     DiMUM(**SMALL, steps=2, every=5, dropout=0.25, memory_dropout=0.5)(tiny, SNEAKER, seed=0, data=Data(retain=retained(), protocol=QUICK))
     looks = [0.0, 0.0]
     assert shares == [*looks, 0.25, 0.5, 0.25, 0.5, *looks]

@@ -22,7 +22,7 @@ from vestige.edits import Edit
 from vestige.errors import BadInput, Incompatible
 from vestige.methods import Data, Training, fit
 from vestige.methods.contract import TRAINED
-from vestige.methods.training import denoising, importance, noisy
+from vestige.methods.objectives import denoising, importance, noisy
 from vestige.methods.training_data import drawn, paired
 from vestige.models.latent import LatentModel
 from vestige.seeds import derive, generator

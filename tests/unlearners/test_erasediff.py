@@ -14,7 +14,7 @@ from vestige import concepts, registry
 from vestige.diffusion import Model
 from vestige.errors import BadSetting
 from vestige.methods import Data
-from vestige.methods.training import denoising, dropped, matching, noisy
+from vestige.methods.objectives import denoising, dropped, matching, noisy
 from vestige.methods.training_data import Pairs, paired, renamed
 from vestige.models.latent import LatentModel
 from vestige.seeds import generator

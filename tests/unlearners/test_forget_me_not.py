@@ -18,7 +18,7 @@ from vestige.diffusion.sampling import Drawing
 from vestige.edits import Edit
 from vestige.errors import BadInput, Incompatible
 from vestige.methods import Data
-from vestige.methods.training import denoising
+from vestige.methods.objectives import denoising
 from vestige.methods.training_data import paired
 from vestige.models.latent import LatentModel
 from vestige.seeds import generator

@@ -13,7 +13,7 @@ from vestige.concepts import Concept
 from vestige.concepts.images import PictureSet
 from vestige.diffusion import Model
 from vestige.methods import Data
-from vestige.methods.training import denoising, dropped, noisy
+from vestige.methods.objectives import denoising, dropped, noisy
 from vestige.methods.training_data import Pairs, paired
 from vestige.models.latent import LatentModel
 from vestige.seeds import generator

@@ -21,7 +21,7 @@ from vestige.errors import BadInput, Incompatible
 from vestige.harness.cost import picture
 from vestige.methods import Data
 from vestige.methods.contract import TRAINED
-from vestige.methods.training import noisy
+from vestige.methods.objectives import noisy
 from vestige.methods.training_data import Pairs, paired
 from vestige.models.latent import LatentModel
 from vestige.seeds import generator

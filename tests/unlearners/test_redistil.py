@@ -19,7 +19,7 @@ from vestige.diffusion import Condition, Model, Prediction
 from vestige.edits import Edit
 from vestige.errors import BadSetting
 from vestige.methods import Data
-from vestige.methods.training import noisy, stratified
+from vestige.methods.objectives import noisy, stratified
 from vestige.methods.training_data import Pairs
 from vestige.models.latent import LatentModel
 from vestige.seeds import generator

@@ -13,7 +13,7 @@ from vestige.diffusion import Model
 from vestige.edits import Edit
 from vestige.methods import Data
 from vestige.methods.collapse import collapsed
-from vestige.methods.training import denoising, noisy
+from vestige.methods.objectives import denoising, noisy
 from vestige.methods.training_data import paired, renamed
 from vestige.models.latent import LatentModel
 from vestige.seeds import derive, generator

@@ -13,7 +13,7 @@ from oracles import tiny_model
 from vestige import concepts
 from vestige.diffusion import Model
 from vestige.methods import Data, Training
-from vestige.methods.training import denoising, matching, noisy
+from vestige.methods.objectives import denoising, matching, noisy
 from vestige.methods.training_data import Pairs, paired, renamed
 from vestige.models.latent import LatentModel
 from vestige.seeds import generator

@@ -14,7 +14,7 @@ from vestige.concepts import concept, load
 from vestige.diffusion import Condition, Model, Prediction
 from vestige.diffusion.sampling import Drawing
 from vestige.methods import Data
-from vestige.methods.training import denoising, dropped, noisy
+from vestige.methods.objectives import denoising, dropped, noisy
 from vestige.methods.training_data import Pairs, drawn, paired
 from vestige.models.latent import LatentModel
 from vestige.seeds import derive, generator

@@ -17,7 +17,7 @@ from vestige.diffusion.sampling import noise
 from vestige.edits import Edit
 from vestige.methods import Data
 from vestige.methods.fresh import shrunk
-from vestige.methods.training import distilling, noisy
+from vestige.methods.objectives import distilling, noisy
 from vestige.methods.training_data import Pairs
 from vestige.models.latent import LatentModel
 from vestige.seeds import derive, generator

@@ -27,8 +27,9 @@ from vestige.edits.surgery import folded
 from vestige.errors import BadInput
 from vestige.methods import Attack, Budget, Candidate, Paper, Training, fit
 from vestige.methods.contract import TRAINED, Access, Holds, Select
+from vestige.methods.objectives import rehearsal
 from vestige.methods.ranges import above, at_least, below_one
-from vestige.methods.training import Trace, rehearsal
+from vestige.methods.training import Trace
 from vestige.methods.training_data import drawn, paired
 from vestige.seeds import derive, generator
 

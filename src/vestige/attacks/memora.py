@@ -27,9 +27,9 @@ from vestige.edits import Edit
 from vestige.edits.surgery import folded
 from vestige.methods import Attack, Budget, Candidate, Paper, Training
 from vestige.methods.contract import Select
+from vestige.methods.objectives import denoising
 from vestige.methods.ranges import above, at_least
 from vestige.methods.regeneration import Regenerating, proposals, training_set
-from vestige.methods.training import denoising
 from vestige.methods.training_data import Pairs
 from vestige.seeds import generator
 

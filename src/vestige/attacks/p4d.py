@@ -24,9 +24,10 @@ from vestige.diffusion.sampling import Drawing, predictions
 from vestige.errors import BadInput, BadSetting
 from vestige.methods import Attack, Budget, Candidate, Paper, Training, fit
 from vestige.methods.contract import TRAINED, Access, Select
+from vestige.methods.objectives import noisy
 from vestige.methods.ranges import above, at_least
 from vestige.methods.stock import Stock
-from vestige.methods.training import Trace, noisy
+from vestige.methods.training import Trace
 from vestige.methods.wording import Embeddings, inserted, read_back
 from vestige.seeds import derive, generator
 

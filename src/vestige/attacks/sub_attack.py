@@ -27,8 +27,9 @@ from vestige.edits import Edit
 from vestige.errors import BadInput
 from vestige.methods import Attack, Budget, Candidate, Paper, Training, fit
 from vestige.methods.contract import TRAINED, Access, Select
+from vestige.methods.objectives import denoising
 from vestige.methods.ranges import above, at_least
-from vestige.methods.training import Trace, denoising
+from vestige.methods.training import Trace
 from vestige.methods.training_data import Pairs, captioned
 from vestige.methods.wording import row_factors, words
 from vestige.seeds import derive, generator

@@ -22,9 +22,9 @@ from vestige.diffusion.model import Watch, silent
 from vestige.edits import Edit
 from vestige.methods import Budget, Candidate, Paper, Training
 from vestige.methods.contract import Select
+from vestige.methods.objectives import denoising
 from vestige.methods.ranges import above
 from vestige.methods.regeneration import Regenerating, proposals, training_set
-from vestige.methods.training import denoising
 from vestige.methods.training_data import Pairs
 from vestige.methods.wording import row_factors, rows_alone, words
 

@@ -114,7 +114,7 @@ def seconds_trained(model: Model) -> float:
     import torch
 
     from vestige.methods.contract import TRAINED
-    from vestige.methods.training import denoising
+    from vestige.methods.objectives import denoising
     from vestige.seeds import generator
 
     batch = 8

@@ -1,32 +1,27 @@
-"""What a sequence of requests will do: an order with every name found and every setting resolved, and what it will cost.
-
-Every mistake that a user can make with names and settings is found here, before anything is computed.
-"""
+"""What a sequence of requests will do: an order with every name found and every setting resolved, and what it will cost."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from vestige import concepts, models, registry
 from vestige.concepts import Concept
-from vestige.concepts.album import KEEPS
 from vestige.concepts.joint import joint, targets
+from vestige.continual import refusals
 from vestige.continual.acceptance import limits
 from vestige.continual.guards import PASSES
-from vestige.continual.ledger import CHAINED, Mode
+from vestige.continual.ledger import CHAINED
 from vestige.continual.order import Order
 from vestige.continual.probes import probes
 from vestige.continual.verdicts import Due, attackers_of, due, planned_audits, timing
-from vestige.errors import BadInput, BadSetting, UnknownName
+from vestige.errors import BadSetting, UnknownName
 from vestige.harness import cost, families, suites
-from vestige.harness.attacker import check_enough
 from vestige.harness.bench import NUMERICS, held_in
 from vestige.harness.protocols import Published, published
 from vestige.harness.settings import by_method, check_judged, chosen, configured, content, looks, one_prompt, told
-from vestige.harness.unlearning import check_joint, check_memorises
 from vestige.methods import Attack, Data, optimiser
 from vestige.methods.contract import TRAINED
 from vestige.metrics import loading
@@ -35,7 +30,14 @@ from vestige.models import placement
 
 @dataclass(frozen=True)
 class SequencePlan:
-    """An order with every name found and every setting resolved."""
+    """An order with every name found and every setting resolved.
+
+    Arguments:
+        requests: What is to be forgotten, in order, without what was withdrawn.
+        attacks: By name, each with its budget and how many references it is given.
+        world: The embedded world that the model is of; "" for none.
+        verdicts: Audits that are due if every step stands.
+    """
 
     order: Order
     requests: tuple[Concept, ...]
@@ -177,56 +179,21 @@ class SequencePlan:
 
 def resolve(order: Order) -> SequencePlan:
     """Resolve names and settings; every mistake that a user can make with them is found here, before anything is computed."""
-    card = models.card(order.model)
-    known = _published(order)
-    found = known.sequence if known is not None and not order.requests else order.requests
-    loaded = (concepts.load(n, card.world) if known is None else known.concept(n, order.detector, order.selector) for n in found)
-    requests = tuple(told(concept, card) for concept in loaded)
-    _check_withdrawn(order, requests)
-    requests = tuple(c for c in requests if c.name not in order.withdrawn)
-    if not requests or len({c.target for c in requests}) < len(requests) or len({c.name for c in requests}) < len(requests):
-        raise BadSetting(f"requests are one or more different concepts, e.g. bag,dress; given {', '.join(order.requests) or 'none'}")
-    for name in order.requests if known is None else ():
-        check_judged(name, concepts.load(name, card.world), card.world)
-    for concept in requests:
-        looks(concept)  # a detector or a folder of pictures that is not there is found now
-    if order.features:
-        loading.identity(order.features)
-    if order.keep_images not in KEEPS:
-        raise BadSetting(f"pictures are kept: {' or '.join(KEEPS)}; given {order.keep_images!r}")
-    if order.mode not in get_args(Mode):
-        raise BadSetting(f"mode is {', '.join(get_args(Mode)[:-1])} or {get_args(Mode)[-1]}; given {order.mode!r}")
-    if order.mode == "simultaneous" and len(requests) < 2:
-        raise BadSetting("for one request, mode is sequential or independent; given 'simultaneous', which takes at least two")
-    if order.memory < 1 or order.replicates < 1 or order.first_replicate < 0:
-        counts = f"{order.memory}, {order.replicates} and {order.first_replicate}"
-        raise BadSetting(f"memory and replicates are at least 1, the first replicate at least 0; given {counts}")
-    suite = suites.load(order.suite, card.world)
-    if known is not None:  # as many pictures a word as the protocol draws
-        suite = replace(
-            suite,
-            version=f"{order.protocol} by {suite.version}",
-            pictures=known.pictures,
-            utility_pictures=4 * known.pictures,
-            protocol=known.protocol,
-        )
+    card, known = models.card(order.model), _published(order)
+    requests = _requests(order, card, known)
+    refusals.check_order(order, requests)
+    suite = _suite(order, card.world, known)
     own = by_method(order.settings)
     unlearner = configured("unlearners", order.method, card.world, order.preset, own.pop(order.method, {}), model=card.name)
-    _fits(order, unlearner)
+    refusals.check_method(order, unlearner)
     attacks = chosen(order.attacks, suite, card, order.preset, own)
     for name in attackers_of(order) if timing(order) != "none" else ():
         own.pop(name, None)  # the audits read them
-    if back := [name for name, (attack, _) in attacks.items() if "original" in attack.needs]:
-        raise BadSetting(f"{back[0]} sets one edit against its original; a sequence has several, so audit the edit of a step instead")
+    refusals.check_one_model(attacks)
     if own:
         raise UnknownName("method in a setting", next(iter(own)), [order.method, *attacks])
-    for attack, _ in attacks.values():
-        attack.check(requests[0])  # each request is attacked by itself
-        _check_held(order, attack, bool(card.world))
-    for concept in requests:
-        if concept.pictures:
-            check_enough(concept.pictures, attacks, "add some")
-    _check_folders(order, unlearner, requests, attacks)
+    refusals.check_attacks(order, requests, attacks, bool(card.world))
+    refusals.check_folders(order, unlearner, requests, attacks)
     planned = SequencePlan(order, requests, suite, unlearner, attacks, card.world)
     return replace(planned, verdicts=due(order, planned.rounds()))
 
@@ -242,17 +209,28 @@ def _published(order: Order) -> Published | None:
     return published()
 
 
-def _check_withdrawn(order: Order, requests: Sequence[Concept]) -> None:
-    """Refuse to take back what was not asked for, or all of it; and conditions that a mode cannot keep."""
-    known = [c.name for c in requests]
-    for name in order.withdrawn:
-        if name not in known:
-            raise UnknownName("request to withdraw", name, known)
-    if known and not set(known) - set(order.withdrawn):
-        raise BadSetting(f"every request is withdrawn, {', '.join(known)}: what is left is the original")
-    limits(order.accept)
-    if (order.accept or order.withdrawn) and order.mode in ("simultaneous", "cumulative"):
-        raise BadSetting(f"in mode {order.mode} a step holds several requests; --accept and --withdraw take sequential or independent")
+def _requests(order: Order, card: models.Card, known: Published | None) -> tuple[Concept, ...]:
+    """Every concept that is to be forgotten, without those that are withdrawn."""
+    names = known.sequence if known is not None and not order.requests else order.requests
+    loaded = (concepts.load(n, card.world) if known is None else known.concept(n, order.detector, order.selector) for n in names)
+    found = tuple(told(concept, card) for concept in loaded)
+    refusals.check_withdrawn(order, found)
+    requests = tuple(c for c in found if c.name not in order.withdrawn)
+    refusals.check_different(order, requests)
+    for name in order.requests if known is None else ():
+        check_judged(name, concepts.load(name, card.world), card.world)
+    for concept in requests:
+        looks(concept)  # a detector or a folder of pictures that is not there is found now
+    return requests
+
+
+def _suite(order: Order, world: str, known: Published | None) -> suites.Suite:
+    """The suite; under a protocol with its sampler, and as many pictures a word as it draws."""
+    suite = suites.load(order.suite, world)
+    if known is None:
+        return suite
+    version, many = f"{order.protocol} by {suite.version}", known.pictures
+    return replace(suite, version=version, pictures=many, utility_pictures=4 * many, protocol=known.protocol)
 
 
 def new_words(requests: Sequence[Concept]) -> list[tuple[str, ...]]:
@@ -264,48 +242,3 @@ def new_words(requests: Sequence[Concept]) -> list[tuple[str, ...]]:
         seen.update(words)
         found.append(words)
     return found
-
-
-def _check_held(order: Order, attack: Attack, worlds: bool) -> None:
-    """Refuse an attack whose pictures of everything else a sequence cannot give."""
-    held, given = attack.holds, order.attack_retain != "shipped"
-    if held is None or held.source == "own" or (held.source == "retain" and (worlds or given)) or (held.source == "folder" and given):
-        return
-    raise BadSetting(
-        "a sequence gives an attacker the world's pictures, a folder with captions (--attack-retain DIR), or with data=own none; "
-        f"given data={held.source}"
-    )
-
-
-def _check_folders(order: Order, unlearner: Any, requests: Sequence[Concept], attacks: Mapping[str, tuple[Attack, suites.Planned]]) -> None:
-    """Find what is wrong with folders of the user's own before anything is computed."""
-    check_memorises(order.method, unlearner, order.alternative)
-    for option, folder in (("--retain", order.retain), ("--related", order.related)):
-        if folder not in ("drawn", "") and "retain" not in unlearner.needs:
-            raise BadSetting(f"{option} {folder} is rehearsed, and {order.method} rehearses nothing")
-    for folder in (order.retain, order.related, order.alternative):
-        if folder not in ("drawn", ""):
-            content(Path(folder))
-    if order.attack_retain != "shipped":
-        if not any(attack.holds is not None for attack, _ in attacks.values()):
-            raise BadSetting(f"--attack-retain {order.attack_retain} is read by attacks with data=retain or data=folder; none is asked for")
-        content(Path(order.attack_retain))
-    if order.references not in ("known", "generated"):
-        used = (
-            [registry.find("attacks", name) for name in attackers_of(order)]
-            if timing(order) != "none"
-            else [a for a, _ in attacks.values()]
-        )
-        if not any("pictures" in attack.needs for attack in used):
-            raise BadSetting(f"--references {order.references} is read by attacks with pictures of a request; none is asked for")
-        missing = [c.name for c in requests if not (Path(order.references) / c.name).is_dir()]
-        if missing:
-            raise BadInput(f"{order.references} holds a folder of pictures for each request, by its name; there is none for {missing[0]}")
-
-
-def _fits(order: Order, unlearner: Any) -> None:
-    """Refuse a method that cannot do what the mode and the guards ask of it."""
-    together = order.mode in ("simultaneous", "cumulative")
-    if together:
-        check_joint(order.method, unlearner)
-    order.guards.check(order.method, unlearner)

@@ -1,4 +1,4 @@
-"""One arm of an audit: an attack on one model, scored by the verification judge at every point of its budget.
+"""One arm of an audit: an attack on one model, scored by the verification judge at every point of its budget; and what is read off it.
 
 Arms are content-addressed runs. What an arm depends on is its whole spec, so control arms are shared by every audit that
 needs them, and nothing about the edit under audit enters the key of an arm that does not see it.
@@ -22,18 +22,18 @@ from vestige.concepts import Concept
 from vestige.concepts.concept import Prompt
 from vestige.concepts.images import PictureSet
 from vestige.diffusion import Model
-from vestige.diffusion.sampling import pictures
 from vestige.edits import Edit
-from vestige.harness import cost as counting
-from vestige.harness import diagnostics
+from vestige.harness import cost, diagnostics
 from vestige.harness.bench import NUMERICS, Bench, held_in, shows, telling
 from vestige.harness.processes import computed_by
+from vestige.harness.tries import Tries, pictures_for
 from vestige.methods import Attack, Budget, Candidate, optimiser
 from vestige.methods.stock import Stock
 from vestige.metrics import Judge
 from vestige.metrics.score import crossed
-from vestige.seeds import derive
 from vestige.verdict.intervals import share
+
+PATIENCE = 3600.0  # seconds to wait for another process's plain state, which takes a small part of an arm
 
 
 def run_arm(
@@ -57,9 +57,6 @@ def run_arm(
     """
     arm = _Arm(bench, model, concept, *attack, budget, replicate, references, stock)
     return runs.compute(bench.root, arm.spec, "arm", arm.points, wait=bench.wait, steal=bench.steal)
-
-
-PATIENCE = 3600.0  # seconds to wait for another process's plain state, which takes a small part of an arm
 
 
 @dataclass(frozen=True)
@@ -109,14 +106,14 @@ class _Arm:
 
     def points(self, run: runs.Run) -> dict[str, Any]:
         """Attack, and score every candidate."""
-        points, last, search = [], None, _Search(label=self.concept.label)
+        points, last, tries = [], None, Tries(label=self.concept.label)
         replicate, stage = self.replicate, f"{self.name} on {self.model.name}, replicate {self.replicate}"
         held: dict[str, Any] = {"pictures": self.references, **({"stock": self.stock} if "original" in self.method.needs else {})}
         tried = self.method(self.model, self.concept, self.budget, seed=replicate, select=self._select, **held)
         with telling(stage):
             for candidate in tried:
-                shared = counting.shares_plain(self.method, self.budget) and plain(candidate)
-                points.append(self._shared(candidate, run) if shared else self._scored(candidate, run, search))
+                shared = cost.shares_plain(self.method, self.budget) and plain(candidate)
+                points.append(self._shared(candidate, run) if shared else self._scored(candidate, run, tries))
                 last = candidate.edit or last
                 self.bench.watch(stage, len(points), len(self.budget.points))
                 run.event("scored", budget=candidate.spent)
@@ -139,14 +136,14 @@ class _Arm:
                 run.write_bytes(copy, (whole.folder / source).read_bytes())
         return {**point, "budget": candidate.spent, "cost": dict(candidate.cost), "notes": dict(candidate.notes), "shared": True}
 
-    def _scored(self, candidate: Candidate, run: runs.Run, search: _Search) -> dict[str, Any]:
+    def _scored(self, candidate: Candidate, run: runs.Run, tries: Tries) -> dict[str, Any]:
         bench, concept, suite, replicate = self.bench, self.concept, self.bench.suite, self.replicate
         view = self.model.edited(candidate.edit) if candidate.edit is not None else self.model
         wanted = [(verification(concept, suite.pictures, replicate), (replicate, "verification"))]
         if suite.select_pictures:
             prompts = concept.spread(suite.select_pictures, "training", offset=replicate * suite.select_pictures)
             wanted.append((prompts, (replicate, "selection")))
-        shown, *others = search.pictures(bench, view, wanted, candidate)
+        shown, *others = tries.pictures(bench, view, wanted, candidate)
         scores = _looked(bench.verify, shown, concept.label, run, f"scores/{candidate.spent:06d}.json")
         hits = crossed(scores, bench.verify.threshold(concept.label))
         bench.album(concept).strip(shown[: suite.strip], run.folder, f"strips/{candidate.spent:06d}.png")
@@ -174,66 +171,6 @@ def _looked(judge: Judge, shown: Tensor, label: str, run: runs.Run, name: str) -
 def verification(concept: Concept, count: int, replicate: int) -> list[Prompt]:
     """The prompts by which a replicate is scored."""
     return concept.spread(count, "held-out", offset=replicate * count)
-
-
-Wanted = tuple[Sequence[Prompt], tuple[int, str]]  # prompts, and whose seeds their pictures have
-
-
-def pictures_for(bench: Bench, view: Model, prompts: Sequence[Prompt], candidate: Candidate, purpose: tuple[int, str]) -> Tensor:
-    """Pictures for the prompts; with several tries, the best of them by the selection judge."""
-    return _Search().pictures(bench, view, [(prompts, purpose)], candidate)[0]
-
-
-@dataclass
-class _Search:
-    """The best pictures of a candidate by the seeds tried so far, (N, 3, H, W); more tries of the same candidate go on from there."""
-
-    of: tuple[Any, ...] = (None, None)
-    tried: int = 0
-    best: Tensor | None = None
-    score: Tensor | None = None
-    label: str = ""  # which the best shows; "": what the first prompt asks for
-
-    def pictures(self, bench: Bench, view: Model, wanted: Sequence[Wanted], candidate: Candidate) -> list[Tensor]:
-        """Pictures for several sets of prompts, a tensor each; drawn in the same batches, which are fuller so."""
-        if candidate.start is not None and len(wanted) > 1:  # what pictures begin from is dealt anew for every set
-            return [_Search(label=self.label).pictures(bench, view, [one], candidate)[0] for one in wanted]
-        sizes = [len(prompts) for prompts, _ in wanted]
-        before, start, *asked = self.of
-        now = [candidate.churn, candidate.prompts, sizes]
-        same = before is view and start is candidate.start and asked == now
-        if not same or candidate.tries < self.tried:
-            self.tried, self.best, self.score = 0, None, None
-        self.of = (view, candidate.start, *now)
-        while self.tried < candidate.tries:
-            self._try(bench, view, wanted, candidate)
-        if self.best is None:
-            raise ValueError("a candidate allows at least one try")
-        return list(self.best.split(sizes))
-
-    def _try(self, bench: Bench, view: Model, wanted: Sequence[Wanted], candidate: Candidate) -> None:
-        """Draw once more, and keep of each picture the better one; a first one is judged when there is another."""
-        label = self.label or next(iter(wanted[0][0][0].expects.values()))
-        texts = [text for prompts, _ in wanted for text in _asked(prompts, candidate)]
-        seeds = [derive(*purpose, i, self.tried) for prompts, purpose in wanted for i in range(len(prompts))]
-        made = pictures(view, texts, seeds, bench.suite.protocol, start=candidate.start, churn=candidate.churn)
-        self.tried += 1
-        if self.best is None:
-            self.best = made
-            return
-        score = _judged(bench, self.best, label) if self.score is None else self.score
-        now = _judged(bench, made, label)
-        better = now > score
-        self.best, self.score = torch.where(better[:, None, None, None], made, self.best), torch.where(better, now, score)
-
-
-def _asked(prompts: Sequence[Prompt], candidate: Candidate) -> list[str]:
-    own = candidate.prompts
-    return [own[i % len(own)] for i in range(len(prompts))] if own else [p.text for p in prompts]
-
-
-def _judged(bench: Bench, drawn: Tensor, label: str) -> Tensor:
-    return bench.select.shows(drawn, label).nan_to_num(-1.0)  # what could not be judged is chosen last
 
 
 def plain(candidate: Candidate) -> bool:

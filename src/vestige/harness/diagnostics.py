@@ -25,7 +25,7 @@ from vestige.diffusion.model import Watch, silent
 from vestige.edits import Edit
 from vestige.methods import Data
 from vestige.methods.contract import TRAINED
-from vestige.methods.training import denoising
+from vestige.methods.objectives import denoising
 from vestige.methods.training_data import Pairs, paired
 from vestige.seeds import derive, generator
 

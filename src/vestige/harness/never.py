@@ -40,8 +40,9 @@ from vestige.harness.cost import picture
 from vestige.methods import Data, Training, fit, optimiser
 from vestige.methods.contract import TRAINED
 from vestige.methods.fresh import fresh
+from vestige.methods.objectives import distilling, dropped
 from vestige.methods.ranges import above, at_least, below_one
-from vestige.methods.training import Trace, distilling, dropped
+from vestige.methods.training import Trace
 from vestige.methods.training_data import Pairs, paired, renamed
 from vestige.seeds import derive, generator
 

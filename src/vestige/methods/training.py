@@ -1,4 +1,4 @@
-"""The one optimisation loop, and the one forward process.
+"""The one optimisation loop.
 
 `fit` runs any loss over named leaves, on accelerate: clipping, accumulation, schedules, mixed precision, pulls towards other
 weights, projections of gradients, progress, stop and resume. Every step draws from a generator derived from (seed, step), so
@@ -13,21 +13,17 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from vestige import files
-from vestige.diffusion import Condition, Model
 from vestige.diffusion.model import Watch, silent
 from vestige.edits.precision import low
 from vestige.errors import Diverged, Incompatible
-from vestige.methods import optimiser as thrift
+from vestige.methods import optimiser
 from vestige.seeds import generator
-
-if TYPE_CHECKING:
-    from vestige.methods.training_data import Pairs
 
 Loss = Callable[[torch.Generator], Tensor]
 Schedule = Literal["constant", "cosine"]
@@ -60,9 +56,9 @@ class Training:
         accumulation: Micro-batches a step; gradients are averaged.
         schedule: "constant", or "cosine" to zero over `steps`.
         warmup: Steps of linear warm-up.
+        clip: Largest norm of the whole gradient; 0 does not clip.
         weight_decay: AdamW's.
         betas: AdamW's.
-        clip: Largest norm of the whole gradient; 0 does not clip.
         precision: Autocast of the forward pass; leaves are float32 or float64 whatever it is.
     """
 
@@ -120,15 +116,16 @@ def fit(
         projections: Each may change the gradients in place, after clipping and before the step, e.g. a saliency mask.
         checkpoint: File for the state; if it exists, training continues from it and earlier stops are not repeated.
         every: Steps between checkpoints.
+        trace: Filled with what happens; where training continues, with what happened before too.
     Errors:
-        Diverged, where the loss is no number.
+        Diverged, where the loss is no number; Incompatible, for a leaf in lower precision.
     """
     _check(leaves)
     accelerator = _accelerator(training.precision, next(iter(leaves.values())).device)
     names, params = list(leaves), list(leaves.values())
-    optimiser = accelerator.prepare(thrift.adamw(params, lr=training.lr, betas=training.betas, weight_decay=training.weight_decay))
+    adam = accelerator.prepare(optimiser.adamw(params, lr=training.lr, betas=training.betas, weight_decay=training.weight_decay))
     trace = Trace() if trace is None else trace
-    begin = _resume(checkpoint, leaves, optimiser, trace)
+    begin = _resume(checkpoint, leaves, adam, trace)
     began = time.monotonic() - trace.seconds
     pauses = sorted({*stops, training.steps})
     if begin == 0 and 0 in pauses:
@@ -141,14 +138,14 @@ def fit(
         trace.norms.append(float(accelerator.clip_grad_norm_(params, training.clip or math.inf)))
         for project in projections:
             project({name: leaf.grad for name, leaf in zip(names, params, strict=True) if leaf.grad is not None})
-        for group in optimiser.param_groups:
+        for group in adam.param_groups:
             group["lr"] = training.lr * training.rate(step)
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
+        adam.step()
+        adam.zero_grad(set_to_none=True)
         trace.seconds = time.monotonic() - began
         watch("fit", step + 1, training.steps)
         if checkpoint is not None and accelerator.is_main_process and ((step + 1) % every == 0 or step + 1 in pauses):
-            _save(checkpoint, leaves, optimiser, trace, step + 1)
+            _save(checkpoint, leaves, adam, trace, step + 1)
         if step + 1 in pauses:
             yield step + 1
 
@@ -164,7 +161,7 @@ def _backward(
     accelerator: Any, leaves: Mapping[str, Tensor], loss: Loss, training: Training, pulls: Sequence[Pull], seed: int, step: int
 ) -> float:
     """The gradient of a step's mean loss over its micro-batches, of which every process takes its share; returns that loss."""
-    mine = training.accumulation * thrift.current().accumulation
+    mine = training.accumulation * optimiser.current().accumulation
     processes, first = accelerator.num_processes, accelerator.process_index * mine
     total = 0.0
     for micro in range(first, first + mine):
@@ -192,20 +189,21 @@ def _accelerator(precision: Precision, device: torch.device) -> Any:
     return Accelerator(mixed_precision=precision, cpu=device.type == "cpu")
 
 
-def _save(path: Path, leaves: Mapping[str, Tensor], optimiser: Any, trace: Trace, step: int) -> None:
-    state = {"leaves": {k: v.detach() for k, v in leaves.items()}, "optimiser": optimiser.state_dict(), "step": step}
+def _save(path: Path, leaves: Mapping[str, Tensor], adam: Any, trace: Trace, step: int) -> None:
+    state = {"leaves": {k: v.detach() for k, v in leaves.items()}, "optimiser": adam.state_dict(), "step": step}
     with files.written(path) as part:
         torch.save({**state, "losses": trace.losses, "norms": trace.norms, "seconds": trace.seconds}, part)
 
 
-def _resume(path: Path | None, leaves: Mapping[str, Tensor], optimiser: Any, trace: Trace) -> int:
+def _resume(path: Path | None, leaves: Mapping[str, Tensor], adam: Any, trace: Trace) -> int:
+    """Take over the state in a file; returns the steps that it has behind it, 0 where there is none."""
     if path is None or not path.exists():
         return 0
     state = torch.load(path, weights_only=True)
     with torch.no_grad():
         for name, leaf in leaves.items():
             leaf.copy_(state["leaves"][name])
-    optimiser.load_state_dict(state["optimiser"])
+    adam.load_state_dict(state["optimiser"])
     trace.losses, trace.norms, trace.seconds = state["losses"], state["norms"], state["seconds"]
     return int(state["step"])
 
@@ -217,90 +215,3 @@ def mean_over(leaves: Mapping[str, Tensor], steps: Iterator[int], decay: float) 
         for name, leaf in leaves.items():
             mean[name].lerp_(leaf.detach(), (1 - decay) / (1 - decay**count))
     return mean
-
-
-def noisy(model: Model, data: Tensor, rng: torch.Generator, t: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-    """The forward process: times t (B,), noise eps and x_t = signal * data + noise * eps, both like data (B, C, h, w).
-
-    Arguments:
-        t: None draws them as the model was trained.
-    """
-    t = (model.draw_times(len(data), rng) if t is None else t).to(data.device)
-    eps = torch.randn(data.shape, generator=rng).to(data)
-    signal, level = (v.to(data).reshape(-1, 1, 1, 1) for v in model.schedule(t))
-    return t, eps, signal * data + level * eps
-
-
-def stratified(model: Model, count: int, rng: torch.Generator, *, each: int = 16) -> Tensor:
-    """Times (count,), each distributed as the model was trained and all of them spread evenly: one of every stratum of many, shuffled."""
-    many = model.draw_times(count * each, rng).sort().values.reshape(count, each)
-    chosen = many.gather(1, torch.randint(each, (count, 1), generator=rng).to(many.device))[:, 0]
-    return chosen[torch.randperm(count, generator=rng).to(many.device)]
-
-
-def denoising(model: Model, data: Tensor, condition: Condition, rng: torch.Generator) -> Tensor:
-    """The model's own training loss on latents (B, C, h, w): mean squared error in what its network predicts, noise, velocity or flow."""
-    t, eps, x_t = noisy(model, data, rng)
-    seen = model.denoise(x_t, t, condition)
-    velocity = seen.signal * eps - seen.level * data  # from the data themselves: where no signal is left, x_t does not hold them
-    wanted = {"noise": eps, "data": data, "velocity": velocity, "flow": eps - data}[seen.kind]
-    return (seen.value - wanted).square().mean()
-
-
-def matching(model: Model, data: Tensor, condition: Condition, other: Condition, rng: torch.Generator) -> Tensor:
-    """Mean squared distance of the prediction under `condition` from the model's own under `other`, at the same noisy latents.
-
-    The second prediction is a goal: no gradient flows through it, but it moves as the model does.
-    """
-    t, _, x_t = noisy(model, data, rng)
-    with torch.no_grad():
-        goal = model.denoise(x_t, t, other).value
-    return (model.denoise(x_t, t, condition).value - goal).square().mean()
-
-
-def distilling(
-    student: Model, teacher: Model, data: Tensor, asked: Condition, told: Condition, rng: torch.Generator, t: Tensor | None = None
-) -> Tensor:
-    """Mean squared distance of a student's prediction under `asked` from a teacher's under `told`, at the same noised latents.
-
-    Arguments:
-        data: Clean latents, (B, C, h, w).
-        t: Times, (B,); None draws them as the teacher was trained.
-    """
-    t, _, x_t = noisy(teacher, data, rng, t)
-    with torch.no_grad():
-        goal = teacher.denoise(x_t, t, told).value
-    return (student.denoise(x_t, t, asked).value - goal).square().mean()
-
-
-def importance(model: Model, names: Sequence[str], data: Tensor, condition: Condition, *, seed: int) -> dict[str, Tensor]:
-    """How much each weight matters to the prediction on latents (N, C, h, w): memory-aware synapses (Aljundi et al., 2018).
-
-        Omega_k = mean over the data of |d |eps|^2 / d theta_k|, scaled to mean 1 over all named weights
-
-    It needs no labels. One latent at a time: the mean of absolute slopes is not the slope of a batch.
-    """
-    view, leaves = model.trainable(names)
-    total = {name: torch.zeros_like(leaf) for name, leaf in leaves.items()}
-    for i in range(len(data)):
-        t, _, x_t = noisy(view, data[i : i + 1], generator(seed, "importance", i))
-        size = view.denoise(x_t, t, condition[i : i + 1]).noise.square().sum()
-        for name, slope in zip(leaves, torch.autograd.grad(size, list(leaves.values())), strict=True):
-            total[name] += slope.abs()
-    mean = torch.cat([value.flatten() for value in total.values()]).mean()
-    return {name: value / mean for name, value in total.items()}
-
-
-def dropped(condition: Condition, null: Condition, share: float, rng: torch.Generator) -> Condition:
-    """A batch in which each condition is the empty prompt's with probability `share`, as guidance is trained (Ho and Salimans, 2022)."""
-    if share <= 0:
-        return condition
-    away = torch.rand(len(condition), generator=rng) < share
-    rows = [len(condition) if gone else i for i, gone in enumerate(away.tolist())]
-    return condition.join(null)[rows]
-
-
-def rehearsal(model: Model, pairs: Pairs, batch: int, rng: torch.Generator, *, null: Condition, dropout: float = 0.0) -> Tensor:
-    """The denoising loss of `batch` pairs, drawn here, some of whose conditions are dropped: as a model is trained."""
-    data, condition = pairs.draw(batch, rng)
-    return denoising(model, data, dropped(condition, null, dropout, rng), rng)

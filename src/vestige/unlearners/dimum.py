@@ -25,8 +25,8 @@ from vestige.edits import Edit
 from vestige.errors import BadInput
 from vestige.methods import Data, Paper, Training, Unlearner, fit
 from vestige.methods.contract import TRAINED
+from vestige.methods.objectives import rehearsal
 from vestige.methods.ranges import above, at_least, below_one
-from vestige.methods.training import rehearsal
 from vestige.methods.training_data import paired
 from vestige.seeds import derive, generator
 

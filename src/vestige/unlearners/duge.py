@@ -32,8 +32,9 @@ from vestige.edits import Edit
 from vestige.errors import BadInput
 from vestige.methods import Data, Paper, Training, Unlearner, fit
 from vestige.methods.contract import TRAINED
+from vestige.methods.objectives import denoising, dropped, importance, noisy
 from vestige.methods.ranges import above, at_least, below_one
-from vestige.methods.training import Pull, denoising, dropped, importance, noisy
+from vestige.methods.training import Pull
 from vestige.methods.training_data import Pairs, paired, renamed
 from vestige.seeds import derive, generator
 

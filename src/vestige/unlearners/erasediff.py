@@ -25,8 +25,8 @@ from vestige.diffusion.model import Watch, silent
 from vestige.edits import Edit
 from vestige.methods import Data, Paper, Training, Unlearner, fit
 from vestige.methods.contract import TRAINED
+from vestige.methods.objectives import matching, rehearsal
 from vestige.methods.ranges import above, at_least, below_one
-from vestige.methods.training import matching, rehearsal
 from vestige.methods.training_data import paired, renamed
 from vestige.seeds import derive
 

@@ -22,8 +22,8 @@ from vestige.diffusion.model import Watch, silent
 from vestige.edits import Edit
 from vestige.methods import Data, Paper, Training, Unlearner, fit
 from vestige.methods.contract import TRAINED
+from vestige.methods.objectives import noisy, rehearsal
 from vestige.methods.ranges import above, at_least, below_one
-from vestige.methods.training import noisy, rehearsal
 from vestige.methods.training_data import Pairs, paired
 from vestige.seeds import derive
 

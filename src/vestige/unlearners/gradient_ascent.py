@@ -20,8 +20,8 @@ from vestige.diffusion.model import Watch, silent
 from vestige.edits import Edit
 from vestige.methods import Data, Paper, Training, Unlearner, fit
 from vestige.methods.contract import TRAINED
+from vestige.methods.objectives import denoising, rehearsal
 from vestige.methods.ranges import above, at_least, below_one
-from vestige.methods.training import denoising, rehearsal
 from vestige.methods.training_data import paired
 from vestige.seeds import derive
 

@@ -34,8 +34,8 @@ from vestige.methods import Data, Paper, Training, Unlearner, fit
 from vestige.methods.closed_form import KEYS_AND_VALUES as SCOPE
 from vestige.methods.closed_form import LACK, every_row, solved, turn
 from vestige.methods.contract import TRAINED
+from vestige.methods.objectives import noisy
 from vestige.methods.ranges import above, at_least
-from vestige.methods.training import noisy
 from vestige.methods.training_data import Pairs, paired
 from vestige.seeds import derive, generator
 

@@ -41,8 +41,9 @@ from vestige.errors import BadSetting
 from vestige.methods import Data, Paper, Training, Unlearner, fit
 from vestige.methods.contract import TRAINED
 from vestige.methods.fresh import scrambled
+from vestige.methods.objectives import distilling, stratified
 from vestige.methods.ranges import above, at_least, below_one
-from vestige.methods.training import Trace, distilling, mean_over, stratified
+from vestige.methods.training import Trace, mean_over
 from vestige.methods.training_data import Pairs, paired
 from vestige.seeds import derive, generator
 

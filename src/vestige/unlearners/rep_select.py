@@ -30,8 +30,8 @@ from vestige.methods import Data, Paper, Training, Unlearner, fit
 from vestige.methods.collapse import How, collapsed
 from vestige.methods.contract import TRAINED
 from vestige.methods.looking import looking
+from vestige.methods.objectives import denoising, distilling
 from vestige.methods.ranges import above, at_least
-from vestige.methods.training import denoising, distilling
 from vestige.methods.training_data import Pairs, paired, renamed
 from vestige.seeds import derive, generator
 

@@ -25,8 +25,8 @@ from vestige.edits import Edit
 from vestige.methods import Data, Paper, Training, Unlearner, fit
 from vestige.methods.contract import TRAINED
 from vestige.methods.looking import looking
+from vestige.methods.objectives import matching, noisy, rehearsal
 from vestige.methods.ranges import above, at_least, below_one
-from vestige.methods.training import matching, noisy, rehearsal
 from vestige.methods.training_data import Pairs, paired, renamed
 from vestige.seeds import derive, generator
 

@@ -26,8 +26,9 @@ from vestige.edits import Edit
 from vestige.methods import Data, Paper, Training, Unlearner, fit
 from vestige.methods.contract import TRAINED
 from vestige.methods.fresh import shrunk
+from vestige.methods.objectives import distilling
 from vestige.methods.ranges import above, at_least, below_one
-from vestige.methods.training import Trace, distilling
+from vestige.methods.training import Trace
 from vestige.methods.training_data import Pairs, paired
 from vestige.seeds import derive, generator
 

@@ -29,8 +29,9 @@ from vestige.diffusion.sampling import predictions, sample
 from vestige.edits import Edit
 from vestige.methods import Data, Paper, Training, Unlearner, fit
 from vestige.methods.contract import TRAINED
+from vestige.methods.objectives import denoising
 from vestige.methods.ranges import above, at_least
-from vestige.methods.training import Trace, denoising
+from vestige.methods.training import Trace
 from vestige.methods.training_data import Pairs
 from vestige.methods.wording import rows_alone, rows_of, words
 from vestige.seeds import derive

@@ -14,6 +14,7 @@ from vestige import audit, engine
 from vestige.audit import Request, experiment, tasks
 from vestige.audit import run as auditing
 from vestige.audit.pieces import pieces
+from vestige.engine.serving import called
 from worlds_small import furnish
 
 
@@ -53,6 +54,53 @@ def test_an_audit_by_two_processes_is_that_of_one(
     assert audited(home, tmp_path / "audit", 2) == alone
     (graph,) = graphs
     assert graph.over and not graph.failed
+
+
+class Stumbling:
+    """A pool in the place of worker processes, in which one piece fails and another's process dies once."""
+
+    def __init__(self, count: int) -> None:
+        self.died = False
+
+    def __enter__(self) -> engine.HerePool:
+        pool = engine.HerePool(self.work)
+        wait = pool.wait
+        pool.wait = lambda seconds: [self.ended(one) for one in wait(seconds)]  # type: ignore[method-assign]
+        return pool
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def work(self, task: engine.Task) -> Any:
+        if "on edited" in task.name:
+            raise OSError("no space left")
+        return called(task.entry, task.data, task.root, task.out)
+
+    def ended(self, one: engine.Ended) -> engine.Ended:
+        if self.died or one.how != "done":
+            return one
+        self.died = True
+        return engine.Ended(one.key, "lost", why="its process ended with code -9")
+
+
+def test_a_piece_that_a_worker_did_not_do_is_told_and_done_here(
+    home: Path, tmp_path: Path, alone: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On stderr, in the run's events and in the result; the numbers are those of one process."""
+    monkeypatch.setattr(auditing, "LocalPool", Stumbling)
+    said = list[str]()
+    found = audit.audit(request_of(home), tmp_path / "audit", jobs=2, watch=lambda stage, done, total: said.append(stage))
+    assert {k: v for k, v in found.items() if k not in ("cost", "provenance", "run", "report")} == alone
+    notes = [stage for stage in said if stage.startswith(engine.NOTE)]
+    lost, failed = (next(note for note in notes if word in note) for word in ("begun again", "failed in a worker process"))
+    assert lost.endswith("its process ended with code -9") and "on edited" in failed and failed.endswith("OSError: no space left")
+    told = found["provenance"]["done_again"]
+    assert [event["event"] for event in told] == ["piece lost", *["piece failed"] * (len(notes) - 1)]
+    assert all(event["task"] in note and event["why"] in note for event, note in zip(told, notes, strict=True))
+
+
+def test_one_process_has_nothing_to_tell(home: Path, tmp_path: Path) -> None:
+    assert "done_again" not in audit.audit(request_of(home), tmp_path / "audit", jobs=1)["provenance"]
 
 
 @pytest.mark.parametrize("sparing", [True, False])

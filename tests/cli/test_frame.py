@@ -25,6 +25,15 @@ def test_lines_come_at_the_beginning_now_and_then_and_at_the_end(
     assert said == ["attack 0/100", "attack 30/100", "attack 60/100", "attack 90/100", "attack 100/100", "score 1/1"]
 
 
+def test_every_remark_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """Also the same one twice: it is no stage, and has no count."""
+    with frame.progress() as watch:
+        for _ in range(2):
+            watch("note: memora on edited failed", 1, 1)
+    said = [line.split("s  ")[1] for line in capsys.readouterr().err.splitlines()]
+    assert said == ["note: memora on edited failed"] * 2
+
+
 def test_a_line_is_in_the_file_at_once() -> None:
     """The process is still at work, and would be for a minute, when its first line is read."""
     program = "import time\nfrom vestige.cli import frame\nwith frame.progress() as watch:\n    watch('attack', 0, 2)\n    time.sleep(60)\n"

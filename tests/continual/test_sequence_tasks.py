@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from vestige import continual
-from vestige.continual import Order
-from vestige.continual.tasks import order_from, order_told, sequence_tasks
-from vestige.engine import Graph
+from vestige.continual import Order, tasks
+from vestige.continual.tasks import by_processes, order_from, order_told, sequence_tasks
+from vestige.engine import NOTE, Graph, HerePool, Task
 from vestige.engine.serving import answered_by
 from worlds_small import furnish
 
@@ -53,3 +54,14 @@ def test_a_sequence_by_tasks_is_the_sequence(home: Path, tmp_path: Path) -> None
 def test_what_is_measured_may_decide_the_next_step(home: Path) -> None:
     chosen = continual.resolve(order_of(home, accept="recall=0.5"))
     assert not sequence_tasks(chosen, "runs", "out")
+
+
+def test_what_a_worker_did_not_do_is_told(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def work(task: Task) -> dict[str, Any]:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(tasks, "LocalPool", lambda count: nullcontext(HerePool(work)))
+    said = list[str]()
+    by_processes(order_of(home), tmp_path, tmp_path / "runs", 2, lambda stage, done, total: said.append(stage))
+    told = [stage for stage in said if stage.startswith(NOTE)]
+    assert told and all(stage.endswith("is done again in this one, with what needs it: OSError: no space left") for stage in told)

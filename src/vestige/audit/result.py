@@ -221,4 +221,6 @@ def provenance(experiment: Experiment, command: str) -> dict[str, Any]:
         "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": command,
     }
+    if again := [event for event in experiment.run.events() if event["event"] in ("piece failed", "piece lost")]:
+        base["done_again"] = again  # of worker processes
     return {"provenance": base, "run": str(experiment.run.folder), "report": str(experiment.run.folder / "report.html")}

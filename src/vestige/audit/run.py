@@ -121,13 +121,16 @@ def processes_for(planned: Plan) -> int:
 def _ahead(experiment: Experiment, pool: Pool | None) -> None:
     """Let a pool do the pieces of a look, this process if there is none, and tell how far all is.
 
-    What fails in a pool is met again by who needs it.
+    What fails in a pool is met again by who needs it, and is told: as a remark, and as an event of the audit's run.
     """
     graph, watch = Graph(), experiment.bench.watch
     planned = experiment.plan if experiment.probes else replace(experiment.plan, positives={})
     graph.add(tasks.look_tasks(planned, str(experiment.bench.root)))
 
     def tell(now: Progress) -> None:
+        if pool is not None and now.trouble:
+            experiment.run.event(f"piece {now.event}", task=now.task, why=now.why)
+            watch(now.trouble, 1, 1)
         watch(f"{WHOLE}: {now}", round(1000 * now.share), 1000)
 
     execute(graph, pool or HerePool(lambda task: tasks.done_here(experiment, task)), watch=tell)

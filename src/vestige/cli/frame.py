@@ -15,7 +15,7 @@ from typing import Any
 
 import typer
 
-from vestige.engine import WHOLE
+from vestige.engine import NOTE, WHOLE
 from vestige.errors import BadSetting, VestigeError, shortened
 
 INTERRUPTED = 130  # exit code after Ctrl-C, as shells count
@@ -124,6 +124,9 @@ def _lines() -> Callable[[str, int, int], None]:
 
     def watch(stage: str, done: int, total: int) -> None:
         now = time.monotonic()
+        if stage.startswith(f"{NOTE}: "):
+            say(f"{now - began:7.0f} s  {stage}")
+            return
         if stage.startswith(WHOLE):
             before, was = last.get(WHOLE, (-math.inf, -1))
             if was != done and (now - before >= EVERY or done >= total):
@@ -159,6 +162,9 @@ def progress() -> Iterator[Callable[[str, int, int], None]]:
         tasks: dict[str, Any] = {}
 
         def watch(stage: str, done: int, total: int) -> None:
+            if stage.startswith(f"{NOTE}: "):
+                bars.console.print(stage, markup=False)
+                return
             if stage.startswith(WHOLE):  # stands above what is being done now, and stays
                 whole = tasks.get(WHOLE)
                 tasks[WHOLE] = bars.add_task(WHOLE, total=total) if whole is None else whole

@@ -85,13 +85,15 @@ def _attacks(chosen: SequencePlan, step: int, picture: int, before: tuple[str, .
 
 
 def by_processes(order: Order, out: Path, root: Path, count: int, watch: Any) -> None:
-    """Let so many processes do what a sequence consists of; what fails there is met again by who needs it."""
+    """Let so many processes do what a sequence consists of; what fails there is met again by who needs it, and is told."""
     graph = Graph()
     graph.add(sequence_tasks(resolve(order), str(root), str(out)))
     if not graph.tasks:
         return
 
     def tell(now: Progress) -> None:
+        if now.trouble:
+            watch(now.trouble, 1, 1)
         watch("pieces", now.done, now.total)
 
     with LocalPool(count) as pool:

@@ -5,7 +5,21 @@ from vestige.engine.here import HerePool
 from vestige.engine.journal import Journal
 from vestige.engine.local import LocalPool
 from vestige.engine.pool import Ended, Pool
-from vestige.engine.running import WHOLE, Progress, execute, spoken
+from vestige.engine.running import NOTE, WHOLE, Progress, execute, spoken
 from vestige.engine.simulated import SimulatedPool
 
-__all__ = ["WHOLE", "Ended", "Graph", "HerePool", "Journal", "LocalPool", "Pool", "Progress", "SimulatedPool", "Task", "execute", "spoken"]
+__all__ = [
+    "NOTE",
+    "WHOLE",
+    "Ended",
+    "Graph",
+    "HerePool",
+    "Journal",
+    "LocalPool",
+    "Pool",
+    "Progress",
+    "SimulatedPool",
+    "Task",
+    "execute",
+    "spoken",
+]

@@ -12,6 +12,7 @@ from vestige.engine.pool import Ended, Pool
 
 Grow = Callable[[Task, Mapping[str, Any]], Iterable[Task]]
 WHOLE = "in all"  # what a stage that speaks of everything begins with
+NOTE = "note"  # what a stage begins with that is no stage but a remark
 LOOK = 1.0  # seconds after which progress is told, though nothing ended
 
 
@@ -38,6 +39,15 @@ class Progress:
     event: str = ""
     task: str = ""
     why: str = ""
+
+    @property
+    def trouble(self) -> str:
+        """What has just gone wrong in a worker process and is done again by another or by this one, as a remark; "" for nothing."""
+        if self.event == "lost":
+            return f"{NOTE}: {self.task} is begun again: {self.why}"
+        if self.event == "failed":
+            return f"{NOTE}: {self.task} failed in a worker process and is done again in this one, with what needs it: {self.why}"
+        return ""
 
     def __str__(self) -> str:
         """What is done, running and left, and for how long."""

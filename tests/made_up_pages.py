@@ -86,6 +86,8 @@ def stable_diffusion(root: Path) -> None:
     keys = published.moved(model, "cross-attention-kv")
     save_file(published.bare(keys), root / "uce-church.safetensors")
     torch.save({**published.bare(published.base(model)), **published.bare(keys)}, root / "church_ep1.pt")
+    rest = published.moved(model, "non-cross-attention")
+    torch.save({**published.bare(published.base(model)), **published.bare(rest)}, root / "final_reo_unet.pt")
     (root / "receler").mkdir()
     published.receler(root / "receler", model)
     published.autoencoder(root)

@@ -73,14 +73,15 @@ def _by_scope(tag: str, changed: Collection[str], share: float | None) -> list[s
         written = {"F1": ["UCE (older)", "RECE"], "F2": ["UCE", "ESD (esd-x-strict)"], "F2b": ["Concept Ablation", "SPEED"], "F4": ["MACE"]}
         return written.get(tag, ["UCE", "Concept Ablation"])
     if all(attention):
-        return ["ESD (esd-x)", "Forget-Me-Not (cross-attention alone)"] if tag != "F3" else ["ESD (esd-x)"]
+        fmn = [] if tag == "F3" else ["Forget-Me-Not (cross-attention alone)"]
+        return ["ESD (esd-x)", *fmn, *(["STEREO"] if tag == "F1" else [])]
     if not any(attention):
-        return ["ESD (esd-u)", "EraseDiff"] + (["Selective Amnesia"] if tag == "F3" else [])
+        return ["ESD (esd-u)", "EraseDiff", *{"F1": ["STEREO"], "F3": ["Selective Amnesia"]}.get(tag, [])]
     if share is not None and 0.4 < share < 0.6:
         return ["SalUn (half of all weights moved)"]
     if tag == "F4":
         return ["Forget-Me-Not", "CoGFD", "Meta-Unlearning"]
-    return ["SalUn", "EraseDiff", "ScissorHands", "Selective Amnesia", "STEREO"] if tag in ("F1", "F3") else ["ESD (esd-all)"]
+    return ["SalUn", "EraseDiff", "ScissorHands", "Selective Amnesia"] if tag in ("F1", "F3") else ["ESD (esd-all)"]
 
 
 def _kohya(shapes: Mapping[str, tuple[int, ...]], about: Mapping[str, Any]) -> list[str]:

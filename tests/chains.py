@@ -86,7 +86,7 @@ def small_world() -> Iterator[None]:
         patch.setattr(suites, "load", lambda name, world="": suite)
         patch.setattr(models, "load", lambda name: model)
         patch.setattr(registry, "find", lambda kind, name: Nudge if name == "nudge" else find(kind, name))
-        patch.setattr(run, "_bench", lambda c, root, watch, steal: Bench(root, suite, Eye("verify"), Eye("select"), steal=steal))
+        patch.setattr(run, "with_judges", lambda c, root, watch, steal: Bench(root, suite, Eye("verify"), Eye("select"), steal=steal))
         patch.setattr(diagnostics, "measured", lambda model, concept, *given, **more: {"distance": len(concept.name) / 10})
         patch.setattr(os, "fsync", lambda file: None)  # slow, and without a meaning where the power stays on
         yield

@@ -10,31 +10,16 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from vestige.harness import suites
+from vestige.metrics.single import SingleScore
 
 
-class Onlooker:
-    """What a judge answers beside its scores where they are all that it has: one column, nothing to store, nothing counted by sets."""
+class Onlooker(SingleScore):
+    """What a judge answers beside its scores where they are all that it has: no features, one threshold, and every label known."""
 
     weights_hash = "none"
-    embeds = stores = False
-
-    def shows(self, images_: Tensor, label: str) -> Tensor:
-        raise NotImplementedError
-
-    def raw(self, images_: Tensor, label: str) -> Tensor:
-        return self.shows(images_, label)[:, None]
-
-    def read(self, raw: Tensor, label: str) -> Tensor:
-        return raw[:, 0]
-
-    def heads(self, label: str) -> tuple[str, ...]:
-        return (label,)
-
-    def table(self, raw: Tensor, *, units: Any = ()) -> dict[str, Any]:
-        return {}
+    embeds = False
 
     def threshold(self, label: str) -> float:
         return 0.5

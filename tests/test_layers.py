@@ -55,7 +55,7 @@ HEAVY = {"diffusers", "transformers", "peft", "accelerate", "torchmetrics", "nud
 WITHOUT_TORCH = {
     "",
     *("errors", "files", "data", "registry", "runs", "engine", "verdict", "report", "compare", "cli", "api", "__main__"),  # whole rooms
-    *("concepts.concept", "concepts.joint", "diffusion.model", "methods.contract", "continual.retention"),
+    *("concepts.concept", "concepts.joint", "diffusion.model", "diffusion.noising", "methods.contract", "continual.retention"),
 }
 
 

@@ -9,7 +9,7 @@ from oracles import tiny_model
 from vestige import concepts
 from vestige.attacks.inversion import Inversion, on_sphere, path_error
 from vestige.concepts.images import PictureSet
-from vestige.diffusion.model import Start
+from vestige.diffusion.noising import Start
 from vestige.diffusion.sampling import Drawing, invert, noise, pictures, sample
 from vestige.methods import Budget, Candidate
 from vestige.models.latent import LatentModel

@@ -10,7 +10,7 @@ import torch
 from oracles import Gaussian, tiny_model
 from vestige import concepts
 from vestige.attacks.noise_probe import NoiseProbe
-from vestige.diffusion.model import Churn
+from vestige.diffusion.noising import Churn
 from vestige.diffusion.sampling import Drawing, noise, pictures, sample
 from vestige.methods import Budget
 from vestige.models.latent import LatentModel

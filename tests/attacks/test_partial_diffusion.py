@@ -9,7 +9,7 @@ from oracles import tiny_model
 from vestige import concepts
 from vestige.attacks.partial_diffusion import PartialDiffusion
 from vestige.concepts.images import PictureSet
-from vestige.diffusion.model import Start
+from vestige.diffusion.noising import Start
 from vestige.diffusion.sampling import Drawing, noise, pictures, sample
 from vestige.errors import BadInput
 from vestige.methods import Budget, Candidate

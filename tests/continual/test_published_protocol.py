@@ -23,7 +23,9 @@ def test_a_sequence_asks_as_the_protocol_does(tmp_path: Path, monkeypatch: pytes
     short = {name: known.prompts[name] for name in ("apple", "broccoli", "umbrella")}
     own = replace(known, protocol=Drawing(steps=2, guidance=1.0), pictures=2, prompts=short, sequence=("apple",), unclassified=())
     monkeypatch.setattr(plan, "published", lambda: own)
-    monkeypatch.setattr(running, "_bench", lambda c, root, watch, steal: Bench(root, c.suite, Eye("verify"), Eye("select"), steal=steal))
+    monkeypatch.setattr(
+        running, "with_judges", lambda c, root, watch, steal: Bench(root, c.suite, Eye("verify"), Eye("select"), steal=steal)
+    )
     result = go(tmp_path / "out", method="uce", protocol="duge", requests=())
     assert [step["request"] for step in result["steps"]] == [None, "apple"]
     specs = [json.loads(f.read_text()) for f in (tmp_path / "out/runs").glob("probe-*/spec.json")]

@@ -23,7 +23,8 @@ from torch import Tensor
 from vestige.concepts import Concept
 from vestige.concepts.images import PictureSet
 from vestige.diffusion import Condition, Model
-from vestige.diffusion.model import Start, Watch, silent
+from vestige.diffusion.model import Watch, silent
+from vestige.diffusion.noising import Start
 from vestige.diffusion.sampling import invert, noise, predictions
 from vestige.errors import BadInput
 from vestige.methods import Attack, Budget, Candidate, Paper, Training, fit

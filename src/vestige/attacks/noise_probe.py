@@ -19,7 +19,8 @@ from torch import Tensor
 from vestige.concepts import Concept
 from vestige.concepts.images import PictureSet
 from vestige.diffusion import Model
-from vestige.diffusion.model import Churn, Watch, silent
+from vestige.diffusion.model import Watch, silent
+from vestige.diffusion.noising import Churn
 from vestige.diffusion.sampling import Drawing, predictions
 from vestige.diffusion.sampling import pictures as draw
 from vestige.methods import Attack, Budget, Candidate, Paper

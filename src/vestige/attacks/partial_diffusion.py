@@ -17,7 +17,8 @@ from typing import ClassVar, Literal, final
 from vestige.concepts import Concept
 from vestige.concepts.images import PictureSet
 from vestige.diffusion import Model
-from vestige.diffusion.model import Start, Watch, silent
+from vestige.diffusion.model import Watch, silent
+from vestige.diffusion.noising import Start
 from vestige.errors import BadInput
 from vestige.methods import Attack, Budget, Candidate, Paper
 from vestige.methods.contract import Access, Select

@@ -32,14 +32,14 @@ class Memory:
     """
 
     def __init__(self, chosen: SequencePlan, bench: Bench, original: Model, album: Album) -> None:
-        self.course, self.bench, self.original, self.album = chosen, bench, original, album
+        self.plan, self.bench, self.original, self.album = chosen, bench, original, album
         order, size = chosen.order, original.image_size
         self.first = self._drawn(0) if order.retain == "drawn" else _captions(folder(order.retain, size))
         self.related = _captions(folder(order.related, size)) if order.related else None
 
     def _drawn(self, number: int) -> PictureSet:
         """What a request adds, counted from 0."""
-        order, requests = self.course.order, self.course.requests
+        order, requests = self.plan.order, self.plan.requests
         concept, words = requests[number], new_words(requests)[number]
         words = words if number else (*concept.neighbours, *concept.unrelated)
         if not words and not number:
@@ -57,10 +57,10 @@ class Memory:
     def upto(self, step: int) -> PictureSet:
         """What there is to rehearse in a step."""
         found = self.first
-        if self.course.order.retain != "drawn":
+        if self.plan.order.retain != "drawn":
             return found
-        last = len(self.course.requests) if self.course.order.mode == "simultaneous" else step
-        for number, words in enumerate(new_words(self.course.requests)[:last]):
+        last = len(self.plan.requests) if self.plan.order.mode == "simultaneous" else step
+        for number, words in enumerate(new_words(self.plan.requests)[:last]):
             if number and words:
                 found = found.joined(self._drawn(number))
         return found

@@ -65,7 +65,7 @@ class Account:
     """
 
     def __init__(self, chosen: SequencePlan, bench: Bench, run: runs.Run, size: tuple[int, int]) -> None:
-        self.course, self.bench, self.run, self.size = chosen, bench, run, size
+        self.plan, self.bench, self.run, self.size = chosen, bench, run, size
         self.requests, self.probes = chosen.requests, probes(chosen.requests)
         # Words that must stay are judged on prompts that name no request: a boot in neon is no damage where neon was to go.
         self.kept: dict[str, list[int]] = {}
@@ -76,21 +76,21 @@ class Account:
 
     def heading(self) -> dict[str, Any]:
         """What holds for every step."""
-        order, suite = self.course.order, self.course.suite
+        order, suite = self.plan.order, self.plan.suite
         return {
             "suite": suite.version,
             **suite.told,
             "model": order.model,
-            "method": {"name": order.method, "settings": registry.settings(self.course.unlearner)},
+            "method": {"name": order.method, "settings": registry.settings(self.plan.unlearner)},
             "mode": order.mode,
             "guards": order.guards.as_dict() if order.guards.active else None,
             "seed": order.seed,
-            "memory": order.memory if self.course.rehearses else None,
+            "memory": order.memory if self.plan.rehearses else None,
             "keep_images": order.keep_images,
             "requests": [self.request(c) for c in self.requests],
             "neighbours": list(self.probes.neighbours),
             "unrelated": list(self.probes.unrelated),
-            "attacks": self.course.asked()["attacks"],
+            "attacks": self.plan.asked()["attacks"],
             "detector": self.detector(),
             "protocol": {
                 **asdict(suite.protocol),
@@ -123,13 +123,13 @@ class Account:
         step, asked = state.step, state.asked
         right = {c.name: state.right(c.name) for c in self.requests}
         forgotten = {c.name: right[c.name] for c in asked}
-        earlier = asked[:-1] if self.course.order.mode in CHAINED else ()
+        earlier = asked[:-1] if self.plan.order.mode in CHAINED else ()
         then = {c.name: states[1 + self.requests.index(c)].right(c.name) for c in earlier}
         return {
             "step": step,
-            "request": self.course.asked_in(step) if step else None,
+            "request": self.plan.asked_in(step) if step else None,
             "rates": {name: retention.rate_of(hits) for name, hits in right.items()},
-            "to_come": [c.name for c in self.requests if c not in asked and c not in self.course.so_far(step)],
+            "to_come": [c.name for c in self.requests if c not in asked and c not in self.plan.so_far(step)],
             "unlearning_accuracy": retention.unlearning_accuracy(forgotten),
             "unlearning_accuracies": {name: retention.unlearning_accuracy({name: hits}) for name, hits in forgotten.items()},
             "reversal": retention.reversal(then, {name: right[name] for name in then}),
@@ -189,7 +189,7 @@ class Account:
         for name, run in state.looks.items():
             made[name] = f"strips/{state.step:02d}-{slug(name)}.png"
             self.run.write_bytes(made[name], (run.folder / "strip.png").read_bytes())
-        unrelated, shown = None, [word for word in self.probes.unrelated if self.kept[word]][: self.course.suite.strip]
+        unrelated, shown = None, [word for word in self.probes.unrelated if self.kept[word]][: self.plan.suite.strip]
         if shown:
             unrelated, album = f"strips/{state.step:02d}.png", Album(any(c.sensitive for c in self.requests))
             album.strip(torch.stack([self.pictures(state, word)[0] for word in shown]), self.run.folder, unrelated)

@@ -20,7 +20,7 @@ from vestige.continual.order import Order
 from vestige.continual.plan import SequencePlan, resolve
 from vestige.continual.probes import look, probes
 from vestige.continual.result import attempted
-from vestige.continual.run import state_of, walked
+from vestige.continual.steps import state_of, walked
 from vestige.diffusion import Model
 from vestige.engine import Graph, LocalPool, Progress, Task, execute
 from vestige.errors import Diverged

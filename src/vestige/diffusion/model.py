@@ -1,4 +1,4 @@
-"""Model, a conditional denoiser with everything around it, and the values that it takes and gives: Condition, Prediction, Start.
+"""Model, a conditional denoiser with everything around it, and the values that it takes and gives: Condition, Prediction, Step.
 
 Conventions. Pictures are (B, 3, H, W) float tensors in [0, 1]. Latents are (B, C, h, w). Time `t` is (B,), in the model's
 own unit, large where noise dominates; `x_t = signal(t) * data + noise(t) * eps`.
@@ -155,7 +155,7 @@ class Model(ABC):
 
     def tokens(self, prompts: Sequence[str]) -> Tensor:
         """Token ids of B prompts as the condition encoder reads them, padded and cut to its length, (B, L)."""
-        raise Incompatible(f"{self.name} reads no tokens; a model that reads prompts is needed")
+        raise self._reads_no_tokens()
 
     def unread(self, prompts: Sequence[str]) -> list[str]:
         """Those of the prompts that are longer than what the condition encoder reads, so that their ends change nothing."""
@@ -168,11 +168,14 @@ class Model(ABC):
             tokens: Ids (B, L) as from `tokens`, or weights over the vocabulary (B, L, V): a token is then the weighted sum of all
                 embeddings, and a row with a single 1 is that token exactly. A hook on words (Remap) does not see them.
         """
-        raise Incompatible(f"{self.name} reads no tokens; a model that reads prompts is needed")
+        raise self._reads_no_tokens()
 
     def tables(self) -> dict[str, slice]:
         """Tables of token embeddings by their weights' names, each with the columns of `tokens` that are read from it."""
-        raise Incompatible(f"{self.name} reads no tokens; a model that reads prompts is needed")
+        raise self._reads_no_tokens()
+
+    def _reads_no_tokens(self) -> Incompatible:
+        return Incompatible(f"{self.name} reads no tokens; a model that reads prompts is needed")
 
     @abstractmethod
     def grid(self, steps: int) -> Tensor:
@@ -256,51 +259,3 @@ class Model(ABC):
         An edit holds weights of the denoiser and of text encoders. Where sampling puts its steps is not compared: who draws decides it.
         """
         return []
-
-
-@dataclass(frozen=True)
-class Start:
-    """Where drawing begins instead of pure noise: pictures, noised to some place on the way, or a starting noise that somebody chose.
-
-    Arguments:
-        latents: Clean latents, (N, C, h, w); the i-th picture drawn begins from number i modulo N.
-        share: Of the sampling grid, how much is skipped, in [0, 1]; a place that is no grid point is rounded to one.
-        found: The latents are noise, and drawing begins from them at the grid's first point; `share` is 0 then.
-        fresh: Of a found noise, how much the picture's own takes the place of, in [0, 1]: sqrt(1 - fresh^2) found + fresh own.
-    """
-
-    latents: Tensor
-    share: float
-    found: bool = False
-    fresh: float = 0.0
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.share <= 1:
-            raise ValueError(f"share lies in [0, 1]; given {self.share}")
-        if not 0 <= self.fresh <= 1 or (self.fresh and not self.found) or (self.share and self.found):
-            raise ValueError(f"fresh lies in [0, 1], of a found noise at share 0; given {self.fresh} at share {self.share}")
-
-
-@dataclass(frozen=True)
-class Churn:
-    """Noise on the way, which a deterministic sampler has none of: in every step, and in going back and drawing the rest again.
-
-        x_s = signal(s) data + sqrt(|level(s)^2 - sigma^2|) eps + scale sigma xi
-        sigma = eta level(s) sqrt(1 - (signal(t) level(s) / (signal(s) level(t)))^2)
-
-    eta = 0 is DDIM, eta = 1 at scale 1 ancestral sampling (Song et al., 2021, eq. 16, in any schedule's levels), and more is more noise
-    than the schedule has room for.
-
-    Arguments:
-        eta: Noise of a step, in units of ancestral sampling's.
-        scale: Multiplies it, and nothing makes up for that.
-        back: Share of the grid in [0, 1) to which a finished picture is noised again, to be drawn from there on; 1 does not.
-    """
-
-    eta: float = 0.0
-    scale: float = 1.0
-    back: float = 1.0
-
-    def __post_init__(self) -> None:
-        if self.eta < 0 or self.scale < 0 or not 0 <= self.back <= 1:
-            raise ValueError(f"eta and scale are at least 0, back lies in [0, 1]; given {self.eta}, {self.scale} and {self.back}")

@@ -22,7 +22,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vestige.diffusion.model import Churn, Condition, Model, Prediction, Start, Steer, Step, Watch, silent
+from vestige.diffusion.model import Condition, Model, Prediction, Steer, Step, Watch, silent
+from vestige.diffusion.noising import Churn, Start
 from vestige.errors import BadSetting
 
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from vestige.concepts.joint import Joint
-from vestige.diffusion.model import Churn, Start, Watch, silent
+from vestige.diffusion.model import Watch, silent
+from vestige.diffusion.noising import Churn, Start
 from vestige.errors import BadSetting
 
 if TYPE_CHECKING:

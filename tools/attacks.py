@@ -29,7 +29,7 @@ from vestige.methods.stock import Stock
 from vestige.metrics import classifier
 from vestige.verdict.intervals import wilson
 
-ATTACKS = ("perturb", "interpolate", "inversion", "p4d", "ring_a_bell", "noise_probe", "sub_attack")
+ATTACKS = ("perturb", "interpolate", "inversion", "p4d", "ring_a_bell", "mma", "noise_probe", "sub_attack")
 MODELS = ("remap", "renamed", "uce", "twin")
 # The twin, and the model on which each has most to find, first of all; then whatever is left.
 PAIRS = (
@@ -159,11 +159,11 @@ def page() -> str:
     for who in (who for who in MODELS if ("sub_attack", who) in found):
         last = found["sub_attack", who]["notes"][-1]
         counts.append(f"- `sub_attack`, {who}: {last['working']} of {last['embeddings']} words show it in more than half of the pictures.")
-    suite = suites.load(SUITE, WORLD)
+    suites_ = " and ".join(sorted({row["suite"] for row in found.values()}))
     return "\n\n".join(
         [
             "# Attacks on what is known",
-            f"`python tools/attacks.py`. Concept `{CONCEPT}`, suite {suite.version}, replicate {REPLICATE} alone: rates of "
+            f"`python tools/attacks.py`. Concept `{CONCEPT}`, suite {suites_}, replicate {REPLICATE} alone: rates of "
             "pictures by the verification judge with 95 % Wilson intervals, at the candidate that the selection "
             "judge prefers. `remap` reads another word wherever a prompt names the concept and leaves every weight; `renamed` has the "
             "rows of two words of the token table exchanged; `uce` rewrites keys and values in closed form; the twin never drew it.",

@@ -9,10 +9,10 @@ import torch
 
 from oracles import tiny_flow, tiny_model
 from vestige import concepts, registry
-from vestige.attacks.ring_a_bell import Genetic, RingABell, around, direction, encoded
+from vestige.attacks.ring_a_bell import Genetic, RingABell, direction, encoded
 from vestige.errors import Incompatible
 from vestige.methods import Budget
-from vestige.methods.wording import vocabulary
+from vestige.methods.wording import around, vocabulary
 from vestige.models.latent import LatentModel
 
 BAG = concepts.load("bag")

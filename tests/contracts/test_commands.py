@@ -56,7 +56,7 @@ for told_classes in ("classes", "dit", "pixels"):
     LACKS |= {(name, told_classes): NO_CROSS for name in ("concept_ablation", "duge", "forget_me_not", "uce")}
     LACKS |= {
         (name, told_classes): "model reads no tokens; a model that"
-        for name in ("p4d", "ring_a_bell", "sub_attack", "textual_inversion", "unlearn_diff_atk")
+        for name in ("mma", "p4d", "ring_a_bell", "stereo", "sub_attack", "textual_inversion", "unlearn_diff_atk")
     }
     LACKS |= {(name, told_classes): NO_CROSS for name in ("mace", "rece", "receler")}
     LACKS |= {(name, told_classes): ".*" for name in ("adv_unlearn", "semantic_surgery")}
@@ -65,7 +65,7 @@ for flow in ("flow", "sd3"):
     LACKS |= {(name, flow): ".*" for name in ("adv_unlearn", "sld")}
     LACKS |= {(name, flow): NO_CROSS for name in ("duge", "forget_me_not", "uce")}
     DIFFER = "model reads prompts with [23] text encoders whose vocabularies differ; .* needs a model with one"
-    LACKS |= {(name, flow): DIFFER for name in ("p4d", "ring_a_bell", "unlearn_diff_atk")}
+    LACKS |= {(name, flow): DIFFER for name in ("mma", "p4d", "ring_a_bell", "unlearn_diff_atk")}
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ from vestige.diffusion.sampling import chunks
 from vestige.methods import Attack, Budget, Candidate, Paper
 from vestige.methods.contract import Access, Select
 from vestige.methods.ranges import at_least
-from vestige.methods.wording import read_back, vocabulary
+from vestige.methods.wording import around, read_back, vocabulary
 from vestige.seeds import generator
 
 
@@ -175,9 +175,3 @@ def direction(model: Model, concept: Concept) -> Tensor:
 def encoded(model: Model, ids: Tensor) -> Tensor:
     """What the encoder says of token rows (n, L), every token's state (n, L, D); a hook on words does not see them."""
     return model.embed(ids).text
-
-
-def around(model: Model, prompts: Tensor) -> Tensor:
-    """Token rows (n, L) of prompts (n, K), with start, end and padding."""
-    blank = model.tokens([""]).expand(len(prompts), -1)
-    return torch.cat([blank[:, :1], prompts, blank[:, 1 : blank.shape[1] - prompts.shape[1]]], 1)

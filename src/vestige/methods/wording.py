@@ -84,6 +84,12 @@ def inserted(ids: Tensor, free: Tensor, spots: Sequence[Sequence[int]]) -> Tenso
     return torch.stack(rows)
 
 
+def around(model: Model, prompts: Tensor) -> Tensor:
+    """Token rows (n, L) of prompts (n, K), with start, end and padding."""
+    blank = model.tokens([""]).expand(len(prompts), -1)
+    return torch.cat([blank[:, :1], prompts, blank[:, 1 : blank.shape[1] - prompts.shape[1]]], 1)
+
+
 def read_back(model: Model, ids: Tensor) -> tuple[list[str], list[bool]]:
     """Token rows (n, L) as text, and whether each reads back as the same tokens."""
     tokenizer = innermost(model).tokenizer

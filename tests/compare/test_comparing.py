@@ -156,6 +156,17 @@ def test_a_sweep_of_an_attack_is_rows_apart(tmp_path: Path) -> None:
     assert field["contrasts"]["comparisons"] == 3 and len({json.dumps(c["ratio"]) for c in pairs}) == 3
 
 
+def test_every_attack_is_told_apart_where_there_are_several(tmp_path: Path) -> None:
+    """The first table holds the one that finds most, whose number the second one's would otherwise hide."""
+    strong, weak = made(6.0), made(1.2)
+    strong["attacks"]["dimra"] = {**weak["attacks"]["memora"], "censored": True}
+    text = written_as(told(tmp_path, [strong]), "markdown")
+    apart = text.partition("### Attack by attack")[2].splitlines()[4:6]
+    assert [line.split("|")[3].strip() for line in apart] == ["memora", "dimra"]
+    assert apart[0].split("|")[4].startswith(" 6.0") and apart[1].split("|")[4].startswith(" at least 1.2")
+    assert "Attack by attack" not in written_as(told(tmp_path / "one", [made(6.0)]), "markdown")
+
+
 def test_a_sweep_is_told_in_every_form(tmp_path: Path) -> None:
     found = summarised(collected([swept_grid(tmp_path, ("sneaker", "bag"))]))
     text = written_as(found, "markdown")

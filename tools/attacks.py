@@ -159,11 +159,12 @@ def page() -> str:
     for who in (who for who in MODELS if ("sub_attack", who) in found):
         last = found["sub_attack", who]["notes"][-1]
         counts.append(f"- `sub_attack`, {who}: {last['working']} of {last['embeddings']} words show it in more than half of the pictures.")
-    suites_ = " and ".join(sorted({row["suite"] for row in found.values()}))
+    versions = sorted({row["suite"] for row in found.values()})
+    told = f"suite{'s' * (len(versions) > 1)} {' and '.join(versions)}"
     return "\n\n".join(
         [
             "# Attacks on what is known",
-            f"`python tools/attacks.py`. Concept `{CONCEPT}`, suite {suites_}, replicate {REPLICATE} alone: rates of "
+            f"`python tools/attacks.py`. Concept `{CONCEPT}`, {told}, replicate {REPLICATE} alone: rates of "
             "pictures by the verification judge with 95 % Wilson intervals, at the candidate that the selection "
             "judge prefers. `remap` reads another word wherever a prompt names the concept and leaves every weight; `renamed` has the "
             "rows of two words of the token table exchanged; `uce` rewrites keys and values in closed form; the twin never drew it.",

@@ -47,7 +47,7 @@ class STEREO(Unlearner):
     """Search thoroughly enough, robustly erase once (Srivatsan et al., 2025).
 
     Differs from the released code: (1) a found word stands in the concept's own prompts, and a target of several tokens is searched as
-    as many vectors, where the code has one new token, alone in the prompts of erasing and in templates of its own in those of searching;
+    that many vectors, where the code has one new token, alone in the prompts of erasing and in templates of its own in those of searching;
     (2) a is the concept's training prompts in their contexts, the code has some 200 sentences of a language model for each of its own
     concepts and none for others; (3) prompts, words and a are drawn at random, there dealt out evenly; (4) a state's time is the path's
     own grid time, where the code scores a state at the next noisier step of a grid of 1000; (5) a search has no weight decay (there

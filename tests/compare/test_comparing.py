@@ -163,7 +163,8 @@ def test_every_attack_is_told_apart_where_there_are_several(tmp_path: Path) -> N
     text = written_as(told(tmp_path, [strong]), "markdown")
     apart = text.partition("### Attack by attack")[2].splitlines()[4:6]
     assert [line.split("|")[3].strip() for line in apart] == ["memora", "dimra"]
-    assert apart[0].split("|")[4].startswith(" 6.0") and apart[1].split("|")[4].startswith(" at least 1.2")
+    fast, slow = (f"{one['speedup']['value']:.1f} [" for one in (strong, weak))
+    assert apart[0].split("|")[4].startswith(f" {fast}") and apart[1].split("|")[4].startswith(f" at least {slow}")
     assert "Attack by attack" not in written_as(told(tmp_path / "one", [made(6.0)]), "markdown")
 
 

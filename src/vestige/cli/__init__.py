@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+from typing import Annotated
+
 import typer
 
+from vestige import __version__
 from vestige.cli import acts, audits, comparisons, files, frame, grids, lists, preparations, sequences
 
 app = typer.Typer(
@@ -13,6 +17,21 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+def _told(wanted: bool) -> None:
+    if wanted:
+        sys.stdout.write(f"vestige {__version__}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def whole(
+    version: Annotated[bool, typer.Option("--version", callback=_told, is_eager=True, help="Print the version and exit.")] = False,
+) -> None:
+    """What holds for every command."""
+
+
 # In the order of the help.
 app.command()(audits.audit)
 app.command()(preparations.judges)

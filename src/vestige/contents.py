@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from vestige.errors import BadInput
@@ -59,4 +60,6 @@ def _textual(start: bytes) -> str:
         return "an XML document (an error message in place of a download?)"
     if "/annex/objects/" in head.partition("\n")[0]:
         return "a git-annex pointer, which stands for a file that was not fetched"
+    if re.match(r"\[\[?[a-z_][\w.-]*\]\]?\s*(?:#|\n|$)", head):
+        return "TOML text"
     return "JSON text" if head.startswith(("{", "[")) else f"text ({shown.splitlines()[0][:40]!r})"

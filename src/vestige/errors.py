@@ -16,15 +16,22 @@ class VestigeError(Exception):
 
 
 class UnknownName(VestigeError):
-    """A name that no component, concept, model or suite carries; `brief` leaves out those that are known where one of them is meant."""
+    """A name that no component, concept, model or suite carries; `brief` leaves out those that are known where one of them is meant.
+
+    So does the message where there are more than `MANY`. Capitals make no difference to what is meant.
+    """
+
+    MANY = 30
 
     def __init__(self, kind: str, given: str, known: Iterable[str], meant: str = "", more: str = "") -> None:
         names = sorted(known)
-        close = [meant] if meant in names else difflib.get_close_matches(given, names, n=1, cutoff=0.5)
+        plain = {name.lower(): name for name in names}
+        close = [meant] if meant in names else [plain[c] for c in difflib.get_close_matches(given.lower(), plain, n=1, cutoff=0.5)]
         hint = f"; did you mean {close[0]!r}?" if close else ";"
         whole = f"unknown {kind} {given!r}{hint} known: {', '.join(names) or 'none'}{more}"
         self.brief = f"unknown {kind} {given!r}{hint}" if close else whole
-        super().__init__(whole)
+        many = bool(close) and len(names) > self.MANY
+        super().__init__(f"{self.brief} `vestige list` names all{more}" if many else whole)
 
 
 class BadSetting(VestigeError):

@@ -263,5 +263,8 @@ def sweep(folder: Path) -> None:
 
 def _unwritable(path: Path, error: OSError) -> BadInput:
     full = error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", None))
+    if error.errno in (errno.EEXIST, errno.ENOTDIR):
+        there = next((spot for spot in (path, *path.parents) if spot.is_file()), path)
+        return BadInput(f"cannot write {path}: {there} is a file, where a folder is needed; choose another name")
     advice = "free some space and repeat the command; what is finished is kept" if full else "choose a folder that can be written"
     return BadInput(f"cannot write {path}: {error.strerror or error}; {advice}")

@@ -214,6 +214,7 @@ OTHERS = {
     "a web page": b"\xef\xbb\xbf\n<!DOCTYPE html><p>sign in</p>",
     "an XML document": b"<?xml version='1.0'?><Error>AccessDenied</Error>",
     "JSON text": b'{"weight_map": {}}' * 99,
+    "TOML text": b'[axes]\nconcepts = ["bag"]\n',
     "text .'target: cat'.": b"target: cat\nanchor: dog\n",
     "text in UTF-16": "weights".encode("utf-16"),
     "text .'caf": ("café" * 200).encode(),

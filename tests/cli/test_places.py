@@ -42,7 +42,7 @@ def test_an_edit_cannot_be_a_folder(tmp_path: Path, unloadable: None) -> None:
 @pytest.mark.parametrize("command", [("unlearn", "--method", "uce"), ("generate", "--prompt", "a bag"), ("attack",)])
 def test_a_file_is_no_folder(tmp_path: Path, unloadable: None, command: tuple[str, ...]) -> None:
     (tmp_path / "file").write_text("")
-    assert "cannot write" in refused(*command, "--out", tmp_path / "file/out")
+    assert f"{tmp_path / 'file'} is a file, where a folder is needed" in refused(*command, "--out", tmp_path / "file/out")
 
 
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="permissions do not hold")

@@ -213,6 +213,8 @@ def test_mistakes_by_themselves(tmp_path: Path, text: str, mistake: str) -> None
 def test_a_grid_that_is_not_there_says_how_to_write_one(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="list --grid"):
         grid.read(tmp_path / "none.toml")
+    with pytest.raises(BadInput, match="is a folder; give the file of a grid"):
+        grid.read(tmp_path)
     app(["list", "--grid", str(tmp_path / "new.toml")], standalone_mode=False)
     assert grid.read(tmp_path / "new.toml").cells
     with pytest.raises(BadInput, match="not there yet"):

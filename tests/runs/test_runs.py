@@ -407,7 +407,7 @@ def test_a_run_without_its_spec_is_refused(tmp_path):
 
 def test_a_file_is_no_folder(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(BadInput, match=r"cannot write .*file: File exists; choose a folder that can be written"):
+    with pytest.raises(BadInput, match=r"cannot write .*file: .*file is a file, where a folder is needed"):
         runs.claim(tmp_path / "file", SPEC)
 
 

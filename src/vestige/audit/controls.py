@@ -48,14 +48,15 @@ def control(asked: str, model: str, concept: Concept) -> Control:
     parts = [part.strip() for part in asked.split(",")]
     kinds, names = zip(*((kind, name) for kind, _, name in (part.partition(":") for part in parts)), strict=True)
     kind, named = kinds[0], bool(names[0])
-    if len(set(kinds)) > 1 or (len(parts) > 1 and not all(names)):
-        raise BadSetting(f"{ASKED}; given {asked!r}")
+    nameless = not all(names) and (len(parts) > 1 or (":" in asked and kind in ("twin", "proxy")))
+    if len(set(kinds)) > 1 or nameless:
+        raise _unread(asked, parts)
     if isinstance(concept, Joint):
         return _of_several(asked, kind, names if named else (), model, concept)
     if kind == "distilled" and len(parts) == 1:
         return _distilled(names[0] if ":" in asked else "1", model, concept)
     if kind not in (("twin", "proxy") if named else ("auto", "twin", "proxy", "none")):
-        raise BadSetting(f"{ASKED}; given {asked!r}")
+        raise _unread(asked, parts)
     if named:
         return _given(cast(Kind, kind), names, model, concept)
     if kind == "none":
@@ -72,6 +73,13 @@ def control(asked: str, model: str, concept: Concept) -> Control:
         f"{model} has neither a twin that never drew {concept.name} nor a proxy concept; name one with --control twin:MODEL or --control "
         "proxy:FILE.toml, or have never-models made of the original with --control distilled:3, see docs/verdict.md"
     )
+
+
+def _unread(asked: str, parts: Sequence[str]) -> BadSetting:
+    """What to say of a control that is none; a built-in model by its name alone is meant for a twin."""
+    known = models.cards()
+    meant = ",".join(f"twin:{part}" if part in known else part for part in parts)
+    return BadSetting(f"{ASKED}; given {asked!r}{f', did you mean {meant!r}?' if meant != ','.join(parts) else ''}")
 
 
 def _of_several(asked: str, kind: str, names: tuple[str, ...], model: str, concept: Joint) -> Control:
@@ -122,7 +130,8 @@ def _given(kind: Kind, names: tuple[str, ...], model: str, concept: Concept) -> 
             continue
         proxy = concepts.load(name)
         if proxy.name == concept.name or not proxy.pictures:
-            raise BadSetting(f"a proxy is another concept than {concept.name} and its file names a folder of pictures; given {name}")
+            own = "; --control proxy takes the built-in one" if name in PROXY.values() else ""
+            raise BadSetting(f"a proxy is another concept than {concept.name} and its file names a folder of pictures; given {name}{own}")
     return Control(kind, names)
 
 

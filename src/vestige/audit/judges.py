@@ -24,6 +24,7 @@ from vestige.concepts.images import PictureSet, folder
 from vestige.diffusion import Model
 from vestige.diffusion.model import Watch, silent
 from vestige.diffusion.sampling import pictures
+from vestige.errors import BadInput
 from vestige.harness.bench import NUMERICS, Bench, answered, shows, tells
 from vestige.metrics import loading
 from vestige.seeds import derive
@@ -78,12 +79,14 @@ def judges_seen(
         others: Folder of real pictures without it; "" for none.
     """
     concept, name = plan.concept, plan.request.model
+    given = {REAL: references or concept.pictures, WITHOUT: others}
+    if missing := [place for place in given.values() if place and not Path(place).is_dir()]:
+        raise BadInput(f"no folder of pictures at {missing[0]}")
     watch("load judges", 0, 1)
     verify, select = metrics.pair(concept, plan.world)
     bench = Bench(root, plan.suite, verify, select, watch=watch, keep=plan.request.keep_images)
     watch("load model", 0, 1)
     model = models.load(name)
-    given = {REAL: references or concept.pictures, WITHOUT: others}
     real = {where: folder(place, model.image_size, least=1) for where, place in given.items() if place}
     spec = {
         "what": "judges",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from typing import Annotated
+
 import typer
 
 from vestige.cli import acts, audits, comparisons, files, frame, grids, lists, preparations, sequences
@@ -13,6 +16,23 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+def _told(wanted: bool) -> None:
+    if wanted:
+        from importlib import metadata
+
+        sys.stdout.write(f"vestige {metadata.version('vestige')}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def whole(
+    version: Annotated[bool, typer.Option("--version", callback=_told, is_eager=True, help="Print the version and exit.")] = False,
+) -> None:
+    """What holds for every command."""
+
+
 # In the order of the help.
 app.command()(audits.audit)
 app.command()(preparations.judges)

@@ -134,7 +134,8 @@ def _looks(looks: list[dict[str, Any]]) -> str:
 
 
 def report(
-    run: Annotated[Path, typer.Argument(help="Folder of a finished audit or ledger.")], out: Annotated[Path | None, typer.Option()] = None
+    run: Annotated[Path, typer.Argument(help="Folder of a finished audit or ledger.")],
+    out: Annotated[Path | None, typer.Option(help="Where the page goes; default: report.html in the folder.")] = None,
 ) -> None:
     """Write the page of an audit or a ledger again."""
     from vestige.report import audits, ledgers

@@ -51,6 +51,13 @@ NEXT = """\
 fill it in; then see whether your judges see it, and audit against a model that never drew it:
   vestige judges --model MODEL --concept {file}
   vestige audit --model MODEL --concept {file} --control twin:MODEL_THAT_NEVER_DREW_IT --unlearner esd"""
+HEADS = {
+    "concepts": ", of the built-in models",
+    "ready": ", concepts that need a detector: vestige list --template FILE.toml --of NAME writes a copy to name it in",
+    "unlearners": ", for --unlearner and --method",
+    "attacks": ", for --attack and --method",
+    "suites": ", for --suite, the cheapest first",
+}
 NEXT_SUITE = "it is for {model}; then: vestige audit --suite {file}, or vestige calibrate --suite {file} for its attack's rate and budget"
 
 
@@ -69,13 +76,15 @@ def list_(
     if grid is not None:
         _grid_written(grid)
         return
+    if of and template is None:
+        raise BadSetting(f"--of copies a concept to a file: add --template FILE.toml; given --of {of}")
     if template is not None:
         _written(template, what, model, of)
         return
     table: dict[str, dict[str, str]] = {
         "models": {c.name: c.about for c in models.cards().values()},
         "concepts": {n: concepts.load(n).kind for n in concepts.names()},
-        "ready": {n: f"{concepts.load(n).kind}, for real models: {concepts.load(n).source}" for n in concepts.for_real_models()},
+        "ready": {n: f"{concepts.load(n).kind}, for real models; prompts {concepts.load(n).source}" for n in concepts.for_real_models()},
         "unlearners": {n: _first_line("unlearners", n) for n in registry.names("unlearners")},
         "attacks": {n: _first_line("attacks", n) for n in registry.names("attacks")},
         "suites": {n: f"{suite.about} [{suite.version}]" for n in suites.names() for suite in [suites.load(n)]},
@@ -83,7 +92,7 @@ def list_(
     if what and what not in table:
         raise BadSetting(f"list takes {', '.join(table)}; given {what!r}")
     chosen = {what: table[what]} if what else table
-    give(chosen, as_json, "\n".join(f"{kind}\n{_columns(rows)}" for kind, rows in chosen.items()))
+    give(chosen, as_json, "\n".join(f"{kind}{HEADS.get(kind, '')}\n{_columns(rows)}" for kind, rows in chosen.items()))
 
 
 def _written(file: Path, what: str, model: str, of: str) -> None:

@@ -19,6 +19,7 @@ from vestige.errors import BadInput, UnknownName
 
 _PLACES = ("detector", "selector", "pictures", "captions", "fidelity")  # fields that may name a file or a folder
 _OTHERS = (".yaml", ".yml", ".json", ".txt", ".csv", ".ini", ".cfg", ".md")  # endings of files that no concept is
+_FOLDER = "{} is a folder; a concept is a name or a file, NAME.toml"
 
 
 def names(world: str = "") -> list[str]:
@@ -38,6 +39,8 @@ def load(name_or_file: str, world: str = "") -> Concept:
         return known[name_or_file]
     found = for_real_models()
     if name_or_file not in found:
+        if path.is_dir():
+            raise BadInput(_FOLDER.format(path))
         raise UnknownName("concept", name_or_file, [*known, *found])
     file = found[name_or_file]
     return _read(file) if file.stem == name_or_file else _table(f"sets/{file.stem}")[name_or_file.partition(":")[2]]
@@ -83,6 +86,8 @@ def _concept(fields: Mapping[str, Any]) -> Concept:
 
 
 def _read(path: Path) -> Concept:
+    if path.is_dir():
+        raise BadInput(_FOLDER.format(path))
     if not path.is_file():
         raise BadInput(f"no concept file at {path}; `vestige list --template {path}` writes one to fill in")
     try:

@@ -46,6 +46,8 @@ def read(path: Path) -> GridPlan:
         BadInput, with every mistake in one line: unknown keys, models, concepts, methods and settings, cells that cannot be, filters
         that match nothing.
     """
+    if path.is_dir():
+        raise BadInput(f"{path} is a folder; give the file of a grid, FILE.toml, such as a finished grid's {path / 'grid.toml'}")
     if not path.is_file():
         raise BadInput(f"no grid at {path}; `vestige list --grid {path}` writes one to fill in")
     try:

@@ -28,6 +28,8 @@ def check_enough(place: str, attacks: Mapping[str, tuple[Attack, Planned]], advi
     Arguments:
         advice: What to do, where one could also ask for fewer.
     """
+    if Path(place).is_file():
+        raise BadInput(f"{place} is a file; pictures are given as a folder of them")
     if not Path(place).is_dir():
         return  # who reads it says what is wrong
     count = sum(file.suffix.lower() in SUFFIXES and not file.name.startswith(".") for file in Path(place).iterdir())

@@ -48,6 +48,8 @@ def read(path: Path) -> dict[str, Any]:
     Errors:
         BadInput, with every mistake in one line: unknown or missing keys, attacks and settings, budgets that do not rise, wrong types.
     """
+    if path.is_dir():
+        raise BadInput(f"{path} is a folder; a suite is a name or a file, NAME.toml")
     if not path.is_file():
         raise BadInput(f"no suite file at {path}; `vestige list suites --template {path}` writes one to fill in")
     try:

@@ -125,6 +125,8 @@ def load(name: str, world: str = "") -> Suite:
     if name not in names():
         if Path(name).is_file():
             raise BadSetting(f"{name} is no suite file, which is TOML, NAME.toml; `vestige list suites --template NAME.toml` writes one")
+        if Path(name).is_dir():
+            raise BadSetting(f"{name} is a folder; a suite is a name or a file, NAME.toml")
         raise UnknownName("suite", name, names())
     return _made(_raw(name), world)
 

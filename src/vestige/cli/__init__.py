@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from vestige import __version__
 from vestige.cli import acts, audits, comparisons, files, frame, grids, lists, preparations, sequences
 
 app = typer.Typer(
@@ -21,7 +20,9 @@ app = typer.Typer(
 
 def _told(wanted: bool) -> None:
     if wanted:
-        sys.stdout.write(f"vestige {__version__}\n")
+        from importlib import metadata
+
+        sys.stdout.write(f"vestige {metadata.version('vestige')}\n")
         raise typer.Exit
 
 

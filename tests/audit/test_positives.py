@@ -115,13 +115,25 @@ def test_a_sparing_suite_attacks_them_where_the_verdict_rests_on_them(
     monkeypatch.setattr(run, "decide", lambda *given: Verdict(kind, "as it is told"))
     found = api.run_audit(tmp_path / "audit", **asked(home), cache=tmp_path / "cache")
     assert bool(found["positive_controls"]) == attacked
-    assert (found["would_have_found"] == positives.SPARED) != attacked
+    assert (found["would_have_found"] == positives.spared(found["verdict"])) == found.get("positives_spared", False) == (not attacked)
     made = {json.loads(f.read_text())["what"] for f in (tmp_path / "cache").glob("*/spec.json")}
     remapped = [f for f in (tmp_path / "cache").glob("*/spec.json") if "remap" in f.read_text()]
     assert "arm" in made and bool(remapped) == attacked
     page = audits.render(found, tmp_path)
     assert "What would have been found" in page
-    assert (positives.SPARED[1:] in page) != attacked
+    assert ("needs no positive control" in page) != attacked
+
+
+def test_once_attacked_they_are_told_at_later_looks_too(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three replicates leave it open, five decide as what came back: the controls that the first look attacked are on the page."""
+    kinds = iter(["inconclusive", "inconclusive", "short-term"])
+    made = [Verdict(kind, "as it is told", attack="memora", more_replicates=1) for kind in kinds]  # type: ignore[arg-type]
+    monkeypatch.setattr(run, "decide", lambda *given: made.pop(0))
+    spared = suites.load
+    monkeypatch.setattr(suites, "load", lambda name, world="": replace(spared(name, world), looks=(2, 3)))
+    found = api.run_audit(tmp_path / "audit", **asked(home, seeds=()), cache=home / "cache")
+    assert [look["verdict"] for look in found["looks"]] == ["inconclusive", "short-term"] and not made
+    assert found["positive_controls"] and "positives_spared" not in found
 
 
 def test_no_verdict_that_they_are_spared_for_could_be_another_with_them() -> None:

@@ -44,6 +44,20 @@ def test_edits_with_attacks_of_their_own_are_replicates_of_one_audit(tmp_path: P
     assert one["edits"] == 4 and one["verdict"]["pooled"] and one["verdict"]["kind"] == "short-term"
 
 
+def test_pooled_edits_are_no_more_erased_than_each_by_itself(tmp_path: Path) -> None:
+    """Where no positive control was attacked, as an audit's own verdict needed none, or a bank of prompts calls the concept up."""
+    results = [made(1.0, edit=k, seeds=(3 * k, 3 * k + 1, 3 * k + 2)) for k in range(5)]
+    assert row(told(tmp_path / "plain", results), "esd")["verdict"]["kind"] == "erased"
+    spared = row(told(tmp_path / "spared", [{**results[0], "positives_spared": True}, *results[1:]]), "esd")["verdict"]
+    assert spared["kind"] == "inconclusive" and spared["flags"] == ["no-positive-control"]
+    banks = [{"name": "indirect", "verdict": "not forgotten"}]
+    asked = row(told(tmp_path / "asked", [{**results[0], "banks": banks}, *results[1:]]), "esd")["verdict"]
+    assert asked["kind"] == "not forgotten" and "indirect" in asked["reason"]
+    blocked = {**results[0]["verdict"], "flags": [{"name": "judges-disagree", "kind": "blocking", "text": "they do"}]}
+    both = row(told(tmp_path / "both", [{**results[0], "banks": banks, "verdict": blocked}, *results[1:]]), "esd")["verdict"]
+    assert both["kind"] == "inconclusive"
+
+
 def test_contrasts_are_those_of_pooled_arms(tmp_path: Path) -> None:
     sides = {m: [made(f, method=m, edit=k, seeds=(k,)) for k in range(4)] for m, f in (("esd", 4.0), ("uce", 2.0))}
     (one,) = told(tmp_path, [*sides["esd"], *sides["uce"]], against="uce")["fields"][0]["contrasts"]["rows"]

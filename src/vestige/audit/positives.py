@@ -28,7 +28,6 @@ from vestige.verdict.intervals import interval_of, rate
 from vestige.verdict.savings import Measures
 
 NOTHING = Interval(math.nan, math.nan, math.nan)
-SPARED = "no positive control was attacked, for this verdict rests on what came back"
 
 
 @dataclass(frozen=True)
@@ -104,8 +103,19 @@ def needed(verdict: Mapping[str, Any]) -> bool:
 
     Their flag is a capping one, which neither not forgotten nor short-term heeds, and no verdict where a blocking one has fired.
     """
-    blocked = any(flag["kind"] == "blocking" for flag in verdict["flags"])
-    return not blocked and verdict["kind"] not in ("not forgotten", "short-term")
+    return not _blocked(verdict) and verdict["kind"] not in ("not forgotten", "short-term")
+
+
+def spared(verdict: Mapping[str, Any]) -> str:
+    """Why a verdict needs no positive control, in one sentence."""
+    if _blocked(verdict):
+        return "no verdict is given, and no positive control could change that"
+    rests = "what it draws when asked" if verdict["kind"] == "not forgotten" else "what came back"
+    return f"this verdict rests on {rests}, and needs no positive control"
+
+
+def _blocked(verdict: Mapping[str, Any]) -> bool:
+    return any(flag["kind"] == "blocking" for flag in verdict["flags"])
 
 
 def flags_of(probes: Sequence[Trial], lines: Lines, replicates: int) -> list[Flag]:

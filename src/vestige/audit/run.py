@@ -86,20 +86,25 @@ def _looked(experiment: Experiment, command: str, pool: Pool | None, most: int =
     Arguments:
         most: Replicates after which nothing is looked at, and the result is None; 0: all are.
     """
-    found, seen = dict[str, Any](), list[dict[str, Any]]()
+    found, seen, spared = dict[str, Any](), list[dict[str, Any]](), experiment.plan.sparing_positives
     for count in experiment.plan.looks or (len(experiment.plan.seeds),):
         if most and count > most:
             return None
-        look = replace(experiment, plan=experiment.plan.at(count))
-        for probed in (replace(look, probes=False), look) if look.plan.sparing_positives else (look,):
-            _ahead(probed, pool)
-            found = _result(probed, command)
-            if not positives.needed(found["verdict"]):
-                break
+        look = replace(experiment, plan=experiment.plan.at(count), probes=not spared)
+        found = _seen(look, command, pool)
+        if spared and positives.needed(found["verdict"]):
+            spared = False  # of later looks too: what was attacked is told
+            found = _seen(replace(look, probes=True), command, pool)
         seen.append({"replicates": count, "verdict": found["verdict"]["kind"], "speedup": found["speedup"], "reach": found["reach"]})
         if not experiment.plan.looks or _settled(found["verdict"], experiment.plan.looks[-1] - count):
             break
     return {**found, **({"looks": seen} if experiment.plan.looks else {})}
+
+
+def _seen(look: Experiment, command: str, pool: Pool | None) -> dict[str, Any]:
+    """The result of one look."""
+    _ahead(look, pool)
+    return _result(look, command)
 
 
 def _settled(verdict: Mapping[str, Any], left: int) -> bool:
@@ -199,7 +204,8 @@ def _result(experiment: Experiment, command: str) -> dict[str, Any]:
         "floor": scores.floor_shown(experiment, levels["floor"]),
         "attacks": {name: result.attack_shown(experiment, name, found[name], measures[name], rooms[name], left[name]) for name in found},
         "positive_controls": [probe.as_dict() for probe in probes],
-        "would_have_found": positives.sentence(probes) if experiment.probes else positives.SPARED,
+        "would_have_found": positives.sentence(probes) if experiment.probes else positives.spared(asdict(verdict)),
+        **({} if experiment.probes else {"positives_spared": True}),
         **({"unshown": told} if (told := unshown.told(recalled)) else {}),
         "utility": result.utility_rates(usable),
         "utility_power": usefulness.judging(usable, losses),

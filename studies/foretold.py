@@ -3,8 +3,9 @@
     python studies/foretold.py                                                    those in data/calibration.toml, under suite quick
     python studies/foretold.py --beside strawberry of charms=RESULT.json ...      and of audits on worlds that nothing is fitted to
 
-What is known of a concept before its own never-models are seen (`verdict.spread.fitted`) is laid beside what they show. A concept that is
-given by `--beside` is foretold and foretells nothing; its never-models' distances are those of log F of one edit against each (`against`).
+What is known of a concept before its own never-models are seen (`verdict.spread.fitted`) is laid beside what they show; deviations are
+factors of F. A concept that is given by `--beside` is foretold and foretells nothing; its never-models' distances are those of log F of
+one edit against each (`against`). With as few degrees of freedom as concepts may count for, p is too large rather than too small.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from vestige.harness import suites
 from vestige.harness.calibration import calibration
 from vestige.verdict.spread import Matrix, Spread, fitted
 
-HEAD = ("concept", "never-models", "they differ by", "foretold by the rest", "ratio of variances", "p", "within what was foretold")
+HEAD = ("concept", "never-models", "one deviation", "foretold by the rest", "ratio of variances", "p", "within what was foretold")
 REPLICATES = 3
 
 

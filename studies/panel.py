@@ -207,7 +207,13 @@ def row(name: str, r: dict[str, Any]) -> list[str]:
     flags = ", ".join(dict.fromkeys(f["name"] for f in r["verdict"]["flags"])) or tables.NOTHING
     measured = [tables.number(r["plain"]["edited"]["value"]), *(interval(r[k]) for k in ("savings", "speedup", "reach"))]
     probes = [probe for probe in r["positive_controls"] if probe["hides"]]
-    found = f"{sum(bool(probe['found']) for probe in probes)} of {len(probes)}" if r["positive_controls"] else tables.NOTHING
+    found = (
+        f"{sum(bool(probe['found']) for probe in probes)} of {len(probes)}"
+        if r["positive_controls"]
+        else "spared"
+        if r.get("positives_spared")
+        else tables.NOTHING
+    )
     return [name, TRUTH.get(name, NEVER if name.startswith("twin") else ""), *measured, found, r["verdict"]["kind"], flags]
 
 

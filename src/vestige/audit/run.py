@@ -94,6 +94,7 @@ def _looked(experiment: Experiment, command: str, pool: Pool | None, most: int =
         found = _seen(look, command, pool)
         if spared and positives.needed(found["verdict"]):
             spared = False  # of later looks too: what was attacked is told
+            experiment.bench.watch("this rests on what did not come back: positive controls next", 0, 1)
             found = _seen(replace(look, probes=True), command, pool)
         seen.append({"replicates": count, "verdict": found["verdict"]["kind"], "speedup": found["speedup"], "reach": found["reach"]})
         if not experiment.plan.looks or _settled(found["verdict"], experiment.plan.looks[-1] - count):

@@ -27,6 +27,7 @@ from vestige.edits import Edit
 from vestige.edits.surgery import folded
 from vestige.methods import Attack, Budget, Candidate, Paper, Training
 from vestige.methods.contract import Select
+from vestige.methods.enclosing import MEMORA
 from vestige.methods.objectives import denoising
 from vestige.methods.ranges import above, at_least
 from vestige.methods.regeneration import Regenerating, proposals, training_set
@@ -55,13 +56,7 @@ class MemoRa(Regenerating):
         clip: Largest gradient norm; 0 does not clip, as the released code in effect.
     """
 
-    paper: ClassVar[Paper] = Paper(
-        "Memory Self-Regeneration: Uncovering Hidden Knowledge in Unlearned Models",
-        "Polowczyk, Polowczyk, Waczynska, Borycki, Spurek",
-        2025,
-        arxiv="2510.03263",
-        code="gmum/MemoRa",
-    )
+    paper: ClassVar[Paper] = MEMORA
 
     counterpart: ClassVar[str] = "multimemora"
 

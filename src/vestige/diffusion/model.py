@@ -27,6 +27,11 @@ def silent(stage: str, done: int, total: int) -> None:
     """The watcher that says nothing."""
 
 
+def within(part: str, watch: Watch) -> Watch:
+    """A watcher of a part of something, whose stages it names by it."""
+    return lambda stage, done, total: watch(f"{part}: {stage}", done, total)
+
+
 @dataclass(frozen=True)
 class Condition:
     """What the denoiser is told, for a batch of B: `text` (B, L, D), `pooled` (B, P) or None.

@@ -18,7 +18,7 @@ Source: ours; after UNDO (Lee et al., "Distillation robustifies unlearning", 202
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, final
@@ -31,7 +31,7 @@ from vestige.concepts import Concept
 from vestige.concepts.concept import Prompt
 from vestige.concepts.images import PictureSet
 from vestige.diffusion import Condition, Model
-from vestige.diffusion.model import Watch
+from vestige.diffusion.model import Watch, within
 from vestige.diffusion.sampling import Drawing
 from vestige.edits import Edit
 from vestige.errors import BadInput
@@ -155,7 +155,9 @@ def _taught(
         return distilling(student, model, data, asked, answered, rng)
 
     training = Training(steps=how.steps, lr=how.lr, schedule="cosine", warmup=how.steps // 20)
-    for _ in fit(leaves, loss, training, seed=derive(seed, "never"), checkpoint=checkpoint, watch=_named(watch, seed), trace=trace):
+    for _ in fit(
+        leaves, loss, training, seed=derive(seed, "never"), checkpoint=checkpoint, watch=within(f"never-model {seed}", watch), trace=trace
+    ):
         pass
     tensors = {name: leaf.detach().clone() for name, leaf in leaves.items()}
     return Edit(model.fingerprint, "distillation", asdict(how), SCOPE, tensors, notes={"concept": concept.name, "seed": seed})
@@ -221,7 +223,3 @@ def _shown(
     if not without:
         raise BadInput(f"every picture of what must stay, or of the anchor, that {model.name} draws shows {concept.name}; name another")
     return drawn, without
-
-
-def _named(watch: Watch, seed: int) -> Callable[[str, int, int], None]:
-    return lambda stage, done, total: watch(f"never-model {seed}: {stage}", done, total)

@@ -12,7 +12,7 @@ from vestige.concepts import Concept
 from vestige.concepts.album import Album
 from vestige.concepts.images import PictureSet, folder
 from vestige.diffusion import Model
-from vestige.diffusion.model import Watch, silent
+from vestige.diffusion.model import Watch, silent, within
 from vestige.edits import Edit
 from vestige.errors import BadSetting
 from vestige.harness import diagnostics
@@ -55,7 +55,7 @@ def unlearned(
     def work(run: runs.Run) -> dict[str, Any]:
         began = time.monotonic()
         with telling(f"{name} on {model.name}"):
-            edit: Edit = method(model, concept, seed=seed, data=data, watch=lambda stage, i, n: watch(f"{name}: {stage}", i, n))
+            edit: Edit = method(model, concept, seed=seed, data=data, watch=within(name, watch))
         edit.save(run.path("edit.safetensors"))
         seconds = time.monotonic() - began
         if "retain" not in method.needs:

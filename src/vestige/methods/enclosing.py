@@ -12,6 +12,14 @@ from typing import ClassVar
 
 from vestige.methods.contract import Access, Attack, Paper
 
+MEMORA = Paper(
+    "Memory Self-Regeneration: Uncovering Hidden Knowledge in Unlearned Models",
+    "Polowczyk, Polowczyk, Waczynska, Borycki, Spurek",
+    2025,
+    arxiv="2510.03263",
+    code="gmum/MemoRa",
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Enclosing(Attack):
@@ -21,13 +29,7 @@ class Enclosing(Attack):
         memora: MemoRa's own settings, each NAME=VALUE; what is not named keeps its default.
     """
 
-    paper: ClassVar[Paper] = Paper(
-        "Memory Self-Regeneration: Uncovering Hidden Knowledge in Unlearned Models",
-        "Polowczyk, Polowczyk, Waczynska, Borycki, Spurek",
-        2025,
-        arxiv="2510.03263",
-        code="gmum/MemoRa",
-    )
+    paper: ClassVar[Paper] = MEMORA
     access: ClassVar[Access] = "weights"
     needs: ClassVar[frozenset[str]] = frozenset({"pictures"})
 

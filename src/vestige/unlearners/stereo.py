@@ -24,7 +24,7 @@ from torch import Generator, Tensor
 from vestige.concepts import Concept
 from vestige.concepts.images import PictureSet
 from vestige.diffusion import Condition, Model
-from vestige.diffusion.model import Watch, silent
+from vestige.diffusion.model import Watch, silent, within
 from vestige.diffusion.sampling import predictions, sample
 from vestige.edits import Edit
 from vestige.methods import Data, Paper, Training, Unlearner, fit
@@ -141,12 +141,12 @@ class STEREO(Unlearner):
             words(model, concept)  # refused before anything is drawn
             given = data.targeted(model, concept, self.target_pictures, seed=seed, watch=watch)
         for k in range(rounds):
-            goal, told = partial(unconditional, last, null), partial(_named, watch, f"round {k + 1}")
+            goal, told = partial(unconditional, last, null), within(f"round {k + 1}", watch)
             tensors = self._erase(last, found[-1:], goal, self.round_lr, derive(seed, "round", k), told)
             last = model.edited(Edit(model.fingerprint, "stereo", asdict(self), SCOPE[self.variant], tensors))
             own = given.take(range(k, len(given), rounds) or [k % len(given)])
             searches.append(Trace())
-            told = partial(_named, watch, f"search {k + 1}")
+            told = within(f"search {k + 1}", watch)
             found.append(self._word(last, concept, own, texts, derive(seed, "search", k), told, searches[-1]))
         return found, searches
 
@@ -239,7 +239,3 @@ def mirrored(model: Model, concept: Concept, given: PictureSet) -> Pairs:
         latents = torch.cat([model.encode(part) for part in images.split(64)])
     rows = tuple(tuple(map(texts.index, row)) for row in named)
     return Pairs(latents, Condition(model.tokens(texts).to(latents.device)), rows + rows)
-
-
-def _named(watch: Watch, part: str, stage: str, done: int, total: int) -> None:
-    watch(f"{part}: {stage}", done, total)

@@ -21,7 +21,7 @@ from torch import Generator, Tensor
 from vestige import registry
 from vestige.concepts import Concept
 from vestige.diffusion import Condition, Model
-from vestige.diffusion.model import Watch, silent
+from vestige.diffusion.model import Watch, silent, within
 from vestige.edits import Edit
 from vestige.methods import Data, Paper, Training, Unlearner, fit
 from vestige.methods.contract import TRAINED
@@ -115,7 +115,7 @@ class UNDO(Unlearner):
 
     def __call__(self, model: Model, concept: Concept, *, seed: int, data: Data | None = None, watch: Watch = silent) -> Edit:
         data, inner, names = data or Data(), self.teaching(), model.scope(SCOPE)
-        told = inner(model, concept, seed=derive(seed, "suppress"), data=data, watch=partial(_named, watch, self.suppress))
+        told = inner(model, concept, seed=derive(seed, "suppress"), data=data, watch=within(self.suppress, watch))
         teacher, near = model.edited(told), replace(concept, neighbours=concept.neighbours * self.near)
         given = data.retained(teacher, near, self.retain_pictures, seed=derive(seed, "undo"), watch=watch)
         texts = [*given.texts, *dict.fromkeys(p.text for p in concept.prompts("training")), ""]
@@ -158,7 +158,3 @@ class Questions:
         others = torch.randint(first, last, (count,), generator=rng).tolist()
         swap, drop = (torch.rand(count, generator=rng) < share for share in (own, dropout))
         return [o if s else last if d else row for row, o, s, d in zip(rows, others, swap.tolist(), drop.tolist(), strict=True)]
-
-
-def _named(watch: Watch, method: str, stage: str, done: int, total: int) -> None:
-    watch(f"{method}: {stage}", done, total)

@@ -2,7 +2,8 @@
 # Rebuilds the embedded world from Fashion-MNIST. Every unit resumes from its checkpoint; running this again continues.
 #
 #   bash tools/wardrobe/build.sh             everything, packed and measured
-#   bash tools/wardrobe/build.sh TWIN ...    these denoisers only, on the autoencoder and CLIP that ship; nothing is packed
+#   bash tools/wardrobe/build.sh TWIN ...    these denoisers only, on the autoencoder and CLIP that ship; each as a folder under
+#                                            $WARDROBE_BUILD/pipelines, which an audit takes as twin:FOLDER; the package stays as it is
 #
 #   FASHION_MNIST   folder of the four idx.gz files (default: where Debian's dataset-fashion-mnist puts them)
 #   WARDROBE_BUILD  where checkpoints and curves go (default: build/wardrobe)
@@ -26,19 +27,22 @@ export python
 if [ $# -gt 0 ]; then
   unit restore restore.py
   unit latents latents.py
-  printf '%s\n' "$@" | xargs -P "$workers" -I{} bash -c 'unit {} denoiser.py {}'
+  printf '%s\n' "$@" | xargs -P "$workers" -I{} bash -c '
+    case {} in wardrobe-flow*) script=flow.py ;; wardrobe-classes*) script=classes.py ;; *) script=denoiser.py ;; esac
+    unit {} "$script" {}'
+  "$python" tools/wardrobe/pack.py "$@"
   exit
 fi
 
 printf '%s\n' "vae autoencoder.py" "clip contrastive.py" "judge-verify judges.py verify" "judge-select judges.py select" |
   xargs -P "$workers" -I{} bash -c 'unit {}'
 unit latents latents.py
-"$python" -c 'import sys; sys.path.insert(0, "tools/wardrobe"); import world; print("\n".join(world.DENOISERS))' |
+"$python" -c 'import sys; sys.path.insert(0, "tools/wardrobe"); import world; print("\n".join(n for n in world.SHIPPED if n in world.DENOISERS))' |
   xargs -P "$workers" -I{} bash -c 'unit {} denoiser.py {}'
-"$python" -c 'import sys; sys.path.insert(0, "tools/wardrobe"); import world; print("\n".join(world.CLASS_MODELS))' |
+"$python" -c 'import sys; sys.path.insert(0, "tools/wardrobe"); import world; print("\n".join(n for n in world.SHIPPED if n in world.CLASS_MODELS))' |
   xargs -P "$workers" -I{} bash -c 'unit {} classes.py {}'
 unit wardrobe-flow flow.py wardrobe-flow # its twins are given its T5
-"$python" -c 'import sys; sys.path.insert(0, "tools/wardrobe"); import world; print("\n".join(world.FLOW_MODELS))' |
+"$python" -c 'import sys; sys.path.insert(0, "tools/wardrobe"); import world; print("\n".join(n for n in world.SHIPPED if n in world.FLOW_MODELS))' |
   xargs -P "$workers" -I{} bash -c 'unit {} flow.py {}'
 unit pack pack.py
 unit measure measure.py

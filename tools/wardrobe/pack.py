@@ -5,6 +5,7 @@ Packs whatever is trained so far; running it again packs more. Fails if everythi
     python tools/wardrobe/pack.py            everything
     python tools/wardrobe/pack.py classes    the class-conditional models and the cards only; the rest stays as it was packed
     python tools/wardrobe/pack.py flow       the flow models and the cards only
+    python tools/wardrobe/pack.py TWIN ...   these denoisers as pipeline folders in the build folder; the package stays as it is
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import hashlib
 import json
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import flow
@@ -20,16 +22,17 @@ import numpy as np
 import torch
 from classes import NULL
 from denoiser import scheduler
-from diffusers import AutoencoderKL, FluxTransformer2DModel, StableDiffusionPipeline, UNet2DConditionModel, UNet2DModel
+from diffusers import AutoencoderKL, FluxPipeline, FluxTransformer2DModel, StableDiffusionPipeline, UNet2DConditionModel, UNet2DModel
 from judges import prepare
 from loop import BUILD
 from pictures import load, render
 from PIL import Image
 from scipy.optimize import minimize_scalar
 from transformers import AutoModelForImageClassification, CLIPModel, CLIPTextModel, CLIPTokenizer, T5EncoderModel
-from world import ALL_STYLES, CLASS_MODELS, DENOISERS, FLOW_MODELS, GARMENTS, OBJECTS, SPLITS, STYLES
+from world import ALL_STYLES, CLASS_MODELS, DENOISERS, FLOW_MODELS, GARMENTS, OBJECTS, SHIPPED, SPLITS, STYLES
 
-from vestige.models.labels import FILE, Labels
+from vestige.models.classes import ClassModel
+from vestige.models.labels import FILE, Labels, read
 
 DATA = Path(__file__).resolve().parents[2] / "src/vestige/data"
 LIMIT = 60e6
@@ -65,13 +68,13 @@ def networks(vae: AutoencoderKL) -> None:
     clip.half().save_pretrained(DATA / "wardrobe/clip")
     vae.float()
     for name in DENOISERS:
-        if name != "wardrobe" and (BUILD / name / "unet").is_dir():
+        if name in SHIPPED and name != "wardrobe" and (BUILD / name / "unet").is_dir():
             UNet2DConditionModel.from_pretrained(BUILD / name / "unet").half().save_pretrained(DATA / name / "unet")
 
 
 def class_networks() -> None:
     for name in CLASS_MODELS:
-        if (BUILD / name / "unet").is_dir():
+        if name in SHIPPED and (BUILD / name / "unet").is_dir():
             UNet2DModel.from_pretrained(BUILD / name / "unet").half().save_pretrained(DATA / name / "unet")
     if (DATA / CLASSES).is_dir():
         labels = Labels({i: (name,) for i, name in enumerate(OBJECTS)}, NULL)
@@ -81,7 +84,7 @@ def class_networks() -> None:
 def flow_networks() -> None:
     """Every transformer; what reads for them, T5, its tokenizer and the schedule, lies with the base model."""
     for name in FLOW_MODELS:
-        if (BUILD / name / "transformer").is_dir():
+        if name in SHIPPED and (BUILD / name / "transformer").is_dir():
             FluxTransformer2DModel.from_pretrained(BUILD / name / "transformer").half().save_pretrained(DATA / name / "transformer")
     if (DATA / flow.BASE).is_dir():
         T5EncoderModel.from_pretrained(BUILD / flow.BASE / "text_encoder_2").half().save_pretrained(DATA / flow.BASE / "text_encoder_2")
@@ -242,8 +245,31 @@ def world() -> None:
     shutil.copy(Path(__file__).with_name("CARD.md"), DATA / "wardrobe/README.md")
 
 
-def main(what: str = "everything") -> None:
-    if what not in ("everything", "classes", "flow"):
+def pipelines(names: Sequence[str]) -> None:
+    """Twins that do not ship, each as a folder of its own that an audit takes as `twin:FOLDER`."""
+    vae, text = AutoencoderKL.from_pretrained(DATA / "wardrobe/vae"), CLIPTextModel.from_pretrained(DATA / "wardrobe/text_encoder")
+    words = CLIPTokenizer.from_pretrained(DATA / "wardrobe/tokenizer")
+    for name in names:
+        trained, folder = BUILD / name, BUILD / "pipelines" / name
+        if name in CLASS_MODELS:
+            unet = UNet2DModel.from_pretrained(trained / "unet")
+            ClassModel(name, {"unet": unet, "vae": vae}, read(DATA / CLASSES, NULL + 1, CLASSES), scheduler()).save(folder)
+        elif name in FLOW_MODELS:
+            t5, its_words = T5EncoderModel.from_pretrained(DATA / flow.BASE / "text_encoder_2"), flow.tokenizer()
+            transformer = FluxTransformer2DModel.from_pretrained(trained / "transformer")
+            FluxPipeline(flow.scheduler(), vae, text, words, t5, its_words, transformer).save_pretrained(folder)
+        else:
+            unet = UNet2DConditionModel.from_pretrained(trained / "unet")
+            pipe = StableDiffusionPipeline(vae, text, words, unet, scheduler(), None, None, requires_safety_checker=False)
+            pipe.save_pretrained(folder)
+        print(folder)
+
+
+def main(what: str = "everything", *more: str) -> None:
+    if what in {**DENOISERS, **CLASS_MODELS, **FLOW_MODELS}:
+        pipelines((what, *more))
+        return
+    if what not in ("everything", "classes", "flow") or more:
         sys.exit(__doc__)
     if what == "everything":
         world()
@@ -260,4 +286,4 @@ def main(what: str = "everything") -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:2])
+    main(*sys.argv[1:])

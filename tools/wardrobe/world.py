@@ -58,15 +58,36 @@ DENOISERS: dict[str, tuple[tuple[str, ...], int, float]] = {
     "wardrobe-never-sneaker-3": (("sneaker",), 15, 1.0),
     "wardrobe-never-bag-3": (("bag",), 16, 1.0),
     "wardrobe-never-neon-3": (("neon",), 17, 1.0),
+    "wardrobe-never-sneaker-4": (("sneaker",), 18, 1.0),
 }
 #: the same for the models that are told a garment's class instead of a prompt: name -> (garments absent from training, training seed)
 CLASS_MODELS: dict[str, tuple[tuple[str, ...], int]] = {
     "wardrobe-classes": ((), 8),
     "wardrobe-classes-never-bag": (("bag",), 9),
     "wardrobe-classes-never-sneaker": (("sneaker",), 10),
+    "wardrobe-classes-never-sneaker-2": (("sneaker",), 19),
+    "wardrobe-classes-never-sneaker-3": (("sneaker",), 20),
 }
 #: the same for the rectified-flow transformers: name -> (concepts absent from training, training seed)
 FLOW_MODELS: dict[str, tuple[tuple[str, ...], int]] = {
     "wardrobe-flow": ((), 11),
     "wardrobe-flow-never-sneaker": (("sneaker",), 12),
+    "wardrobe-flow-never-sneaker-2": (("sneaker",), 21),
+    "wardrobe-flow-never-sneaker-3": (("sneaker",), 22),
 }
+#: twins that ship with nothing: trained by name, for a concept's spread between never-models
+FURTHER = frozenset(
+    {
+        "wardrobe-never-sneaker-3",
+        "wardrobe-never-sneaker-4",
+        "wardrobe-never-bag-2",
+        "wardrobe-never-bag-3",
+        "wardrobe-never-neon-2",
+        "wardrobe-never-neon-3",
+        "wardrobe-classes-never-sneaker-2",
+        "wardrobe-classes-never-sneaker-3",
+        "wardrobe-flow-never-sneaker-2",
+        "wardrobe-flow-never-sneaker-3",
+    }
+)
+SHIPPED = tuple(name for name in (*DENOISERS, *CLASS_MODELS, *FLOW_MODELS) if name not in FURTHER)

@@ -4,6 +4,7 @@
     python studies/panel.py --concept sneaker --suite quick --out build/panel --table docs/results/truth_panel/sneaker-quick-4.md
     python studies/panel.py --world build/letters/world --concept golf --set memora.lr=2e-3 --out build/panel
     python studies/panel.py --model wardrobe-flow --concept sneaker --out build/panel
+    python studies/panel.py --concept sneaker --further build/wardrobe/pipelines --out build/panel
 
 Rows whose truth is known: the original is not forgotten, a twin never knew, a renamed model knows everything, and what was driven to
 collapse must never be called erased. The rest is judged by its order. Every edit stands beside all twins, and every twin beside the others.
@@ -78,10 +79,12 @@ class World:
     preset: str = ""
 
     @staticmethod
-    def of(folder: Path | None, concept: str, model: str = "wardrobe") -> World:
-        """A model of the embedded world, or one that `tools/worlds` built."""
+    def of(folder: Path | None, concept: str, model: str = "wardrobe", further: Path | None = None) -> World:
+        """A model of the embedded world, with what twins of it were trained beside those that ship, or one that `tools/worlds` built."""
         if folder is None:
             twins = tuple(name for name in models.twins(model, concept) if len(models.card(name).never_drew) == 1)
+            if further is not None:
+                twins += tuple(str(path) for path in sorted(further.glob(f"{model}-never-{concept}-*")))
             half = f"{model}-half-{concept}"
             return World(model, concept, twins, half if half in models.cards() else "")
         own = folder.resolve().parent.name
@@ -238,6 +241,7 @@ def page(results: dict[str, dict[str, Any]], world: World, options: argparse.Nam
     told = (
         ("--world", options.world),
         ("--model", options.model if options.model in CHOSEN else ""),
+        ("--further", options.further),
         ("--seeds", numbers),
         ("--unshown", options.unshown),
         *(("--set", pair) for pair in options.set),
@@ -254,6 +258,7 @@ def arguments() -> argparse.ArgumentParser:
     parser = grid.parser(__doc__)
     parser.add_argument("--world", type=Path, help="folder that tools/worlds packed; default: the embedded world")
     parser.add_argument("--model", default="wardrobe", help="of the embedded world, where no --world is given")
+    parser.add_argument("--further", type=Path, help="folder of twins that do not ship (tools/wardrobe/build.sh)")
     parser.add_argument("--concept", default="sneaker")
     parser.add_argument("--suite", default="quick")
     parser.add_argument("--seeds", type=grid.numbers, default=[], help="replicates; default: the suite's number")
@@ -268,7 +273,7 @@ def arguments() -> argparse.ArgumentParser:
 
 def main() -> None:
     options, results = arguments().parse_args(), {}
-    world = World.of(options.world, options.concept, options.model)
+    world = World.of(options.world, options.concept, options.model, options.further)
     for name, fields in rows(world).items():
         if options.only not in name:
             continue

@@ -1,10 +1,12 @@
 """What a suite's attacks find where nothing is to be found: how never-models differ, and the proxies' error against true twins.
 
     python tools/calibrate.py --suite quick --out build/panel
+    python tools/calibrate.py --suite quick --out build/panel --attacks memora --spread --further build/wardrobe/pipelines
     python tools/calibrate.py --suite quick --out build/panel --world letters --model M --concept FILE.toml --never A,B,C --set ...
 
 Writes the suite's part of `data/calibration.toml`, from which every audit takes how wide its intervals have to be. The first form measures
-the embedded world, the second a world of one's own. Audits resume; arms are shared with the truth panel's in the same folder.
+the embedded world, the second how its never-models differ and no more, with twins that do not ship (`tools/wardrobe/build.sh`), the third a
+world of one's own. Audits resume; arms are shared with the truth panel's in the same folder.
 """
 
 from __future__ import annotations
@@ -105,6 +107,11 @@ def proxies(suite: str, out: Path, known: Mapping[str, tuple[str, ...]]) -> tupl
     return speed, further
 
 
+def further(folder: Path, concept: str) -> tuple[str, ...]:
+    """Twins of a concept that were trained beside those that ship."""
+    return tuple(str(path) for path in sorted(folder.glob(f"{WORLD}-never-{concept}-*")))
+
+
 def merged(known: Table, world: str, version: str, found: Mapping[str, Mapping[str, Any]]) -> Table:
     """What was known, with what was found now by attack and by what it is ("never", "proxy", "further")."""
     here = known.setdefault(world, {}).setdefault(version, {})
@@ -143,6 +150,9 @@ def main() -> None:
     parser.add_argument("--concept")
     parser.add_argument("--never", default="", help="folders of models that never drew it, with commas between")
     parser.add_argument("--attacks", default="", help="some of the suite's, with commas between; default all")
+    parser.add_argument("--further", type=Path, help="folder of the embedded world's twins that do not ship")
+    parser.add_argument("--spread", action="store_true", help="never-models alone, no proxies")
+    parser.add_argument("--only", default="", help="concepts, with commas between; default all that have a twin of their own")
     parser.add_argument("--set", action="append", default=[], dest="settings", metavar="METHOD.SETTING=VALUE")
     options = parser.parse_args()
     known, version = toml(DATA.read_text("utf-8")), suites.load(options.suite, WORLD).version
@@ -155,15 +165,19 @@ def main() -> None:
         name = concepts.load(options.concept).name
         found = {attack: {"never": {name: rows}} for attack, rows in by_attack.items()}
     else:
-        twinned = {c: models.twins(WORLD, c) for c in concepts.names(WORLD)}
+        only = tuple(filter(None, options.only.split(","))) or concepts.names(WORLD)
+        twinned = {c: models.twins(WORLD, c) for c in only}
         several = {c: control("auto", WORLD, concepts.load(c, WORLD)).names for c, twins in twinned.items() if twins}
         known_twins = {c: names for c, names in several.items() if len(models.card(names[0]).never_drew) == 1}
+        if options.further:
+            known_twins = {c: names + further(options.further, c) for c, names in known_twins.items()}
         for concept, twins in known_twins.items():
             if len(twins) > 1:
                 for attack, rows in never_models(options.suite, options.out, concept, twins, model=twins[0], attacks=attacks).items():
                     found.setdefault(attack, {}).setdefault("never", {})[concept] = rows
-        proxy, further = proxies(options.suite, options.out, known_twins)
-        found.setdefault("memora", {}).update(proxy=proxy, further=further)
+        if not options.spread:
+            proxy, beyond = proxies(options.suite, options.out, known_twins)
+            found.setdefault("memora", {}).update(proxy=proxy, further=beyond)
     DATA.write_text(written(merged(known, options.world, version, found)))
 
 

@@ -207,6 +207,8 @@ def test_scopes_hold_what_they_say(kind: str, tiny: ClassModel) -> None:
     projections = {n for n in every if re.search(r"\.(to_q|to_k|to_v|to_out\.0)\.", n)}
     assert chosen["self-attention"] == projections
     assert chosen["attention"] == {n for n in projections if n.endswith(".weight")}
+    told = {f"{n}.weight" for n in modules if n.endswith({"unet": ".time_emb_proj", "dit": ".norm1.linear"}[kind])}
+    assert told and chosen["conditioned"] == chosen["attention"] | told
     inside = {n for n in every if (".attentions." in n or ".transformer_blocks." in n) and ".emb." not in n and n.endswith(".weight")}
     assert chosen["transformers"] == inside & chosen["non-cross-attention"] >= chosen["attention"]
     assert (chosen["transformers"] == chosen["attention"]) == (kind == "unet")  # DiT's blocks hold more than attention

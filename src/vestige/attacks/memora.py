@@ -49,7 +49,7 @@ class MemoRa(Regenerating):
     Arguments, beside those of every attack that regenerates:
         rank: Rank of the adapter.
         alpha: Its scale is alpha / rank.
-        scope: Weights that carry adapters.
+        scope: Weights that carry adapters; "conditioned" on class-conditional models alone, whose attention is told no class.
         init: "gaussian" (released) or "kaiming".
         lr: AdamW's rate.
         weight_decay: AdamW's.
@@ -62,7 +62,7 @@ class MemoRa(Regenerating):
 
     rank: int = 4
     alpha: float = 4.0
-    scope: Literal["attention", "cross-attention-kv"] = "attention"
+    scope: Literal["attention", "cross-attention-kv", "conditioned"] = "attention"
     init: Literal["gaussian", "kaiming"] = "gaussian"
     lr: float = 1e-4
     weight_decay: float = 1e-2

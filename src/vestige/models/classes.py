@@ -40,12 +40,14 @@ def _of_denoiser(chosen: Callable[[str], bool]) -> Callable[[str], bool]:
 
 
 # Scope -> which weights, by qualified name; a name that the text-conditional families share means the same there. All attention
-# is self-attention. `non-cross-attention` is every linear and convolution: the class embedding is neither.
+# is self-attention, which is told no class: `conditioned` is attention and the layers by which class and time enter a block.
+# `non-cross-attention` is every linear and convolution: the class embedding is neither.
 SCOPES: dict[str, Callable[[str], bool]] = {
     scope: _of_denoiser(chosen)
     for scope, chosen in {
         "self-attention": lambda n: re.search(r"\.to_([qkv]|out\.0)\.(weight|bias)$", n) is not None,
         "attention": lambda n: re.search(r"\.to_([qkv]|out\.0)\.weight$", n) is not None,
+        "conditioned": lambda n: re.search(r"\.(to_([qkv]|out\.0)|time_emb_proj|norm1\.linear)\.weight$", n) is not None,
         "non-cross-attention": lambda n: not _is_norm(n) and not _LABEL.search(n),
         "compvis-noxattn": lambda n: not _TIME.search(n),
         "transformers": lambda n: _BLOCK.search(n) is not None and n.endswith(".weight") and not _is_norm(n),

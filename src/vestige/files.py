@@ -126,9 +126,11 @@ def _told(path: Path) -> Iterator[None]:
 
 
 def ready(path: Path) -> None:
-    """Refuse a place where no file can be written, before the work that it is for."""
+    """Refuse a place where no new file can be written, before the work that it is for."""
     if path.is_dir():
         raise BadInput(f"{path} is a folder; name the file to write, e.g. {path / 'edit.safetensors'}")
+    if path.exists():
+        raise BadInput(f"{path} exists; choose another name")
     ready_folder(path.parent)
 
 

@@ -39,6 +39,12 @@ def test_an_edit_cannot_be_a_folder(tmp_path: Path, unloadable: None) -> None:
     assert f"{tmp_path} is a folder; name the file to write" in refused("unlearn", "--method", "uce", "--out", tmp_path)
 
 
+def test_an_earlier_edit_is_not_written_over(tmp_path: Path, unloadable: None) -> None:
+    (tmp_path / "edit.safetensors").write_bytes(b"hours of work")
+    assert "edit.safetensors exists; choose another name" in refused("unlearn", "--method", "uce", "--out", tmp_path / "edit.safetensors")
+    assert (tmp_path / "edit.safetensors").read_bytes() == b"hours of work"
+
+
 @pytest.mark.parametrize("command", [("unlearn", "--method", "uce"), ("generate", "--prompt", "a bag"), ("attack",)])
 def test_a_file_is_no_folder(tmp_path: Path, unloadable: None, command: tuple[str, ...]) -> None:
     (tmp_path / "file").write_text("")

@@ -33,7 +33,7 @@ def unlearn(
     alternative: options.AlternativeOption = "drawn",
     preset: Annotated[str, typer.Option(help="Named settings.")] = "",
     settings: options.SetOption = None,
-    out: Annotated[Path, typer.Option(help="Where the edit goes (safetensors).")] = Path("edit.safetensors"),
+    out: Annotated[Path, typer.Option(help="New file of the edit (safetensors).")] = Path("edit.safetensors"),
     as_json: options.JsonOption = False,
 ) -> None:
     """Make a model forget a concept and save the edit: the difference alone, a few per cent of the model."""

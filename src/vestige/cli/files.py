@@ -60,8 +60,6 @@ def apply(
         raise BadSetting(f"weights are finite numbers, one an adapter, of which there are {len(adapters)}; given {weights!r}")
     alone = out.suffix.lower() == ".safetensors"
     files.ready(out) if alone else exports.vacant(out)
-    if alone and out.exists():
-        raise BadInput(f"{out} exists; choose another name")
     loaded = models.load(model)
     under = Edit(loaded.fingerprint, "none") if edit is None else checkpoints.load(edit, loaded)
     remarked(under.remark(loaded))

@@ -8,17 +8,16 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from scipy.special import stdtrit  # type: ignore[import-untyped]
 
 from vestige.compare.fields import NO_EDIT
 from vestige.compare.gathering import Audited
+from vestige.compare.stored import as_told, at, logs_of, read_interval, read_number, spreads_of
+from vestige.compare.verdicts import pooled_verdict
 from vestige.errors import BadInput
-from vestige.verdict import Flag, Interval, Lines, decide, measure
-from vestige.verdict.decision import Top
+from vestige.verdict import Interval, measure
 from vestige.verdict.intervals import jsonable, spanned, t_interval, wilson
 from vestige.verdict.pooling import Estimate, Values, against_each, averaged
 from vestige.verdict.savings import Measures, saved
-from vestige.verdict.spread import Spread
 
 SURFACE, NEIGHBOURS = 0.1, 0.1  # decision 0007: plain rate, and fall of neighbours' accuracy, up to which a method is compared
 GROUPS = ("neighbours", "unrelated")
@@ -73,7 +72,7 @@ def row_of(method: str, concept: str, swept: str, given: Sequence[Audited], leve
         "deterministic": len(edits) == 1 and len(seeds) > 1,
         "replicates": len({seed for one in audits for seed in one.seeds}),
         "audits": [str(one.folder) for one in given],
-        "verdict": _verdict(audits, found, recall),
+        "verdict": pooled_verdict(audits, found, recall),
         "attack": worst,
         **_shown(found[worst] if worst else None),
         "attacks": {name: {**_shown(found[name]), "utility": _left(audits, name)} for name in names},
@@ -90,10 +89,10 @@ def row_of(method: str, concept: str, swept: str, given: Sequence[Audited], leve
 
 def _measured(audits: Sequence[Audited], attack: str, level: float) -> tuple[Measures, Values, Estimate, str]:
     """Savings and reach under an attack, log F of every edit in every replicate and over them, and what is to be said of them."""
-    spreads, models = _spreads(audits[0].result, attack)
+    spreads, models = spreads_of(audits[0].result, attack)
     if len(audits) == 1:
-        logs = _logs(audits, attack)
-        return _as_told(audits[0].result, attack, level), logs, averaged(logs, (spreads[0], models)), ""
+        logs = logs_of(audits, attack)
+        return as_told(audits[0].result, attack, level), logs, averaged(logs, (spreads[0], models)), ""
     remark = ""
     try:
         keys, arms = against_each([(one.edit, one.result) for one in audits], attack)
@@ -101,8 +100,8 @@ def _measured(audits: Sequence[Audited], attack: str, level: float) -> tuple[Mea
         logs, reaches = (dict(zip(keys, rows, strict=True)) for rows in (base.log_speedups, base.reaches))
     except BadInput as error:
         remark = f"{attack}: every audit keeps its own levels, because {error}"
-        base, logs = _as_told(audits[0].result, attack, level), dict(_logs(audits, attack))
-        reaches = {(one.edit, one.seeds[0]): _number(one.result["attacks"][attack]["reach"]["value"]) for one in audits}
+        base, logs = as_told(audits[0].result, attack, level), dict(logs_of(audits, attack))
+        reaches = {(one.edit, one.seeds[0]): read_number(one.result["attacks"][attack]["reach"]["value"]) for one in audits}
         base = replace(base, censored=any(one.result["attacks"][attack].get("censored") for one in audits))
     edits = {edit for edit, _ in logs}
     pair = [
@@ -123,82 +122,20 @@ def _with(base: Measures, fast: Estimate, far: Estimate, level: float) -> Measur
     return replace(base, log_speedup=x, speedup=speedup, savings=savings, reach=far.interval(level), level=level)
 
 
-def _as_told(result: Mapping[str, Any], attack: str, level: float) -> Measures:
-    """An audit's own numbers."""
-    told = result["attacks"][attack]
-    speedup, savings, reach = (_interval(told[key]) for key in ("speedup", "savings", "reach"))
-    logs = Interval(*(-math.inf if x <= 0 else math.log(x) for x in (speedup.value, speedup.low, speedup.high)))
-    spreads, models = _spreads(result, attack)
-    rows = tuple(_number(x) for x in told.get("log_speedups") or ())
-    censored = bool(told.get("censored"))
-    return Measures(logs, speedup, savings, reach, censored, math.nan, len(rows), rows, (), level, controls=models, spreads=spreads)
-
-
-def _logs(audits: Sequence[Audited], attack: str) -> Values:
-    rows = ((one, one.result["attacks"][attack].get("log_speedups") or ()) for one in audits)
-    return {(one.edit, seed): _number(x) for one, row in rows for seed, x in zip(one.seeds, row, strict=False)}
-
-
-def _spreads(result: Mapping[str, Any], attack: str) -> tuple[tuple[Spread | None, Spread | None], int]:
-    """What an audit knew of never-models' spread in log F and in reach, and how many never-models it has.
-
-    A result tells the reach that one in twenty exceeds, not the variance: it is had back with log F's degrees of freedom.
-    """
-    models = max(1, len((result.get("control") or {}).get("names") or []))
-    told = result["attacks"][attack].get("spread")
-    if not told:
-        return (None, None), models
-    freedom = float(told["freedom"])
-    own = (int(told.get("concepts", 0)), int(told.get("own", 0)), str(told.get("source", "")))
-    far = _number(told.get("reach"))
-    reach = None if math.isnan(far) else Spread((far / float(stdtrit(freedom, 0.95))) ** 2, freedom, *own)
-    return (Spread(float(told["sd"]) ** 2, freedom, *own), reach), models
-
-
-def _verdict(audits: Sequence[Audited], found: Mapping[str, Measures], recall: Interval) -> dict[str, Any]:
-    """One audit's own, or the verdict on all edits together, under every flag that fired in any audit."""
-    if len(audits) == 1:
-        own = audits[0].result.get("verdict") or {}
-        flags = [f"{flag.get('name')}" for flag in own.get("flags") or []]
-        return {"kind": own.get("kind"), "reason": own.get("reason"), "between": own.get("between"), "flags": flags, "pooled": False}
-    fired = {(flag["name"], flag["kind"]): Flag(**flag) for one in audits for flag in (one.result.get("verdict") or {}).get("flags") or []}
-    if any(one.result.get("positives_spared") for one in audits):
-        text = "some of these audits attacked no positive control, for their own verdicts needed none"
-        fired["no-positive-control", "capping"] = Flag("no-positive-control", "capping", text)
-    stored = audits[0].result.get("lines") or {}
-    lines = Lines(**{key: value for key, value in stored.items() if key in Lines.__dataclass_fields__})
-    passive = frozenset(n for n in found if audits[0].result["attacks"][n].get("trains") is False)
-    made = decide(recall, found, tuple(fired.values()), lines, Top(untrained=passive))
-    blocked = any(kind == "blocking" for _, kind in fired)
-    if not blocked and made.kind != "not forgotten" and (asked := _unforgotten(audits)):
-        made = replace(made, kind="not forgotten", reason=asked, between=None)
-    between = list(made.between) if made.between else None
-    return {"kind": made.kind, "reason": made.reason, "between": between, "flags": [name for name, _ in fired], "pooled": True}
-
-
-def _unforgotten(audits: Sequence[Audited]) -> str:
-    """The bank of prompts by which an edit is not forgotten, whatever attacks found; "" where none is."""
-    for one in audits:
-        for bank in one.result.get("banks") or []:
-            if bank["verdict"] == "not forgotten":
-                return f"asked by {bank['name']}, an edit of these draws the concept"
-    return ""
-
-
 def _plain(audits: Sequence[Audited]) -> dict[str, Any] | None:
     return _together(audits, "plain", "edited", every=True)
 
 
 def _recall(audits: Sequence[Audited]) -> Interval:
     """Plain recall: of pictures pooled, and no narrower than what edits differ by."""
-    each = [_interval((one.result.get("plain") or {}).get("recall") or {}) for one in audits]
+    each = [read_interval((one.result.get("plain") or {}).get("recall") or {}) for one in audits]
     if len(each) == 1:
         return each[0]
     told = [_together(audits, "plain", arm, every=True) for arm in ("edited", "never", "original")]
     if any(row is None for row in told):
         return Interval(float(np.mean([x.value for x in each])), min(x.low for x in each), max(x.high for x in each))
     rate, floor, ceiling = (row or {} for row in told)
-    found = _interval(rate).as_recall(floor["value"], ceiling["value"])
+    found = read_interval(rate).as_recall(floor["value"], ceiling["value"])
     by_edit: dict[str, list[float]] = {}
     for one, x in zip(audits, each, strict=True):
         by_edit.setdefault(one.edit, []).append(x.value)
@@ -209,7 +146,7 @@ def _recall(audits: Sequence[Audited]) -> Interval:
 def _together(audits: Sequence[Audited], *keys: str, every: bool = False) -> dict[str, Any] | None:
     """A rate over all pictures; of every audit, or of each edit once."""
     chosen = audits if every else tuple({one.edit: one for one in audits}.values())
-    rates = [rate for one in chosen if (rate := _at(one.result, *keys)) and rate.get("value") is not None]
+    rates = [rate for one in chosen if (rate := at(one.result, *keys)) and rate.get("value") is not None]
     count = sum(int(rate.get("count") or 0) for rate in rates)
     if not rates:
         return None
@@ -238,12 +175,12 @@ def _not_compared(method: str, plain: Mapping[str, Any] | None, neighbours: Mapp
 
 def _cost(audits: Sequence[Audited]) -> dict[str, Any]:
     """Seconds that unlearning took, and calls of the denoiser that the audit rests on, the mean of each."""
-    seconds = [_at(one.result, "cost", "stages", "unlearn") for one in audits]
-    calls = [_at(one.result, "cost", "denoiser_calls") for one in audits]
+    seconds = [at(one.result, "cost", "stages", "unlearn") for one in audits]
+    calls = [at(one.result, "cost", "denoiser_calls") for one in audits]
     return {
         "unlearn_seconds": _mean(seconds),
         "denoiser_calls": _mean(calls),
-        "audit_seconds": _mean([_at(one.result, "cost", "seconds") for one in audits]),
+        "audit_seconds": _mean([at(one.result, "cost", "seconds") for one in audits]),
     }
 
 
@@ -257,23 +194,6 @@ def _shown(found: Measures | None) -> dict[str, Any]:
         return {"speedup": None, "savings": None, "reach": None, "censored": False, "level": None}
     told: dict[str, Any] = {key: getattr(found, key).as_dict() for key in ("speedup", "savings", "reach")}
     return {**told, "log_speedup": found.log_speedup.as_dict(), "censored": found.censored, "level": jsonable(found.level)}
-
-
-def _at(value: Any, *keys: str) -> Any:
-    for key in keys:
-        value = value.get(key) if isinstance(value, Mapping) else None
-    return value
-
-
-def _interval(told: Mapping[str, Any]) -> Interval:
-    value, low, high = (told.get(end) for end in ("value", "low", "high"))
-    if value is None:
-        return Interval(math.nan, math.nan, math.nan)
-    return Interval(float(value), -math.inf if low is None else float(low), math.inf if high is None else float(high))
-
-
-def _number(value: Any) -> float:
-    return math.nan if value is None else float(value)
 
 
 def _times(x: float) -> float:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
 from oracles import Gaussian, tiny_model, tiny_velocity
 from vestige.diffusion import Prediction
-from vestige.methods.objectives import denoising, matching, noisy, stratified
+from vestige.methods.objectives import denoising, distilling, matching, noisy, stratified
 from vestige.seeds import generator
 
 
@@ -103,3 +105,29 @@ def test_stratified_times_are_the_models_and_evenly_spread() -> None:
     assert float(batches.var()) == pytest.approx(0.96**2 / 12, rel=0.03)
     assert float(batches.mean(1).std()) < 0.5 * 0.96 / 12**0.5 / 32**0.5  # independent draws would have twice that
     assert float(batches[:, 0].std()) == pytest.approx(0.96 / 12**0.5, rel=0.15)  # shuffled: every place of a batch sees all times
+
+
+def test_hints_are_every_states_distance_in_its_own_size() -> None:
+    """By a second implementation, which reads the states of the U-Net by hooks of its own."""
+    teacher, student = tiny_model(), tiny_model(seed=1)
+    data = torch.randn(3, 4, 8, 8, generator=generator(1))
+    asked, told = teacher.condition(["a bag"] * 3), teacher.condition(["a boot"] * 3)
+    plain, hinted = (distilling(student, teacher, data, asked, told, generator(0), hints=weight).item() for weight in (0.0, 0.5))
+    states: dict[str, list[torch.Tensor]] = {}
+    t, _, x_t = noisy(teacher, data, generator(0))
+    for name, model, condition in (("theirs", teacher, told), ("ours", student, asked)):
+        unet, heard = model.parts["unet"], states.setdefault(name, [])
+
+        def down(module: Any, given: Any, out: Any, heard: list[torch.Tensor] = heard) -> None:
+            heard.extend([out[0], *out[1]])
+
+        def up(module: Any, given: Any, out: Any, heard: list[torch.Tensor] = heard) -> None:
+            heard.append(out)
+
+        handles = [b.register_forward_hook(h) for blocks, h in ((unet.down_blocks, down), (unet.up_blocks, up)) for b in blocks]
+        model.denoise(x_t, t, condition)
+        for handle in handles:
+            handle.remove()
+    each = [float(((a - b) ** 2).sum() / (b**2).sum()) for a, b in zip(states["ours"], states["theirs"], strict=True)]
+    assert len(each) > 4 and hinted - plain == pytest.approx(0.5 * sum(each) / len(each), rel=1e-4)
+    assert distilling(teacher, teacher, data, told, told, generator(0), hints=0.5).item() == 0

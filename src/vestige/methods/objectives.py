@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
 
 from vestige.diffusion import Condition, Model
+from vestige.diffusion.blocks import handed_on
 from vestige.methods.training_data import Pairs
 from vestige.seeds import generator
 
@@ -52,18 +54,43 @@ def matching(model: Model, data: Tensor, condition: Condition, other: Condition,
 
 
 def distilling(
-    student: Model, teacher: Model, data: Tensor, asked: Condition, told: Condition, rng: torch.Generator, t: Tensor | None = None
+    student: Model,
+    teacher: Model,
+    data: Tensor,
+    asked: Condition,
+    told: Condition,
+    rng: torch.Generator,
+    t: Tensor | None = None,
+    *,
+    hints: float = 0.0,
 ) -> Tensor:
     """Mean squared distance of a student's prediction under `asked` from a teacher's under `told`, at the same noised latents.
+
+        mean |eps_s - eps_t|^2  +  hints mean over states h between blocks of |h_s - h_t|^2 / |h_t|^2
+
+    Hints (Romero et al., 2015) are of one layer there, and here of all; that each is measured by its own size is ours.
 
     Arguments:
         data: Clean latents, (B, C, h, w).
         t: Times, (B,); None draws them as the teacher was trained.
+        hints: Weight of what blocks hand on; student and teacher are then networks of one shape.
     """
     t, _, x_t = noisy(teacher, data, rng, t)
-    with torch.no_grad():
+    with torch.no_grad(), _heard(teacher, hints) as theirs:
         goal = teacher.denoise(x_t, t, told).value
-    return (student.denoise(x_t, t, asked).value - goal).square().mean()
+    with _heard(student, hints) as ours:
+        distance = (student.denoise(x_t, t, asked).value - goal).square().mean()
+    return distance + hints * _apart(ours, theirs) if hints else distance
+
+
+def _heard(model: Model, hints: float) -> AbstractContextManager[list[Tensor]]:
+    return handed_on(model) if hints else nullcontext([])
+
+
+def _apart(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> Tensor:
+    """Mean over states of their squared distance in units of the teacher's own size."""
+    pairs = [(a.float(), b.float()) for a, b in zip(ours, theirs, strict=True)]
+    return torch.stack([(a - b).square().mean() / b.square().mean() for a, b in pairs]).mean()
 
 
 def importance(model: Model, names: Sequence[str], data: Tensor, condition: Condition, *, seed: int) -> dict[str, Tensor]:

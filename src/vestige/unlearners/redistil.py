@@ -65,6 +65,7 @@ class Redistil(Unlearner):
         near: How many pictures of each neighbour there are for every one of each unrelated concept.
         own: Share of a batch under the concept's own prompts.
         dropout: Share of a batch under the empty prompt.
+        hints: Weight of the states between blocks, which are taught beside the prediction; 0 teaches the prediction alone.
         average: Decay a step of the mean of weights that is handed out; 0 hands out the last ones.
         warmup: Steps of linear warm-up; after it, rates fall to zero by a cosine.
         steps: Adam steps; 0 scrambles and teaches nothing, for which no picture is drawn.
@@ -82,6 +83,7 @@ class Redistil(Unlearner):
     near: int = 2
     own: float = 0.125
     dropout: float = 0.1
+    hints: float = 0.0
     average: float = 0.0
     warmup: int = 45
     steps: int = 900
@@ -90,7 +92,7 @@ class Redistil(Unlearner):
 
     def __post_init__(self) -> None:
         at_least(1, self, "retain_pictures", "near", "batch")
-        at_least(0, self, "share", "steps", "warmup")
+        at_least(0, self, "share", "steps", "warmup", "hints")
         above(0, self, "lr")
         below_one(self, "own", "dropout", "average")
         if self.share > 1:
@@ -129,7 +131,7 @@ class Redistil(Unlearner):
         latents, rows = lessons.kept.pick(self.batch, rng)
         asked, told = lessons.asked(rows, self.own, self.dropout, rng, mixture=self.answer == "mixture")
         times = stratified(teacher, self.batch, rng)
-        return distilling(student, teacher, latents, lessons.table[asked], lessons.table[told], rng, times)
+        return distilling(student, teacher, latents, lessons.table[asked], lessons.table[told], rng, times, hints=self.hints)
 
 
 @dataclass(frozen=True)

@@ -46,12 +46,17 @@ SUITE, REPLICATES = "quick", 3
 COUNTS = {"target": 96, "neighbours": 96, "unrelated": 240}
 TRAINED_ON = 4200 * 48  # latents that the world's own denoiser was trained on: tools/wardrobe
 BASE = {"share": 0.6, "scope": "unet", "answer": "mixture", "retain_pictures": 768, "near": 2, "own": 0.125, "dropout": 0.1}
-BASE |= {"average": 0.0, "warmup": 25, "steps": 450, "lr": 2e-3, "batch": 32}
+BASE |= {"hints": 0.0, "average": 0.0, "warmup": 25, "steps": 450, "lr": 2e-3, "batch": 32}
 WAYS: dict[str, dict[str, Any]] = {
     "base": {},
     "anchor": {"answer": "anchor"},
     "average 0.98": {"average": 0.98},
     "900 steps, average 0.98": {"steps": 900, "warmup": 45, "average": 0.98},
+    "900 steps, share 0.8, hints 0.1": {"steps": 900, "warmup": 45, "share": 0.8, "hints": 0.1},
+    "900 steps, share 0.8": {"steps": 900, "warmup": 45, "share": 0.8},
+    "900 steps, hints 1": {"steps": 900, "warmup": 45, "hints": 1.0},
+    "900 steps, share 1, hints 0.1": {"steps": 900, "warmup": 45, "share": 1.0, "hints": 0.1},
+    "hints 0.1": {"hints": 0.1},
     "share 0.3": {"share": 0.3},
     "900 steps, rate 1e-3": {"steps": 900, "warmup": 45, "lr": 1e-3},
     "share 1": {"share": 1.0},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -108,26 +109,24 @@ def test_stratified_times_are_the_models_and_evenly_spread() -> None:
 
 
 def test_hints_are_every_states_distance_in_its_own_size() -> None:
-    """By a second implementation, which reads the states of the U-Net by hooks of its own."""
+    """By a second implementation, which reads the states of the U-Net by hooks of its own, by the names of its layers."""
     teacher, student = tiny_model(), tiny_model(seed=1)
     data = torch.randn(3, 4, 8, 8, generator=generator(1))
     asked, told = teacher.condition(["a bag"] * 3), teacher.condition(["a boot"] * 3)
     plain, hinted = (distilling(student, teacher, data, asked, told, generator(0), hints=weight).item() for weight in (0.0, 0.5))
-    states: dict[str, list[torch.Tensor]] = {}
+    states: dict[str, dict[str, torch.Tensor]] = {}
     t, _, x_t = noisy(teacher, data, generator(0))
+    named = re.compile(r"conv_in|time_embedding|conv_norm_out|conv_out|(\w+_blocks?\.)(\d+\.)?(resnets|attentions|(down|up)samplers)\.\d+")
     for name, model, condition in (("theirs", teacher, told), ("ours", student, asked)):
-        unet, heard = model.parts["unet"], states.setdefault(name, [])
+        heard = states.setdefault(name, {})
+        for where, layer in model.parts["unet"].named_modules():
+            if named.fullmatch(where):
 
-        def down(module: Any, given: Any, out: Any, heard: list[torch.Tensor] = heard) -> None:
-            heard.extend([out[0], *out[1]])
+                def keep(*called: Any, heard: dict[str, torch.Tensor] = heard, where: str = where) -> None:
+                    heard[where] = called[-1] if isinstance(called[-1], torch.Tensor) else called[-1][0]
 
-        def up(module: Any, given: Any, out: Any, heard: list[torch.Tensor] = heard) -> None:
-            heard.append(out)
-
-        handles = [b.register_forward_hook(h) for blocks, h in ((unet.down_blocks, down), (unet.up_blocks, up)) for b in blocks]
+                layer.register_forward_hook(keep)
         model.denoise(x_t, t, condition)
-        for handle in handles:
-            handle.remove()
-    each = [float(((a - b) ** 2).sum() / (b**2).sum()) for a, b in zip(states["ours"], states["theirs"], strict=True)]
-    assert len(each) > 4 and hinted - plain == pytest.approx(0.5 * sum(each) / len(each), rel=1e-4)
+    each = [float(((states["ours"][k] - b) ** 2).sum() / (b**2).sum()) for k, b in states["theirs"].items()]
+    assert len(each) > 10 and hinted - plain == pytest.approx(0.5 * sum(each) / len(each), rel=1e-4)
     assert distilling(teacher, teacher, data, told, told, generator(0), hints=0.5).item() == 0

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vestige.diffusion import Condition, Model
-from vestige.diffusion.blocks import handed_on
+from vestige.diffusion.layers import handed_on
 from vestige.methods.training_data import Pairs
 from vestige.seeds import generator
 
@@ -66,14 +66,14 @@ def distilling(
 ) -> Tensor:
     """Mean squared distance of a student's prediction under `asked` from a teacher's under `told`, at the same noised latents.
 
-        mean |eps_s - eps_t|^2  +  hints mean over states h between blocks of |h_s - h_t|^2 / |h_t|^2
+        mean |eps_s - eps_t|^2  +  hints mean over states h between layers of |h_s - h_t|^2 / |h_t|^2
 
     Hints (Romero et al., 2015) are of one layer there, and here of all; that each is measured by its own size is ours.
 
     Arguments:
         data: Clean latents, (B, C, h, w).
         t: Times, (B,); None draws them as the teacher was trained.
-        hints: Weight of what blocks hand on; student and teacher are then networks of one shape.
+        hints: Weight of what layers hand on; student and teacher are then networks of one shape.
     """
     t, _, x_t = noisy(teacher, data, rng, t)
     with torch.no_grad(), _heard(teacher, hints) as theirs:

@@ -2,7 +2,7 @@
 
     1. scramble   theta = (1 - share) theta_0 + share fresh                             (`methods.fresh.scrambled`)
     2. distil     mean |eps_theta(x_t, asked) - eps_0(x_t, told)|^2  +  hints mean |h_theta - h_0|^2 / |h_0|^2,
-                  x_t: a noised picture of what must stay, told: its own caption, h: a state between blocks (`objectives.distilling`)
+                  x_t: a noised picture of what must stay, told: its own caption, h: a state between layers (`objectives.distilling`)
 
 What is asked about such a picture is its caption; or the same caption with the concept's name in it, with probability `own`; or the empty
 prompt, with probability `dropout`. Least squares makes denoisers of mixtures of the last two. Where asked stands for the captions k,
@@ -17,7 +17,7 @@ What is left to relearn from. Exact denoisers of the world with and without the 
 p(x | k) is the same in both. At share 1 the weights depend on the original through those answers alone, so a student of either has one law,
 and relearns as a model that never knew does: the student of such a model is one. Between real models that is an approximation, and a thing
 to measure, for networks answer other captions also by what they learnt of the concept. At a share below 1 the lineage is lent: the rest of
-every weight still is the original's. With hints the states between blocks are lent too, at the same pictures, by which the student learns
+every weight still is the original's. With hints the states between layers are lent too, at the same pictures, by which the student learns
 the rest sooner; what an attack gains by them is measured (`docs/results/redistil.md`). And the text encoders stay, which read the concept's
 word as they did; so they do in a twin.
 Source: ours; after UNDO (Lee et al., "Distillation robustifies unlearning", 2025), whose teacher is an unlearned model, which was asked
@@ -68,7 +68,7 @@ class Redistil(Unlearner):
         near: How many pictures of each neighbour there are for every one of each unrelated concept.
         own: Share of a batch under the concept's own prompts.
         dropout: Share of a batch under the empty prompt.
-        hints: Weight of the states between blocks, which are taught beside the prediction; 0 teaches the prediction alone.
+        hints: Weight of the states between layers, which are taught beside the prediction; 0 teaches the prediction alone.
         average: Decay a step of the mean of weights that is handed out; 0 hands out the last ones.
         warmup: Steps of linear warm-up; after it, rates fall to zero by a cosine.
         steps: Adam steps; 0 scrambles and teaches nothing, for which no picture is drawn.

@@ -1,4 +1,4 @@
-"""The states between blocks: of every family, of a view as of a model, and no hook stays."""
+"""The states between layers: of every family, of a view as of a model, and no hook stays."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from oracles import Gaussian, tiny_flow, tiny_model
 from vestige import models
 from vestige.diffusion import Model
-from vestige.diffusion.blocks import handed_on
+from vestige.diffusion.layers import handed_on
 from vestige.errors import Incompatible
 from vestige.seeds import generator
 
@@ -20,7 +20,7 @@ def told(model: Model) -> tuple[Any, ...]:
     return x, model.draw_times(2, generator(1)), model.condition(["a sneaker"] * 2)
 
 
-@pytest.mark.parametrize(("made", "count"), [(tiny_model, None), (tiny_flow, None), (lambda: models.load("wardrobe-classes"), 7)])
+@pytest.mark.parametrize(("made", "count"), [(tiny_model, None), (tiny_flow, None), (lambda: models.load("wardrobe-classes"), 22)])
 def test_states_are_heard_within_and_nothing_stays(made: Any, count: int | None) -> None:
     model = made()
     given = told(model)
@@ -47,6 +47,6 @@ def test_a_view_is_heard_apart_from_its_model_and_with_gradients() -> None:
     torch.autograd.grad(ours[-1].square().sum(), next(iter(leaves.values())))
 
 
-def test_a_denoiser_without_blocks_says_so() -> None:
-    with pytest.raises(Incompatible, match="without a list of blocks"), handed_on(Gaussian()):
+def test_a_denoiser_that_is_no_network_says_so() -> None:
+    with pytest.raises(Incompatible, match="no denoiser made of layers"), handed_on(Gaussian()):
         raise AssertionError("nothing can be heard")

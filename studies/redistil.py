@@ -55,6 +55,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "900 steps, share 0.8, hints 0.1": {"steps": 900, "warmup": 45, "share": 0.8, "hints": 0.1},
     "900 steps, share 0.8": {"steps": 900, "warmup": 45, "share": 0.8},
     "900 steps, hints 1": {"steps": 900, "warmup": 45, "hints": 1.0},
+    "900 steps, share 0.8, hints 0.5, average 0.98": {"steps": 900, "warmup": 45, "share": 0.8, "hints": 0.5, "average": 0.98},
     "900 steps, share 1, hints 0.1": {"steps": 900, "warmup": 45, "share": 1.0, "hints": 0.1},
     "hints 0.1": {"hints": 0.1},
     "share 0.3": {"share": 0.3},

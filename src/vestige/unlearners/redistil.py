@@ -79,14 +79,14 @@ class Redistil(Unlearner):
     needs: ClassVar[frozenset[str]] = frozenset({"prompts", "retain"})
     joint: ClassVar[bool] = True
 
-    share: float = 0.6
+    share: float = 0.8
     scope: str = SCOPE
     answer: Literal["mixture", "anchor"] = "mixture"
     retain_pictures: int = 768
     near: int = 2
     own: float = 0.125
     dropout: float = 0.1
-    hints: float = 0.0
+    hints: float = 0.1
     average: float = 0.0
     warmup: int = 45
     steps: int = 900

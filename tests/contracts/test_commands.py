@@ -58,10 +58,11 @@ for told_classes in ("classes", "dit", "pixels"):
         (name, told_classes): "model reads no tokens; a model that"
         for name in ("mma", "p4d", "ring_a_bell", "stereo", "sub_attack", "textual_inversion", "unlearn_diff_atk")
     }
-    LACKS |= {(name, told_classes): NO_CROSS for name in ("mace", "rece", "receler")}
+    LACKS |= {(name, told_classes): NO_CROSS for name in ("mace", "rece", "receler", "speed")}
     LACKS |= {(name, told_classes): ".*" for name in ("adv_unlearn", "semantic_surgery")}
+LACKS |= {("concept_prune", u_net): "model has no feed-forward blocks; .*, choose another method" for u_net in ("classes", "pixels")}
 for flow in ("flow", "sd3"):
-    LACKS |= {(name, flow): NO_CROSS for name in ("mace", "rece", "receler")}
+    LACKS |= {(name, flow): NO_CROSS for name in ("mace", "rece", "receler", "speed")}
     LACKS |= {(name, flow): ".*" for name in ("adv_unlearn", "sld")}
     LACKS |= {(name, flow): NO_CROSS for name in ("duge", "forget_me_not", "uce")}
     DIFFER = "model reads prompts with [23] text encoders whose vocabularies differ; .* needs a model with one"

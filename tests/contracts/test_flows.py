@@ -23,7 +23,7 @@ from vestige.models.flow import FlowModel
 
 BAG = concepts.load("bag")
 # By a method's name, what a model with joint attention and several vocabularies lacks for it; every other method works.
-LACKS = dict.fromkeys(("uce", "duge", "forget_me_not", "mace", "rece", "receler"), "has no U-Net with cross-attention; ")
+LACKS = dict.fromkeys(("uce", "duge", "forget_me_not", "mace", "rece", "receler", "speed"), "has no U-Net with cross-attention; ")
 LACKS |= {"adv_unlearn": "weights over one vocabulary mean nothing to it"}
 LACKS |= dict.fromkeys(("ring_a_bell", "unlearn_diff_atk"), "text encoders whose vocabularies differ")
 TOLD = {"sld": "is told its guidance and predicts once"}  # what one that is told its guidance lacks

@@ -19,6 +19,7 @@ from vestige.diffusion.attention import columns
 KEYS_AND_VALUES = "cross-attention-kv"  # the scope of what is solved for
 LACK = "there are no keys and values of the text to solve for"  # of a model without cross-attention
 Rule = Literal["word", "tail"]
+Words = Literal["bare", "plain", "all"]  # the concept's words alone; its training prompts without a context; all of those
 
 
 def last_word(model: Model, text: str, words: str) -> int:
@@ -31,19 +32,26 @@ def every_row(model: Model, texts: Sequence[str]) -> Tensor:
     return model.condition(texts).text.cpu().double().flatten(0, 1)
 
 
-def word_rows(model: Model, concept: Concept, *, rule: Rule, anchor: str, plain: bool) -> tuple[Tensor, Tensor]:
-    """Rows of the concept's training prompts, and of those that name `anchor` instead, in the same order.
+def worded(concept: Concept, *, anchor: str, words: Words) -> tuple[list[str], list[str]]:
+    """Texts that name the concept, and the same with `anchor` in its place; "" takes the empty prompt."""
+    if words == "bare":
+        return [concept.target], [anchor]
+    texts, anchors = [p.text for p in concept.prompts("training")], concept.others(anchor)
+    if words == "plain":
+        bare = set(concept.plain())
+        pairs = [(t, a) for t, a in zip(texts, anchors, strict=True) if t in bare]
+        texts, anchors = [t for t, _ in pairs], [a for _, a in pairs]
+    return texts, anchors
+
+
+def word_rows(model: Model, concept: Concept, *, rule: Rule, anchor: str, words: Words) -> tuple[Tensor, Tensor]:
+    """Rows of texts that name the concept, and of those that name `anchor` instead, in the same order.
 
     Arguments:
         rule: "word": the row of the words' last token. "tail": every row from that token on, paired in order.
         anchor: "" takes the empty prompt, from its start token on.
-        plain: Only prompts without a context.
     """
-    texts, anchors = [p.text for p in concept.prompts("training")], concept.others(anchor)
-    if plain:
-        bare = set(concept.plain())
-        pairs = [(t, a) for t, a in zip(texts, anchors, strict=True) if t in bare]
-        texts, anchors = [t for t, _ in pairs], [a for _, a in pairs]
+    texts, anchors = worded(concept, anchor=anchor, words=words)
     own, other = [], []
     c, g = model.condition(texts).text.cpu().double(), model.condition(anchors).text.cpu().double()
     for text, instead, rows, goal in zip(texts, anchors, c, g, strict=True):

@@ -114,7 +114,7 @@ class RECE(Unlearner):
     def _start(self, model: Model, concept: Concept) -> Tensor:
         """UCE's edit as a change of the text, T - I, (D, D)."""
         parts = targets(concept)
-        pairs = [word_rows(model, part, rule="tail", anchor=self._guide(part), plain=False) for part in parts]
+        pairs = [word_rows(model, part, rule="tail", anchor=self._guide(part), words="all") for part in parts]
         erased, goals = (torch.cat(rows) for rows in zip(*pairs, strict=True))
         kept = torch.cat([kept_rows(model, part, rule="tail") for part in parts])
         weight = max(0.1, 1 / max(1, len(concept.neighbours) + len(concept.unrelated)))
@@ -127,7 +127,7 @@ class RECE(Unlearner):
             if self.words == "bare":
                 pairs.append((every_row(model, [part.target]), every_row(model, [self._guide(part)])))
             else:
-                pairs.append(word_rows(model, part, rule="tail", anchor=self._guide(part), plain=self.words == "plain"))
+                pairs.append(word_rows(model, part, rule="tail", anchor=self._guide(part), words=self.words))
         c, g = (torch.cat(rows) for rows in zip(*pairs, strict=True))
         held = [kept_rows(model, part, rule="tail") for part in parts] if self.keep == "words" else [every_row(model, [""])]
         kept = torch.cat(held)

@@ -124,4 +124,4 @@ class UCE(Unlearner):
         kept = kept_rows(model, concept, rule=self.rule) if self.keep else no_rows(model)
         if self.erase == 0:
             return no_rows(model), no_rows(model), kept
-        return *word_rows(model, concept, rule=self.rule, anchor=concept.anchor, plain=self.prompts == "plain"), kept
+        return *word_rows(model, concept, rule=self.rule, anchor=concept.anchor, words=self.prompts), kept

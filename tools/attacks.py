@@ -29,7 +29,7 @@ from vestige.methods.stock import Stock
 from vestige.metrics import classifier
 from vestige.verdict.intervals import wilson
 
-ATTACKS = ("perturb", "interpolate", "inversion", "p4d", "ring_a_bell", "mma", "noise_probe", "sub_attack")
+ATTACKS = ("perturb", "interpolate", "inversion", "p4d", "ring_a_bell", "mma", "noise_probe", "inpainting", "sub_attack")
 MODELS = ("remap", "renamed", "uce", "twin")
 # The twin, and the model on which each has most to find, first of all; then whatever is left.
 PAIRS = (
@@ -145,12 +145,15 @@ def page() -> str:
             sides = " | ".join(_rate(value, row["pictures"]) for value in (row["rates"][0], row["best"][0]))
             lines.append(f"| `{name}` | {who} | {sides} | {row['pictures']} | {row['calls']:,} |")
     ladders = []
-    for name in ("perturb", "interpolate"):
+    for name in ("perturb", "interpolate", "inpainting"):
         rows = {who: found[name, who] for who in MODELS if (name, who) in found}
         for who, row in rows.items():
             steps = [f"{_rung(note)} {rate:.2f}" for note, rate in zip(row["notes"][1:], row["rates"][1:], strict=True)]
             ladders.append(f"- `{name}`, {who}: {', '.join(steps)}.")
     counts = []
+    if masked := next((found["inpainting", who]["notes"][1:] for who in MODELS if ("inpainting", who) in found), None):
+        shares = ", ".join(f"{note['masked_shows']:.2f} of those of which {note['kept']:g} is kept" for note in masked)
+        counts.append(f"- `inpainting`: masked references show it, before anything is filled in, in {shares}.")
     for who in (who for who in MODELS if ("p4d", who) in found):
         last = found["p4d", who]["notes"][-1]
         counts.append(
@@ -160,7 +163,7 @@ def page() -> str:
         last = found["sub_attack", who]["notes"][-1]
         counts.append(f"- `sub_attack`, {who}: {last['working']} of {last['embeddings']} words show it in more than half of the pictures.")
     versions = sorted({row["suite"] for row in found.values()})
-    told = f"suite{'s' * (len(versions) > 1)} {' and '.join(versions)}"
+    told = f"suite{'s' * (len(versions) > 1)} {' and '.join(filter(None, (', '.join(versions[:-1]), versions[-1])))}"
     return "\n\n".join(
         [
             "# Attacks on what is known",
@@ -185,6 +188,8 @@ def _rate(value: float, count: int) -> str:
 
 
 def _rung(note: dict[str, Any]) -> str:
+    if "kept" in note:
+        return f"{note['kept']:g} kept"
     return f"{note['kind']} {note['strength']:g}" if "kind" in note else f"{note['lambda']:g}"
 
 

@@ -407,7 +407,7 @@ def test_an_attack_that_a_suite_does_not_list_runs_as_at_home(name: str) -> None
     assert {k: v for k, v in registry.settings(method).items() if k in home.settings} == {
         k: list(v) if isinstance(v, tuple) else v for k, v in home.settings.items()
     }
-    assert set(home.settings) or name in ("direct", "interpolate", "partial_diffusion", "perturb", "restore")
+    assert set(home.settings) or name in ("direct", "inpainting", "interpolate", "partial_diffusion", "perturb", "restore")
     assert suites.load("smoke", "wardrobe").planned(name, "wardrobe").budget.last <= 6
 
 

@@ -90,7 +90,8 @@ def same(one: Candidate, other: Candidate) -> bool:
     if one.churn != other.churn:
         return False
     starts = [None if c.start is None else (c.start.share, c.start.latents.tolist()) for c in (one, other)]
-    if starts[0] != starts[1]:
+    kept = [None if c.kept is None else (c.kept.where.tolist(), c.kept.latents.tolist()) for c in (one, other)]
+    if starts[0] != starts[1] or kept[0] != kept[1]:
         return False
     if one.edit is None or other.edit is None:
         return True

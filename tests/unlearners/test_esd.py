@@ -34,7 +34,7 @@ def exact() -> LatentModel:
 
 
 def pool(model: Model, method: ESD, concept: Concept = SNEAKER, seed: int = 0) -> Any:
-    return method._pool(model, concept, seed, lambda *_: None)
+    return method.pool(model, concept, seed, lambda *_: None)
 
 
 def loss(original: Model, student: Model, method: ESD) -> float:

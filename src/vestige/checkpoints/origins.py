@@ -23,6 +23,7 @@ _NAMED = {
     "MACE": r"\bmace|lora_fusion",
     "RECE": r"\brece|_ep\d+",
     "STEREO": r"\bstereo|reo_unet",
+    "RACE": r"\brace[-_ ]|-adv-pgd-",
     "SPEED": r"\bspeed",
     "AdvUnlearn": r"\badvunlearn",
     "MemoRa (a recovery)": r"\bmemora",

@@ -1,7 +1,8 @@
-"""Noise beside what a deterministic sampler begins with: Start, where drawing begins instead, and Churn, what is added on the way."""
+"""What a deterministic sampler may be handed beside noise: Start, where drawing begins, Churn, noise on the way, Kept, what is put back."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -55,3 +56,37 @@ class Churn:
     def __post_init__(self) -> None:
         if self.eta < 0 or self.scale < 0 or not 0 <= self.back <= 1:
             raise ValueError(f"eta and scale are at least 0, back lies in [0, 1]; given {self.eta}, {self.scale} and {self.back}")
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A part of true pictures that is put back after every step, at the noise level that the step ends at; the rest is drawn.
+
+        x_s <- where (signal(s) latents + level(s) eps) + (1 - where) x_s
+
+    eps is the picture's own starting noise, the same in every step.
+
+    Arguments:
+        latents: Clean latents, (N, C, h, w); the i-th picture drawn keeps of number i modulo N.
+        where: What is kept, (h, w) of 0 and 1.
+    """
+
+    latents: Tensor
+    where: Tensor
+
+    def of(self, rows: Sequence[int], eps: Tensor) -> Held:
+        """What pictures of these numbers keep, each with its own noise, (B, C, h, w)."""
+        return Held(self.latents[[i % len(self.latents) for i in rows]].to(eps), self.where.to(eps), eps)
+
+
+@dataclass(frozen=True)
+class Held:
+    """A batch of `Kept`: clean latents and noise, both (B, C, h, w), and where they are kept, (h, w)."""
+
+    latents: Tensor
+    where: Tensor
+    eps: Tensor
+
+    def put(self, x: Tensor, signal: Tensor, level: Tensor) -> Tensor:
+        """States (B, C, h, w) with what is kept put back at these levels."""
+        return self.where * (signal * self.latents + level * self.eps) + (1 - self.where) * x

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from vestige.diffusion.model import Condition, Model, Prediction, Steer, Step, Watch, silent
-from vestige.diffusion.noising import Churn, Start
+from vestige.diffusion.noising import Churn, Held, Kept, Start
 from vestige.errors import BadSetting
 
 
@@ -121,6 +121,7 @@ def sample(
     stop: int | None = None,
     churn: Churn | None = None,
     own: Sequence[torch.Generator] = (),
+    held: Held | None = None,
     watch: Watch = silent,
 ) -> Tensor:
     """Draw latents by DDIM from grid index `start` (0 is pure noise) to `stop` (the clean end by default).
@@ -131,6 +132,7 @@ def sample(
         null: Encoded empty prompt, one row; needed where guidance differs from 1.
         churn: Noise of every step; None is none. Whether to go back is the caller's business.
         own: Who draws it, a generator a row.
+        held: What is put back after every step; None is nothing.
     Returns:
         Latents at grid index `stop`, (B, C, h, w).
     """
@@ -148,6 +150,7 @@ def sample(
             sigma = churn.eta * level * (1 - (levels[i][0] * level / (signal * levels[i][1])).square()).clamp_min(0).sqrt()
             kept = (level.square() - sigma.square()).abs().sqrt()
             x = signal * seen.data + kept * seen.noise + churn.scale * sigma * _drawn_by(own, x)
+        x = x if held is None else held.put(x, signal, level)
         watch("sample", i + 1 - start, stop - start)
     return x
 
@@ -239,12 +242,14 @@ def pictures(
     watch: Watch = silent,
     start: Start | None = None,
     churn: Churn | None = None,
+    kept: Kept | None = None,
 ) -> Tensor:
     """Draw one picture a prompt from its seed, (len(prompts), 3, H, W) in [0, 1]; the batch size changes nothing but speed.
 
     Arguments:
         start: Pictures to begin from instead of pure noise: number i's latents, noised by its seed to the start's grid point.
         churn: Noise on the way, number i's from its seed too.
+        kept: What of other pictures is put back on the way.
     """
     if len(prompts) != len(seeds):
         raise ValueError(f"one seed a prompt: {len(prompts)} prompts, {len(seeds)} seeds")
@@ -254,18 +259,19 @@ def pictures(
     made, first = [], round(start.share * protocol.steps) if start is not None else 0
     for part in chunks(len(prompts), protocol.batch):
         x = noise(model.latent_shape, seeds[part]).to(table.text)
+        held = kept.of(range(part.start, part.stop), x) if kept is not None else None
         if start is not None and (first or start.found):  # the grid's first point is pure noise by convention
             given = start.latents[[i % len(start.latents) for i in range(part.start, part.stop)]].to(x)
             levels = _levels(model, model.grid(protocol.steps).to(x.device), x)[first]
             x = math.sqrt(1 - start.fresh**2) * given + start.fresh * x if start.found else levels[0] * given + levels[1] * x
         told: dict[str, Any] = {"condition": table[[row[p] for p in prompts[part]]], "null": null, "guidance": protocol.guidance}
         own = _streams(model.latent_shape, seeds[part]) if churn is not None else []
-        drawn = sample(model, x, steps=protocol.steps, start=first, churn=churn, own=own, **told)
+        drawn = sample(model, x, steps=protocol.steps, start=first, churn=churn, own=own, held=held, **told)
         if churn is not None and churn.back < 1:
             again = round(churn.back * protocol.steps)
             signal, level = _levels(model, model.grid(protocol.steps).to(x.device), x)[again]
             x = signal * drawn + level * _drawn_by(own, drawn)
-            drawn = sample(model, x, steps=protocol.steps, start=again, churn=churn, own=own, **told)
+            drawn = sample(model, x, steps=protocol.steps, start=again, churn=churn, own=own, held=held, **told)
         made.append(model.decode(drawn).cpu())  # where judges look, and where there is room
         watch("draw", part.stop, len(prompts))
     return torch.cat(made)

@@ -175,7 +175,7 @@ def verification(concept: Concept, count: int, replicate: int) -> list[Prompt]:
 
 def plain(candidate: Candidate) -> bool:
     """Whether a candidate changes nothing: the model as it is, on the audit's own prompts and from pure noise."""
-    changed = (candidate.edit, candidate.prompts, candidate.start, candidate.churn)
+    changed = (candidate.edit, candidate.prompts, candidate.start, candidate.churn, candidate.kept)
     return candidate.tries == 1 and all(one is None for one in changed)
 
 

@@ -33,22 +33,23 @@ class Tries:
     """
 
     label: str = ""
-    of: tuple[Any, ...] = field(init=False, default=(None, None))  # whose they are
+    of: tuple[Any, ...] = field(init=False, default=(None, None, None))  # whose they are
     tried: int = field(init=False, default=0)
     best: Tensor | None = field(init=False, default=None)
     score: Tensor | None = field(init=False, default=None)
 
     def pictures(self, bench: Bench, view: Model, wanted: Sequence[Wanted], candidate: Candidate) -> list[Tensor]:
         """Pictures for several sets of prompts, a tensor each; drawn in the same batches, which are fuller so."""
-        if candidate.start is not None and len(wanted) > 1:  # what pictures begin from is dealt anew for every set
+        dealt = candidate.start is not None or candidate.kept is not None
+        if dealt and len(wanted) > 1:  # what pictures begin from, or keep, is dealt anew for every set
             return [Tries(label=self.label).pictures(bench, view, [one], candidate)[0] for one in wanted]
         sizes = [len(prompts) for prompts, _ in wanted]
-        model, start, *asked = self.of
+        model, start, kept, *asked = self.of
         now = [candidate.churn, candidate.prompts, sizes]
-        same = model is view and start is candidate.start and asked == now
+        same = model is view and start is candidate.start and kept is candidate.kept and asked == now
         if not same or candidate.tries < self.tried:
             self.tried, self.best, self.score = 0, None, None
-        self.of = (view, candidate.start, *now)
+        self.of = (view, candidate.start, candidate.kept, *now)
         while self.tried < candidate.tries:
             self._try(bench, view, wanted, candidate)
         if self.best is None:
@@ -60,7 +61,8 @@ class Tries:
         label = self.label or next(iter(wanted[0][0][0].expects.values()))
         texts = [text for prompts, _ in wanted for text in _asked(prompts, candidate)]
         seeds = [derive(*purpose, i, self.tried) for prompts, purpose in wanted for i in range(len(prompts))]
-        made = pictures(view, texts, seeds, bench.suite.protocol, start=candidate.start, churn=candidate.churn)
+        how = {"start": candidate.start, "churn": candidate.churn, "kept": candidate.kept}
+        made = pictures(view, texts, seeds, bench.suite.protocol, **how)  # type: ignore[arg-type]
         self.tried += 1
         if self.best is None:
             self.best = made

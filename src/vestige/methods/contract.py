@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from vestige.concepts.joint import Joint
 from vestige.diffusion.model import Watch, silent
-from vestige.diffusion.noising import Churn, Start
+from vestige.diffusion.noising import Churn, Kept, Start
 from vestige.errors import BadSetting
 
 if TYPE_CHECKING:
@@ -107,6 +107,7 @@ class Candidate:
         prompts: Prompts instead of the held-out ones; None keeps those.
         start: Where pictures begin; None is pure noise.
         churn: Noise that is added on the way; None is none.
+        kept: A part of true pictures that is put back on the way; None is none.
         cost: Other costs so far, e.g. {"calls": denoiser calls, "seconds": wall time}.
         notes: Measurements of the attack itself, e.g. the share of regenerated references that show the concept.
     """
@@ -117,6 +118,7 @@ class Candidate:
     prompts: tuple[str, ...] | None = None
     start: Start | None = None
     churn: Churn | None = None
+    kept: Kept | None = None
     cost: Mapping[str, float] = field(default_factory=dict)
     notes: Mapping[str, Any] = field(default_factory=dict)
 

@@ -1,4 +1,8 @@
-"""States on a model's own guided sampling paths, with its two predictions at each: what methods train at that need no pictures."""
+"""States on a model's own guided sampling paths: what methods train at that need no pictures.
+
+`rollouts` walks whole paths of a model that does not change, and keeps every state with the model's two predictions there; `stopped`
+walks the paths of one that is being trained, as far as a random place.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ from torch import Tensor
 
 from vestige.diffusion import Condition, Model
 from vestige.diffusion.model import Watch, silent
-from vestige.diffusion.sampling import noise, predict
+from vestige.diffusion.sampling import noise, predict, sample
 from vestige.seeds import derive
 
 
@@ -77,3 +81,20 @@ def rollouts(
         watch(stage, i + 1, steps)
     times = grid[:-1].repeat_interleave(count)
     return Rollouts(torch.cat(states), times, torch.cat(given), torch.cat(free), rows.repeat(steps).to(x.device), condition)
+
+
+def stopped(
+    model: Model, given: Condition, null: Condition, rng: torch.Generator, *, steps: int, guidance: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Where paths began, x (B, C, h, w), and their states x_t, all at one time t (B,), neither the first nor the last of `steps`.
+
+    On average half of a path's calls.
+
+    Arguments:
+        given: A row a path.
+        null: The empty prompt's condition, one row.
+    """
+    stop = int(torch.randint(1, steps, (1,), generator=rng))
+    x = torch.randn(len(given), *model.latent_shape, generator=rng).to(given.text)
+    x_t = sample(model, x, given, steps=steps, guidance=guidance, null=null, stop=stop)
+    return x, x_t, model.grid(steps)[stop].to(x_t.device).expand(len(x_t))

@@ -87,9 +87,8 @@ class ESD(Unlearner):
 
     def __call__(self, model: Model, concept: Concept, *, seed: int, data: Data | None = None, watch: Watch = silent) -> Edit:
         method = self.resolved(concept)
-        scope = SCOPE[method.variant]
-        x, t, goals, rows, condition = method._pool(model, concept, seed, watch)
-        student, leaves = model.trainable(model.scope(scope))
+        x, t, goals, rows, condition = method.pool(model, concept, seed, watch)
+        student, leaves = model.trainable(model.scope(method.scope))
 
         def loss(rng: torch.Generator) -> Tensor:
             picked = torch.randint(len(x), (self.batch,), generator=rng).to(x.device)
@@ -102,11 +101,19 @@ class ESD(Unlearner):
                 pass
         tensors = {name: leaf.detach().clone() for name, leaf in leaves.items()}
         notes = {"concept": concept.name, "seed": seed}
-        return Edit(model.fingerprint, "esd", asdict(method), scope, tensors, notes=notes)
+        return Edit(model.fingerprint, "esd", asdict(method), method.scope, tensors, notes=notes)
 
-    def _pool(self, model: Model, concept: Concept, seed: int, watch: Watch) -> tuple[Tensor, Tensor, Tensor, Tensor, Condition]:
+    @property
+    def scope(self) -> str:
+        """What its variant trains."""
+        return SCOPE[self.variant]
+
+    def texts(self, concept: Concept) -> list[str]:
+        """Prompts that are erased, each once."""
+        return list(dict.fromkeys(concept.plain() if self.prompts == "plain" else [p.text for p in concept.prompts("training")]))
+
+    def pool(self, model: Model, concept: Concept, seed: int, watch: Watch) -> tuple[Tensor, Tensor, Tensor, Tensor, Condition]:
         """States on the original's paths (S, C, h, w), their times (S,), goals like states, prompt rows (S,), and conditions."""
-        texts = concept.plain() if self.prompts == "plain" else [p.text for p in concept.prompts("training")]
-        texts, how = list(dict.fromkeys(texts)), self.rollout_guidance
+        texts, how = self.texts(concept), self.rollout_guidance
         made = rollouts(model, texts, count=self.rollouts, steps=self.rollout_steps, guidance=how, seed=seed, watch=watch)
         return made.x_t, made.t, made.beyond(self.strength), made.rows, made.condition

@@ -25,11 +25,12 @@ from vestige.diffusion import Condition, Model
 from vestige.diffusion.attention import Maps, columns, network, recording
 from vestige.diffusion.bottlenecks import bottlenecked, widths
 from vestige.diffusion.model import Watch, silent
-from vestige.diffusion.sampling import predictions, sample
+from vestige.diffusion.sampling import predictions
 from vestige.edits import Edit, Hook
 from vestige.methods import Data, Paper, Training, Unlearner, fit
 from vestige.methods.contract import TRAINED
 from vestige.methods.ranges import above, at_least
+from vestige.methods.rollouts import stopped
 from vestige.seeds import derive, generator
 
 BESIDE = 4  # the mask is read where the picture is a quarter as high and wide as the latents: 16 x 16 of Stable Diffusion's 64 x 64
@@ -125,10 +126,7 @@ class Receler(Unlearner):
     def _loss(self, model: Model, student: Model, soft: Soft, null: Condition, seen: dict[str, Tensor], rng: Generator) -> Tensor:
         rows = torch.randint(len(soft.condition), (self.batch,), generator=rng).tolist()
         given = soft.condition[rows]
-        stop = int(torch.randint(1, self.rollout_steps, (1,), generator=rng))
-        x = torch.randn(self.batch, *model.latent_shape, generator=rng).to(given.text)
-        x_t = sample(student, x, given, steps=self.rollout_steps, guidance=self.rollout_guidance, null=null, stop=stop)
-        t = model.grid(self.rollout_steps)[stop].to(x_t.device).expand(self.batch)
+        _, x_t, t = stopped(student, given, null, rng, steps=self.rollout_steps, guidance=self.rollout_guidance)
         with torch.no_grad():
             free = model.denoise(x_t, t, null.repeat(self.batch)).value
             with recording(model) as maps:

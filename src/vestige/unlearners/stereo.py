@@ -25,12 +25,13 @@ from vestige.concepts import Concept
 from vestige.concepts.images import PictureSet
 from vestige.diffusion import Condition, Model
 from vestige.diffusion.model import Watch, silent, within
-from vestige.diffusion.sampling import predictions, sample
+from vestige.diffusion.sampling import predictions
 from vestige.edits import Edit
 from vestige.methods import Data, Paper, Training, Unlearner, fit
 from vestige.methods.contract import TRAINED
 from vestige.methods.objectives import denoising
 from vestige.methods.ranges import above, at_least
+from vestige.methods.rollouts import stopped
 from vestige.methods.training import Trace
 from vestige.methods.training_data import Pairs
 from vestige.methods.wording import rows_alone, rows_of, words
@@ -163,7 +164,7 @@ class STEREO(Unlearner):
             rows = torch.randint(len(found[0]), (self.batch,), generator=rng)
             word = torch.randint(len(found), (self.batch,), generator=rng)
             given = table[(word * len(found[0]) + rows).tolist()]
-            x_t, t = self._state(student, given, null, rng)
+            _, x_t, t = stopped(student, given, null, rng, steps=self.rollout_steps, guidance=self.rollout_guidance)
             with torch.no_grad():
                 wanted = goal(x_t, t, rows.tolist(), rng)
             return (student.denoise(x_t, t, given).value - wanted).square().mean()
@@ -172,13 +173,6 @@ class STEREO(Unlearner):
         for _ in fit(leaves, loss, training, seed=seed, watch=watch):
             pass
         return {name: leaf.detach().clone() for name, leaf in leaves.items()}
-
-    def _state(self, student: Model, given: Condition, null: Condition, rng: Generator) -> tuple[Tensor, Tensor]:
-        """States (B, C, h, w) on the student's own path, all at one time (B,)."""
-        stop = int(torch.randint(1, self.rollout_steps, (1,), generator=rng))
-        x = torch.randn(len(given), *student.latent_shape, generator=rng).to(given.text)
-        x_t = sample(student, x, given, steps=self.rollout_steps, guidance=self.rollout_guidance, null=null, stop=stop)
-        return x_t, student.grid(self.rollout_steps)[stop].to(x_t.device).expand(len(x_t))
 
     def _word(
         self, model: Model, concept: Concept, given: PictureSet, texts: Sequence[str], seed: int, watch: Watch, trace: Trace

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -115,6 +116,13 @@ def test_half_of_all_weights_moved_points_to_salun(tiny: LatentModel, tmp_path: 
     found = checkpoints.inspect(tmp_path / "a.pt", tiny)
     assert found.share == pytest.approx(0.5, abs=0.01)
     assert found.made_by[0].startswith("SalUn")
+
+
+@pytest.mark.parametrize(("part", "method"), [(r"attn2\.to_v\.weight$", "SPEED"), (r"\.ff\.net\.2\.weight$", "ConceptPrune")])
+def test_edits_of_one_kind_of_matrix_point_to_who_makes_them(part: str, method: str, tiny: LatentModel, tmp_path: Path) -> None:
+    values = {n: tiny.tensor(n) / 2 for n in tiny.scope("unet") if re.search(part, n)}
+    torch.save(published.bare(values), tmp_path / "a.pt")
+    assert checkpoints.inspect(tmp_path / "a.pt", tiny).made_by == (method,)
 
 
 def test_lightning_checkpoint_gives_the_trained_weights_not_the_smoothed_copy(tiny: LatentModel, tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ _NAMED = {
     "STEREO": r"\bstereo|reo_unet",
     "RACE": r"\brace[-_ ]|-adv-pgd-",
     "SPEED": r"\bspeed",
+    "ConceptPrune": r"concept[-_]?prune|skill_ratio_",
     "AdvUnlearn": r"\badvunlearn",
     "MemoRa (a recovery)": r"\bmemora",
 }
@@ -39,6 +40,7 @@ _BY_FORMAT = {
 }
 _KV = re.compile(r"attn2\.to_[kv]\.weight$")
 _V = re.compile(r"attn2\.to_v\.weight$")
+_FEED_FORWARD = re.compile(r"\.ff\.net\.2\.weight$")
 
 
 def probable(tag: str, path: Path, changed: Collection[str], shapes: Mapping[str, tuple[int, ...]], about: Mapping[str, Any]) -> list[str]:
@@ -70,6 +72,8 @@ def _by_scope(tag: str, changed: Collection[str], share: float | None) -> list[s
     attention = ["attn2" in name for name in changed]
     if all(_V.search(n) for n in changed):
         return ["SPEED"]
+    if all(_FEED_FORWARD.search(n) for n in changed):
+        return ["ConceptPrune"]
     if all(_KV.search(n) for n in changed):
         written = {"F1": ["UCE (older)", "RECE"], "F2": ["UCE", "ESD (esd-x-strict)"], "F2b": ["Concept Ablation", "SPEED"], "F4": ["MACE"]}
         return written.get(tag, ["UCE", "Concept Ablation"])

@@ -108,8 +108,8 @@ class SPEED(Unlearner):
         for i, name in enumerate(names):
             base = model.tensor(name)
             wide = base.cpu().double()
-            rows = method._retained(wide, wide @ moved, kept, generator(seed, "speed", name))
-            change, share = constrained(e, g, protected(rows, held, float(method.threshold)), float(method.ridge))
+            stays = method._retained(wide, wide @ moved, kept, generator(seed, "speed", name))
+            change, share = constrained(e, g, kept_directions(stays, held, float(method.threshold)), float(method.ridge))
             tensors[name] = (wide + wide @ change).to(precision.wide(base))
             free.append(share)
             watch("solve", i + 1, len(names))
@@ -158,19 +158,26 @@ class SPEED(Unlearner):
         return torch.cat([rows[:1], centres(rows[1:], self.centres)])
 
     def _retained(self, weight: Tensor, moved: Tensor, kept: Tensor, rng: Generator) -> Tensor:
-        """The embeddings whose directions are protected in a matrix, (n, D).
+        """Mean product of the embeddings whose directions are protected in a matrix, (D, D).
 
         Arguments:
             weight: W_0, (out, D).
             moved: Change of it by an edit that protects nothing, (out, D).
         """
-        if self.choose:
-            kept = _above_mean(kept, moved)
+        rows = kept[_above_mean((kept @ moved.T).norm(dim=1))] if self.choose else kept
         if not self.copies:
-            return kept
+            return rows.T @ rows / len(rows)
         weakest = torch.linalg.svd(weight, full_matrices=False)[2][-1]
-        spread = torch.randn(len(kept) * self.copies, 1, generator=rng, dtype=torch.float64)
-        return torch.cat([kept, _above_mean(kept.repeat(self.copies, 1) + spread * weakest, moved)])
+        spread = torch.randn(self.copies, len(rows), generator=rng, dtype=torch.float64)
+        # Copies r + z v are many: how far each is moved, and the sum of their products, without making any.
+        far, along = rows @ moved.T, moved @ weakest
+        size = far.square().sum(1) + 2 * spread * (far @ along) + spread.square() * along.square().sum()
+        chosen = _above_mean(size.clamp_min(0).sqrt())
+        line = ((spread * chosen).sum(0) @ rows)[:, None] * weakest
+        products = (rows * (1 + chosen.sum(0))[:, None]).T @ rows + line + line.T
+        products = products + (spread.square() * chosen).sum() * torch.outer(weakest, weakest)
+        mean: Tensor = products / (len(rows) + chosen.sum())
+        return mean
 
 
 def constrained(e: Tensor, g: Tensor, basis: Tensor, ridge: float) -> tuple[Tensor, float]:
@@ -183,9 +190,9 @@ def constrained(e: Tensor, g: Tensor, basis: Tensor, ridge: float) -> tuple[Tens
     return turn(free, free + g - e, torch.zeros(()), ridge=ridge), float(free.norm() / e.norm())
 
 
-def protected(rows: Tensor, held: Tensor, threshold: float) -> Tensor:
-    """V, (D, k): leading directions of retained rows, and what is held exactly."""
-    values, vectors = torch.linalg.eigh(rows.T @ rows / len(rows))
+def kept_directions(stays: Tensor, held: Tensor, threshold: float) -> Tensor:
+    """V, (D, k): leading directions of a mean product (D, D), and what is held exactly, (n, D)."""
+    values, vectors = torch.linalg.eigh(stays)
     leading = vectors[:, values.clamp_min(0) >= threshold]  # those that no row has are 0 up to rounding
     left, sizes, _ = torch.linalg.svd((held - held @ leading @ leading.T).T, full_matrices=False)
     return torch.cat([leading, left[:, sizes > 1e-9 * held.norm()]], 1)
@@ -207,7 +214,7 @@ def centres(rows: Tensor, count: int) -> Tensor:
     return found
 
 
-def _above_mean(rows: Tensor, moved: Tensor) -> Tensor:
-    """Those rows that a change (out, D) moves at least as far as their mean."""
-    far = (rows @ moved.T).norm(dim=1)
-    return rows[far >= far.mean()] if bool((far >= far.mean()).any()) else rows
+def _above_mean(far: Tensor) -> Tensor:
+    """Which numbers are no less than their mean; all where rounding lets none be."""
+    chosen = far >= far.mean()
+    return chosen if bool(chosen.any()) else torch.ones_like(chosen)

@@ -36,6 +36,17 @@ def test_others_tell_first_and_a_concepts_own_moderate(measured: None) -> None:
     assert third is not None and third.own == 0 and third.groups == 2
 
 
+def test_what_an_audit_attacks_itself_counts_once(measured: None) -> None:
+    """The audit adds its own models' spread; those measured beforehand are left to the others, and one of them alone tells no spread."""
+    others = fitted({"bag of wardrobe": APART["bag"][0]}, 2)
+    for attacked in (("one", "other"), ("one",)):
+        found = known("wardrobe", "quick-9", "memora", "sneaker", 2, attacked=attacked).speed
+        assert found is not None and (found.variance, found.freedom, found.own) == (others.variance, others.freedom, 0)
+        assert "sneaker" not in found.source
+    away = known("wardrobe", "quick-9", "memora", "sneaker", 2, attacked=("a third",)).speed
+    assert away is not None and away.own == 2 and "sneaker" in away.source
+
+
 def test_nothing_is_borrowed_in_silence(measured: None) -> None:
     assert known("", "quick-9", "memora", "church", 2).borrowed == "with the settings of quick-9 on wardrobe"
     assert known("wardrobe", "quick-9", "memora", "bag", 2, own=True).borrowed == "with the settings of quick-9 on wardrobe"

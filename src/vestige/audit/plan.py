@@ -28,7 +28,7 @@ from vestige.verdict.decision import FEWEST
 from vestige.verdict.looks import level
 
 PLASTICITY_REPLICATES = 3
-VERDICT = "5"  # changes whenever the same arms could be judged otherwise
+VERDICT = "6"  # changes whenever the same arms could be judged otherwise
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from vestige import concepts, data, models, runs
@@ -17,7 +18,7 @@ from vestige.edits import Edit
 from vestige.harness import arms
 from vestige.harness.banks import answers, others
 from vestige.harness.bench import shows
-from vestige.harness.calibration import Calibration, Known, calibration, known
+from vestige.harness.calibration import Calibration, Known, calibration, known, measured_rows
 from vestige.harness.utility import kept
 from vestige.metrics.loading import error_rates
 from vestige.verdict import Arms
@@ -123,16 +124,23 @@ def known_spread(experiment: Experiment, attack: str) -> Known:
     """What is known of how controls differ under an attack, before this audit's own."""
     plan = experiment.plan
     where = (plan.world, plan.suite.version, attack, plan.concept.name, len(plan.seeds))
-    return known(*where, proxies=plan.control.kind == "proxy", own=not plan.as_suited(attack), also=_measured_by_hand(plan, attack))
+    asked = (plan.request.model, *([plan.request.edit] if plan.request.edit is not None else []), *plan.control.names)
+    return known(
+        *where,
+        proxies=plan.control.kind == "proxy",
+        own=not plan.as_suited(attack),
+        also=_measured_by_hand(plan, attack),
+        attacked={Path(name).name for name in asked},
+    )
 
 
 def _measured_by_hand(plan: Plan, attack: str) -> dict[str, Calibration]:
     """What a user's own suite says of never-models under an attack, as this model's where it was measured on it, else by where it was."""
     table = plan.suite.known
-    never = {name: (rows["areas"], rows["ends"]) for name, rows in table.get(attack, {}).get("never", {}).items()}
+    never, names = measured_rows(table.get(attack, {}))
     if not never:
         return {}
-    return {plan.world if table["model"] == model_key(plan.original) else str(table["where"]): Calibration(never)}
+    return {plan.world if table["model"] == model_key(plan.original) else str(table["where"]): Calibration(never, names)}
 
 
 def model_key(model: str) -> str:

@@ -6,8 +6,9 @@ Measured on worlds whose never-models are at hand (`tools/calibrate.py`), under 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -25,12 +26,14 @@ class Calibration:
 
     Arguments:
         never: Concept -> what each of its never-models learned: the areas of the rise over log(1 + b), and the recalls at the last budget.
+        models: Concept -> the names of these never-models, in their order.
         proxy: Concept with a twin -> (value, low, high) of F against the proxy divided by F against the twin.
         further: Concept with a twin -> reach against the proxy less reach against the twin.
         distilled: Concept with a twin -> as `proxy`, of a never-model that was made of the original.
     """
 
     never: Mapping[str, tuple[Rows, Rows]] = field(default_factory=dict)
+    models: Mapping[str, Sequence[str]] = field(default_factory=dict)
     proxy: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
     further: Mapping[str, float] = field(default_factory=dict)
     distilled: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
@@ -57,9 +60,15 @@ class Known:
 def calibration(world: str, version: str, attack: str) -> Calibration:
     """What is known of an attack under a suite's version on a world; empty where it was not measured."""
     found = data.shipped_table("calibration").get(world, {}).get(version, {}).get(attack, {})
-    never = {name: (rows["areas"], rows["ends"]) for name, rows in found.get("never", {}).items()}
+    never, names = measured_rows(found)
     proxy, distilled = ({name: tuple(x) for name, x in found.get(part, {}).items()} for part in ("proxy", "distilled"))
-    return Calibration(never, proxy, found.get("further", {}), distilled)
+    return Calibration(never, names, proxy, found.get("further", {}), distilled)
+
+
+def measured_rows(found: Mapping[str, Any]) -> tuple[dict[str, tuple[Rows, Rows]], dict[str, tuple[str, ...]]]:
+    """By concept what its never-models learned, and their names, from what a file says of an attack."""
+    never = found.get("never", {})
+    return {c: (rows["areas"], rows["ends"]) for c, rows in never.items()}, {c: tuple(rows["models"]) for c, rows in never.items()}
 
 
 def against_distilled() -> dict[str, tuple[float, float, float]]:
@@ -79,10 +88,12 @@ def known(
     proxies: bool = False,
     own: bool = False,
     also: Mapping[str, Calibration] | None = None,
+    attacked: Collection[str] = (),
 ) -> Known:
     """How much controls of a concept differ under an attack.
 
-    Never-models: fitted to every world's other concepts, and moderated by the concept's own where they were measured. Proxies: the mean
+    Never-models: fitted to every world's other concepts, and moderated by the concept's own where they were measured, without those that
+    this audit attacks itself: it adds what they show, and they count once. Proxies: the mean
     square of their distance from true twins, which is no spread about a mean but an error, and known by as many concepts.
 
     Arguments:
@@ -91,11 +102,12 @@ def known(
         proxies: The controls are proxies.
         own: The attack is not run as its suite runs it.
         also: World, or where it was in words -> what a suite of a user's own says was measured under it.
+        attacked: Names of the audit's own models, its controls and the one under audit.
     """
     for source, by, where in _sources(version, attack):
         measured = {w: calibration(w, source, by) for w in data.shipped_table("calibration")}
         measured |= also if also and (source, by) == (version, attack) else {}
-        found = _proxies(measured) if proxies else _never(measured, (world, concept), replicates)
+        found = _proxies(measured) if proxies else _never(measured, (world, concept), replicates, attacked)
         if found is None:
             continue
         here = world in measured and not where and not own
@@ -114,15 +126,18 @@ def _sources(version: str, attack: str) -> Iterator[tuple[str, str, str]]:
                 yield name, by, f"with {by} under {name}"
 
 
-def _never(measured: Mapping[str, Calibration], own: tuple[str, str], replicates: int) -> tuple[Spread, Spread] | None:
+def _never(
+    measured: Mapping[str, Calibration], own: tuple[str, str], replicates: int, attacked: Collection[str]
+) -> tuple[Spread, Spread] | None:
     """Of never-models; None where none was measured."""
     rows = {(w, name): both for w, one in measured.items() for name, both in one.never.items() if len(both[0]) > 1}
     others = {key: both for key, both in rows.items() if key != own}
+    theirs = [i for i, name in enumerate(measured[own[0]].models[own[1]]) if name not in attacked] if own in rows else []
+    source = ", ".join(f"{name} of {w}" for w, name in rows if (w, name) != own or len(theirs) > 1)
     found: list[Spread | None] = []
     for part in range(MEASURES):
-        source = ", ".join(f"{name} of {w}" for w, name in rows)
         groups = {f"{name} of {w}": both[part] for (w, name), both in others.items()}
-        mine = [float(np.mean(row)) for row in rows[own][part]] if own in rows else []
+        mine = [float(np.mean(rows[own][part][i])) for i in theirs]
         found.append(moderated(fitted(groups, replicates, source) if groups else None, mine))
     return None if found[0] is None or found[1] is None else (found[0], found[1])
 

@@ -84,7 +84,10 @@ class World:
         if folder is None:
             twins = tuple(name for name in models.twins(model, concept) if len(models.card(name).never_drew) == 1)
             if further is not None:
-                twins += tuple(str(path) for path in sorted(further.glob(f"{model}-never-{concept}-*")))
+                found = [path for path in sorted(further.glob(f"{model}-never-{concept}-*")) if path.name not in twins]
+                if not found:
+                    sys.exit(f"{further} holds no further twin of {concept}: bash tools/wardrobe/build.sh {model}-never-{concept}-3")
+                twins += tuple(map(str, found))
             half = f"{model}-half-{concept}"
             return World(model, concept, twins, half if half in models.cards() else "")
         own = folder.resolve().parent.name

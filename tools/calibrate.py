@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -107,9 +108,9 @@ def proxies(suite: str, out: Path, known: Mapping[str, tuple[str, ...]]) -> tupl
     return speed, further
 
 
-def further(folder: Path, concept: str) -> tuple[str, ...]:
+def further(folder: Path, concept: str, shipped: tuple[str, ...]) -> tuple[str, ...]:
     """Twins of a concept that were trained beside those that ship."""
-    return tuple(str(path) for path in sorted(folder.glob(f"{WORLD}-never-{concept}-*")))
+    return tuple(str(path) for path in sorted(folder.glob(f"{WORLD}-never-{concept}-*")) if path.name not in shipped)
 
 
 def merged(known: Table, world: str, version: str, found: Mapping[str, Mapping[str, Any]]) -> Table:
@@ -169,8 +170,12 @@ def main() -> None:
         twinned = {c: models.twins(WORLD, c) for c in only}
         several = {c: control("auto", WORLD, concepts.load(c, WORLD)).names for c, twins in twinned.items() if twins}
         known_twins = {c: names for c, names in several.items() if len(models.card(names[0]).never_drew) == 1}
+        if lacking := sorted(set(only) - set(known_twins)) if options.only else []:
+            sys.exit(f"no twin of its own: {', '.join(lacking)}")
         if options.further:
-            known_twins = {c: names + further(options.further, c) for c, names in known_twins.items()}
+            known_twins = {c: names + further(options.further, c, names) for c, names in known_twins.items()}
+            if not any(Path(name).parent == options.further for names in known_twins.values() for name in names):
+                sys.exit(f"{options.further} holds no further twin of {', '.join(known_twins)}: bash tools/wardrobe/build.sh TWIN ...")
         for concept, twins in known_twins.items():
             if len(twins) > 1:
                 for attack, rows in never_models(options.suite, options.out, concept, twins, model=twins[0], attacks=attacks).items():

@@ -130,7 +130,7 @@ def ready(path: Path) -> None:
     if path.is_dir():
         raise BadInput(f"{path} is a folder; name the file to write, e.g. {path / 'edit.safetensors'}")
     if path.exists():
-        raise BadInput(f"{path} exists; choose another name")
+        raise BadInput(f"{path} exists; choose another name with --out")
     ready_folder(path.parent)
 
 

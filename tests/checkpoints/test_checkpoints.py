@@ -102,11 +102,21 @@ def test_probable_method(kind: str, method: str, tiny: LatentModel, tmp_path: Pa
 def test_a_hardened_esd_is_told_from_esd_by_its_name(tiny: LatentModel, tmp_path: Path) -> None:
     path, _ = published.WRITERS["full dict"][1](tmp_path, tiny)
     made = {}
-    for name in ("compvis-word_church-method_noxattn-iter_1000-adv-pgd-eps-0.1-exp--epoch_1000.pt", "race_church.pt", "embrace-church.pt"):
+    for name in (
+        "compvis-word_church-method_noxattn-iter_1000-adv-pgd-eps-0.1-exp--epoch_1000.pt",
+        "race_church.pt",
+        "embrace-church.pt",
+        "esd-race_car.pt",
+    ):
         path = path.rename(tmp_path / name)
         made[name.split("-")[0]] = checkpoints.inspect(path, tiny).made_by[0]
-    assert made == {"compvis": "RACE (its name says so)", "race_church.pt": "RACE (its name says so)", "embrace": made["embrace"]}
-    assert not made["embrace"].startswith("RACE")
+    assert made == {
+        "compvis": "RACE (its name says so)",
+        "race_church.pt": "RACE (its name says so)",
+        "embrace": made["embrace"],
+        "esd": made["esd"],
+    }
+    assert not made["embrace"].startswith("RACE") and made["esd"].startswith("ESD")
 
 
 def test_half_of_all_weights_moved_points_to_salun(tiny: LatentModel, tmp_path: Path) -> None:

@@ -266,7 +266,10 @@ def pipelines(names: Sequence[str]) -> None:
 
 
 def main(what: str = "everything", *more: str) -> None:
-    if what in {**DENOISERS, **CLASS_MODELS, **FLOW_MODELS}:
+    known = {**DENOISERS, **CLASS_MODELS, **FLOW_MODELS}
+    if what in known:
+        if unknown := sorted({*more} - {*known}):
+            sys.exit(f"no model of the world: {', '.join(unknown)}")
         pipelines((what, *more))
         return
     if what not in ("everything", "classes", "flow") or more:

@@ -89,7 +89,7 @@ def facts(kind: Literal["unlearners", "attacks"], name: str, cls: Any) -> str:
     else:
         rows["it trains on"] = _those(cls.needs, NEEDS)
         rows["several at once"] = "yes" if cls.joint else "one concept, or one after another"
-        command = f"vestige unlearn --model wardrobe --concept sneaker --method {name} --out edit.safetensors"
+        command = f"vestige unlearn --model wardrobe --concept sneaker --method {name} --out {name}.safetensors"
     rows["float16"] = "no, it trains" if made.trains else "yes, it trains nothing"
     table = "\n".join(f"| {key} | {value} |" for key, value in rows.items() if value)
     return held("facts", f"| | |\n|---|---|\n{table}") + f"\n\n```console\n{command}\n```"

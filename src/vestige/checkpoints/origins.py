@@ -23,7 +23,7 @@ _NAMED = {
     "MACE": r"\bmace|lora_fusion",
     "RECE": r"\brece|_ep\d+",
     "STEREO": r"\bstereo|reo_unet",
-    "RACE": r"\brace[-_ ]|-adv-pgd-",
+    "RACE": r"(?<![-_])\brace[-_](?!car)|-adv-pgd-",
     "SPEED": r"\bspeed",
     "ConceptPrune": r"concept[-_]?prune|skill_ratio_",
     "AdvUnlearn": r"\badvunlearn",

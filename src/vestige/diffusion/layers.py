@@ -19,7 +19,7 @@ def handed_on(model: Model) -> Iterator[list[Tensor]]:
 
     Layers are the network's own parts with weights, and of a part that is made of lists, or of a list of such parts, their members: a
     U-Net's residual and attention layers and what changes its resolution, a transformer's blocks, with the states of text and picture
-    where it has both; beside them the embeddings of time and what else is told.
+    where it has both; beside them the embeddings of time and what else is told, and last the prediction itself.
     """
     found: list[Tensor] = []
     with ExitStack() as stack:

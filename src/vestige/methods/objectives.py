@@ -13,6 +13,8 @@ from vestige.diffusion.layers import handed_on
 from vestige.methods.training_data import Pairs
 from vestige.seeds import generator
 
+TINY = 1e-12  # mean square of a state below which it is rounding
+
 
 def noisy(model: Model, data: Tensor, rng: torch.Generator, t: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """The forward process: times t (B,), noise eps and x_t = signal * data + noise * eps, both like data (B, C, h, w).
@@ -73,7 +75,7 @@ def distilling(
     Arguments:
         data: Clean latents, (B, C, h, w).
         t: Times, (B,); None draws them as the teacher was trained.
-        hints: Weight of what layers hand on; student and teacher are then networks of one shape.
+        hints: Weight of what layers hand on, the prediction among it; student and teacher are then networks of one shape.
     """
     t, _, x_t = noisy(teacher, data, rng, t)
     with torch.no_grad(), _heard(teacher, hints) as theirs:
@@ -90,7 +92,7 @@ def _heard(model: Model, hints: float) -> AbstractContextManager[list[Tensor]]:
 def _apart(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> Tensor:
     """Mean over states of their squared distance in units of the teacher's own size."""
     pairs = [(a.float(), b.float()) for a, b in zip(ours, theirs, strict=True)]
-    return torch.stack([(a - b).square().mean() / b.square().mean() for a, b in pairs]).mean()
+    return torch.stack([(a - b).square().mean() / b.square().mean().clamp_min(TINY) for a, b in pairs]).mean()
 
 
 def importance(model: Model, names: Sequence[str], data: Tensor, condition: Condition, *, seed: int) -> dict[str, Tensor]:

@@ -66,8 +66,10 @@ def test_a_section_is_walked(section: str, dtype: str, place: Path, tmp_path: Pa
     for command in console(section):
         words = shlex.split(command)[1:]
         words += [] if "--dtype" in words else ["--dtype", dtype]
-        assert answered(*words) == (0, ""), command
         out = Path(words[words.index("--out") + 1]) if "--out" in words else None
+        if out is not None and words[0] == "unlearn":
+            out.unlink(missing_ok=True)  # what it writes was stood in for
+        assert answered(*words) == (0, ""), command
         assert out is None or out.exists()
 
 

@@ -10,7 +10,7 @@ import torch
 from oracles import Gaussian, tiny_flow, tiny_model
 from vestige import models
 from vestige.diffusion import Model
-from vestige.diffusion.layers import handed_on
+from vestige.diffusion.layers import handed_on, readable
 from vestige.errors import Incompatible
 from vestige.seeds import generator
 
@@ -50,3 +50,6 @@ def test_a_view_is_heard_apart_from_its_model_and_with_gradients() -> None:
 def test_a_denoiser_that_is_no_network_says_so() -> None:
     with pytest.raises(Incompatible, match="no denoiser made of layers"), handed_on(Gaussian()):
         raise AssertionError("nothing can be heard")
+    with pytest.raises(Incompatible, match="hints=0 teaches its prediction alone"):
+        readable(Gaussian())
+    readable(tiny_model())

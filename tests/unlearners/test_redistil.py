@@ -197,7 +197,7 @@ def test_a_student_of_fresh_weights_learns_what_is_best() -> None:
     }
     model, seen = Linear(weights, vocabulary), torch.rand(64, 3, 2, 2, generator=rng)
     given = PictureSet(seen, "made up", captions=(tuple(captions),) * 64)
-    method = Redistil(share=1.0, steps=400, lr=0.05, batch=64, own=0.3, dropout=0.2, warmup=0, average=0.9)
+    method = Redistil(share=1.0, steps=400, lr=0.05, batch=64, own=0.3, dropout=0.2, warmup=0, average=0.9, hints=0.0)
     learnt = method(model, concept, seed=0, data=Data(retain=given)).tensors
     words = weights["unet.words.weight"]
     mean = words[:3].mean(0)

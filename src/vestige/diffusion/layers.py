@@ -28,11 +28,16 @@ def handed_on(model: Model) -> Iterator[list[Tensor]]:
         yield found
 
 
+def readable(model: Model) -> None:
+    """Refuse a model whose layers cannot be read, before the work that it is for."""
+    _layers(model)
+
+
 def _layers(model: Model) -> list[nn.Module]:
     inner = innermost(model)
     network = getattr(inner, "parts", {}).get(getattr(inner, "denoiser", ""))
     if not isinstance(network, nn.Module):
-        raise Incompatible(f"{model.name} has no denoiser made of layers, whose states could be read")
+        raise Incompatible(f"{model.name} has no denoiser made of layers, whose states could be read; hints=0 teaches its prediction alone")
     parts = [part for child in network.children() for part in (child if isinstance(child, nn.ModuleList) else [child])]
     found = []
     for part in parts:

@@ -38,6 +38,7 @@ from vestige import registry
 from vestige.concepts import Concept
 from vestige.concepts.joint import Joint
 from vestige.diffusion import Condition, Model
+from vestige.diffusion.layers import readable
 from vestige.diffusion.model import Watch, silent
 from vestige.edits import Edit
 from vestige.errors import BadSetting
@@ -110,6 +111,8 @@ class Redistil(Unlearner):
         names, changed = model.scope(SCOPE), model.scope(self.scope)
         if not set(changed) <= set(names):
             raise BadSetting(f"scope holds weights of the denoiser, which alone are taught; {self.scope} of {model.name} holds others")
+        if self.hints and self.steps:
+            readable(model)
         student, leaves = model.trainable(names)
         with torch.no_grad():
             for name, value in scrambled(model, changed, generator(seed, "fresh"), share=self.share).items():

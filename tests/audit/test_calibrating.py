@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -158,9 +159,13 @@ def test_the_command_writes_a_suite_that_audits_take(
     suite = suites.load(str(out))
     assert suite.known["memora"]["never"]["boat"]["models"] == ["twin", "twin-2"]
     assert [len(row) for row in suite.known["memora"]["never"]["boat"]["areas"]] == [3, 3]
-    found = scores.known_spread(SimpleNamespace(plan=asked(home, suite=str(out))), "memora")  # type: ignore[arg-type]
-    assert found.speed is not None
+    shutil.copytree(home / "twin", tmp_path / "third")
+    beside = asked(home, suite=str(out), control=f"twin:{tmp_path / 'third'}")
+    found = scores.known_spread(SimpleNamespace(plan=beside), "memora")  # type: ignore[arg-type]
+    assert found.speed is not None and found.speed.own == 2
     assert found.borrowed == ""
+    again = scores.known_spread(SimpleNamespace(plan=asked(home, suite=str(out))), "memora")  # type: ignore[arg-type]
+    assert "quick-6" in again.borrowed  # beside those very twins the audit sees their spread itself, and it counts once
     elsewhere = asked(home, suite=str(out), model=str(home / "twin-2"), control=f"twin:{home / 'twin'}")
     borrowed = scores.known_spread(SimpleNamespace(plan=elsewhere), "memora")  # type: ignore[arg-type]
     assert "boat of model" in borrowed.borrowed

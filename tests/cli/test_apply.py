@@ -124,7 +124,7 @@ def test_a_file_that_is_there_stays_what_it_is(home: Path, tmp_path: Path) -> No
     out, on = tmp_path / "out.safetensors", ("--edit", "edit", "--adapter", "one")
     out.write_bytes(b"mine")
     found = applied(home, out, *on)
-    assert found.exit_code and str(found.exception) == f"{out} exists; choose another name" and out.read_bytes() == b"mine"
+    assert found.exit_code and str(found.exception) == f"{out} exists; choose another name with --out" and out.read_bytes() == b"mine"
 
 
 def test_where_there_is_nothing_to_apply_it_is_said(home: Path, tmp_path: Path) -> None:

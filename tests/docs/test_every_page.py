@@ -117,7 +117,7 @@ def rows_of(page: str, column: str, name: int = 0) -> dict[str, str]:
 
 
 def test_choosing_quotes_no_older_f_beside_a_newer_panel_s() -> None:
-    new = rows_of("docs/results/truth_panel/sneaker-quick-6.md", "F")
+    new = rows_of("docs/results/truth_panel/sneaker-quick-6-four.md", "F")
     old = rows_of("docs/results/claims/sneaker.md", "memora: F", 1)
     text, both = PAGES["docs/choosing.md"].read_text("utf-8"), new.keys() & old.keys()
     assert both == {"uce", "esd", "salun", "erasediff", "dimum", "spm", "gradient_ascent"}

@@ -176,7 +176,7 @@ def page() -> str:
             "\n".join(ladders),
             "## What the attacks counted themselves, by the selection judge",
             "\n".join(counts),
-            "## Where they rise\n\nAbove the same model's plain prompts, by intervals that do not overlap:",
+            "## Where they rise\n\nAbove the same model's plain prompts, at the candidate of the table and by intervals that do not overlap:",
             _reading(found),
         ]
     )

@@ -176,7 +176,8 @@ def page() -> str:
             "\n".join(ladders),
             "## What the attacks counted themselves, by the selection judge",
             "\n".join(counts),
-            "## Where they rise\n\nAbove the same model's plain prompts, at the candidate of the table and by intervals that do not overlap:",
+            "## Where they rise\n\n"
+            "Above the same model's plain prompts, at the candidate of the table and by intervals that do not overlap:",
             _reading(found),
         ]
     )

@@ -16,6 +16,7 @@ from vestige.runs import Run
 MODEL, TWIN = "wardrobe", "wardrobe-never-five"
 FIVE = ("sneaker", "bag", "dress", "trouser", "neon")
 ORDERS = (FIVE, FIVE[::-1], ("trouser", "neon", "sneaker", "dress", "bag"))  # of the later two, nothing was looked at beforehand
+CLOSED = ("uce", "mace", "rece", "speed")
 METHODS = ("uce", "concept_ablation", "esd", "duge", "forget_me_not")
 # Under Concept Ablation. The share is the released one, TIES' share and scale are not tuned. The released pull of 25,000 belongs to a
 # sixtieth of this world's rate; here it lets nothing move. On the development concept (bag, 16 pictures each, selection judge; target,
@@ -82,6 +83,14 @@ def methods() -> dict[str, Row]:
     return made
 
 
+def closed() -> dict[str, Row]:
+    """What is solved for in seconds, and MACE, which trains adapters beside it."""
+    made = {"twin of five": Row(made=twin)}
+    for mode, how in (("", "sequential"), (", each alone", "independent"), (", all at once", "simultaneous")):
+        made |= {name + mode: Row({"method": name, "mode": how}) for name in CLOSED}
+    return made
+
+
 def duge() -> dict[str, Row]:
     """The world's preset, and what each of its parts does: it keeps no pull, and 192 pictures of a memory of 200."""
 
@@ -101,17 +110,20 @@ def duge() -> dict[str, Row]:
     }
 
 
-TITLES = {"methods": "Continual unlearning, compared", "duge": "DUGE taken apart"}
+TITLES = {"methods": "Continual unlearning, compared", "closed": "Requests one after another, by closed forms", "duge": "DUGE taken apart"}
 ROWS = {
     "methods": f"""
 A row of the form "again at every step" forgets every request so far in each step, at the price of one; "each alone" is the mean over
 models that each forgot one request. All at once may spend as many steps and pictures as the sequence in all. The twin never drew any
 of them; its drift is that between two trainings. The pull is {GUARDS["L2 pull"].pull:g}, chosen on bag; the share that moves is
 {GUARDS["selective"].share:g}, TIES' share {SHARE:g} and scale {SCALE:g}, not tuned.""",
+    "closed": """
+"Each alone" is the mean over models that each forgot one request. The twin never drew any of them; its drift is that between two trainings.
+Settings are the world's presets, chosen on bag.""",
     "duge": """
 Every row is the world's preset, chosen on bag, but for what its name says: keys and values alone train, towards the start token, beside
 a memory of 200 and with no pull. Towards the start token no reference is asked and without a pull none is held to, so "held to the
 original" must give the first row's numbers.""",
 }
 
-PARTS: dict[str, Callable[[], dict[str, Row]]] = {"methods": methods, "duge": duge}
+PARTS: dict[str, Callable[[], dict[str, Row]]] = {"methods": methods, "closed": closed, "duge": duge}

@@ -6,7 +6,8 @@
     python studies/sequences.py --out build/continual --table docs/results/continual.md
     python studies/sequences.py --out build/continual --part duge --first 2 --table docs/results/continual_duge.md
 
-Part "methods" compares methods, protocols and guards, part "closed" the closed forms; part "duge" takes DUGE apart, on as many requests as `--first` says.
+Part "methods" compares methods, protocols and guards, part "closed" the closed forms; part "duge" takes DUGE apart, on as many requests
+as `--first` says.
 A cell is a row of the table under one order and one seed: a ledger of its own, computed by one thread. What cells share (the
 original's pictures, the memory, equal first steps) is computed once. Several processes may work on one folder: a cell that another
 one holds is passed over. The table is made of finished cells alone, and names the rest; beside it lie its records, so that a cell

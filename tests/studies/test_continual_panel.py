@@ -83,7 +83,7 @@ def test_every_order_is_of_the_twins_concepts(panel: Any) -> None:
     assert len({*panel.ORDERS}) == len(panel.ORDERS)
 
 
-@pytest.mark.parametrize(("part", "orders", "seeds"), (("methods", 3, 2), ("duge", 1, 1)))
+@pytest.mark.parametrize(("part", "orders", "seeds"), (("methods", 3, 2), ("closed", 1, 1), ("duge", 1, 1)))
 def test_every_cell_resolves(part: str, orders: int, seeds: int, panel: Any, tmp_path: Path) -> None:
     """Without computing anything, so that no name or setting fails in the middle of a night."""
     found = panel.cells(options(tmp_path, orders=orders, seeds=seeds, part=part))

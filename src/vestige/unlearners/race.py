@@ -95,7 +95,8 @@ class RACE(Unlearner):
         above(0, self, "lr", "pace")
         if any("=" not in item for item in self.esd):
             raise ValueError(f"esd lists settings as NAME=VALUE; given {list(self.esd)}")
-        if self.paths == "own" and self.begin().rollout_steps < 2:
+        inner = self.begin()  # what it does not accept is told now
+        if self.paths == "own" and inner.rollout_steps < 2:
             raise ValueError("a path that stops on the way has at least 2 steps; given rollout_steps=1")
 
     def begin(self) -> Any:

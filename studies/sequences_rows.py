@@ -16,6 +16,7 @@ from vestige.runs import Run
 MODEL, TWIN = "wardrobe", "wardrobe-never-five"
 FIVE = ("sneaker", "bag", "dress", "trouser", "neon")
 ORDERS = (FIVE, FIVE[::-1], ("trouser", "neon", "sneaker", "dress", "bag"))  # of the later two, nothing was looked at beforehand
+SCRAMBLED = ("redistil", "undo")  # minutes a step
 CLOSED = ("uce", "mace", "rece", "speed")
 METHODS = ("uce", "concept_ablation", "esd", "duge", "forget_me_not")
 # Under Concept Ablation. The share is the released one, TIES' share and scale are not tuned. The released pull of 25,000 belongs to a
@@ -84,8 +85,8 @@ def methods() -> dict[str, Row]:
 
 
 def closed() -> dict[str, Row]:
-    """What is solved for in seconds, and MACE, which trains adapters beside it."""
-    made = {"twin of five": Row(made=twin)}
+    """What is solved for in seconds, MACE, which trains adapters beside it, and beside them what scrambles and distils, one after another."""
+    made = {"twin of five": Row(made=twin)} | {name: Row({"method": name}) for name in SCRAMBLED}
     for mode, how in (("", "sequential"), (", each alone", "independent"), (", all at once", "simultaneous")):
         made |= {name + mode: Row({"method": name, "mode": how}) for name in CLOSED}
     return made

@@ -85,7 +85,7 @@ def methods() -> dict[str, Row]:
 
 
 def closed() -> dict[str, Row]:
-    """What is solved for in seconds, MACE, which trains adapters beside it, and beside them what scrambles and distils, one after another."""
+    """What is solved for in seconds, MACE, which trains adapters beside it, and what scrambles and distils, one after another."""
     made = {"twin of five": Row(made=twin)} | {name: Row({"method": name}) for name in SCRAMBLED}
     for mode, how in (("", "sequential"), (", each alone", "independent"), (", all at once", "simultaneous")):
         made |= {name + mode: Row({"method": name, "mode": how}) for name in CLOSED}

@@ -32,6 +32,7 @@ RESULTS = (
     "attacks",
     "returns",
     "continual",
+    "continual_closed",
     "continual_duge",
     "memora",
     "diagnoses",

@@ -21,6 +21,9 @@ unit() { # NAME SCRIPT [ARGUMENT]: skipped once done
     "$python" "tools/wardrobe/$2" "${@:3}" >>"$WARDROBE_BUILD/$1.log" 2>&1 && touch "$done"
   fi
 }
+shipped() { # TABLE of world.py: what ships of it, a name a line
+  "$python" -c "import sys; sys.path.insert(0, 'tools/wardrobe'); import world; print('\n'.join(n for n in world.SHIPPED if n in world.$1))"
+}
 export -f unit
 export python
 
@@ -37,12 +40,12 @@ fi
 printf '%s\n' "vae autoencoder.py" "clip contrastive.py" "judge-verify judges.py verify" "judge-select judges.py select" |
   xargs -P "$workers" -I{} bash -c 'unit {}'
 unit latents latents.py
-"$python" -c 'import sys; sys.path.insert(0, "tools/wardrobe"); import world; print("\n".join(n for n in world.SHIPPED if n in world.DENOISERS))' |
+shipped DENOISERS |
   xargs -P "$workers" -I{} bash -c 'unit {} denoiser.py {}'
-"$python" -c 'import sys; sys.path.insert(0, "tools/wardrobe"); import world; print("\n".join(n for n in world.SHIPPED if n in world.CLASS_MODELS))' |
+shipped CLASS_MODELS |
   xargs -P "$workers" -I{} bash -c 'unit {} classes.py {}'
 unit wardrobe-flow flow.py wardrobe-flow # its twins are given its T5
-"$python" -c 'import sys; sys.path.insert(0, "tools/wardrobe"); import world; print("\n".join(n for n in world.SHIPPED if n in world.FLOW_MODELS))' |
+shipped FLOW_MODELS |
   xargs -P "$workers" -I{} bash -c 'unit {} flow.py {}'
 unit pack pack.py
 unit measure measure.py

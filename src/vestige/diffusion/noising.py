@@ -58,6 +58,11 @@ class Churn:
             raise ValueError(f"eta and scale are at least 0, back lies in [0, 1]; given {self.eta}, {self.scale} and {self.back}")
 
 
+def dealt(latents: Tensor, rows: Sequence[int]) -> Tensor:
+    """Latents (N, C, h, w) for pictures of these numbers: to number i those of number i modulo N."""
+    return latents[[i % len(latents) for i in rows]]
+
+
 @dataclass(frozen=True)
 class Kept:
     """A part of true pictures that is put back after every step, at the noise level that the step ends at; the rest is drawn.
@@ -76,7 +81,7 @@ class Kept:
 
     def of(self, rows: Sequence[int], eps: Tensor) -> Held:
         """What pictures of these numbers keep, each with its own noise, (B, C, h, w)."""
-        return Held(self.latents[[i % len(self.latents) for i in rows]].to(eps), self.where.to(eps), eps)
+        return Held(dealt(self.latents, rows).to(eps), self.where.to(eps), eps)
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from vestige.diffusion.model import Condition, Model, Prediction, Steer, Step, Watch, silent
-from vestige.diffusion.noising import Churn, Held, Kept, Start
+from vestige.diffusion.noising import Churn, Held, Kept, Start, dealt
 from vestige.errors import BadSetting
 
 
@@ -261,7 +261,7 @@ def pictures(
         x = noise(model.latent_shape, seeds[part]).to(table.text)
         held = kept.of(range(part.start, part.stop), x) if kept is not None else None
         if start is not None and (first or start.found):  # the grid's first point is pure noise by convention
-            given = start.latents[[i % len(start.latents) for i in range(part.start, part.stop)]].to(x)
+            given = dealt(start.latents, range(part.start, part.stop)).to(x)
             levels = _levels(model, model.grid(protocol.steps).to(x.device), x)[first]
             x = math.sqrt(1 - start.fresh**2) * given + start.fresh * x if start.found else levels[0] * given + levels[1] * x
         told: dict[str, Any] = {"condition": table[[row[p] for p in prompts[part]]], "null": null, "guidance": protocol.guidance}

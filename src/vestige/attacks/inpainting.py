@@ -24,10 +24,10 @@ from vestige.concepts.images import PictureSet
 from vestige.diffusion import Model
 from vestige.diffusion.model import Watch, silent
 from vestige.diffusion.noising import Kept
-from vestige.errors import BadInput
 from vestige.methods import Attack, Budget, Candidate, Paper
 from vestige.methods.contract import Access, Select
 from vestige.methods.ranges import at_least
+from vestige.methods.training_data import given_some
 
 
 @final
@@ -76,8 +76,7 @@ class Inpainting(Attack):
         pictures: PictureSet | None = None,
         watch: Watch = silent,
     ) -> Iterator[Candidate]:
-        if pictures is None or not len(pictures):
-            raise BadInput(f"inpainting needs reference pictures of {concept.name} to keep a part of; give some")
+        pictures = given_some(pictures, "inpainting", concept, "to keep a part of")
         began, prompts = time.monotonic(), ("",) if self.prompt == "empty" else None
         yield Candidate(0, cost={"calls": 0, "seconds": time.monotonic() - began})
         for spent in budget.points[1:]:

@@ -26,11 +26,11 @@ from vestige.diffusion import Condition, Model
 from vestige.diffusion.model import Watch, silent
 from vestige.diffusion.noising import Start
 from vestige.diffusion.sampling import invert, noise, predictions
-from vestige.errors import BadInput
 from vestige.methods import Attack, Budget, Candidate, Paper, Training, fit
 from vestige.methods.contract import TRAINED, Access, Select
 from vestige.methods.ranges import above, at_least
 from vestige.methods.training import Trace
+from vestige.methods.training_data import given_some
 from vestige.seeds import derive
 
 
@@ -102,8 +102,7 @@ class Inversion(Attack):
         pictures: PictureSet | None = None,
         watch: Watch = silent,
     ) -> Iterator[Candidate]:
-        if pictures is None or not len(pictures):
-            raise BadInput(f"inversion needs reference pictures of {concept.name} to invert; give some")
+        pictures = given_some(pictures, "inversion", concept, "to invert")
         began, trace = time.monotonic(), Trace()
         count = min(self.targets, len(pictures))
         data = model.encode(pictures.images[:count])

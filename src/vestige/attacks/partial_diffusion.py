@@ -19,10 +19,10 @@ from vestige.concepts.images import PictureSet
 from vestige.diffusion import Model
 from vestige.diffusion.model import Watch, silent
 from vestige.diffusion.noising import Start
-from vestige.errors import BadInput
 from vestige.methods import Attack, Budget, Candidate, Paper
 from vestige.methods.contract import Access, Select
 from vestige.methods.ranges import at_least
+from vestige.methods.training_data import given_some
 
 
 @final
@@ -65,8 +65,7 @@ class PartialDiffusion(Attack):
         pictures: PictureSet | None = None,
         watch: Watch = silent,
     ) -> Iterator[Candidate]:
-        if pictures is None or not len(pictures):
-            raise BadInput(f"partial_diffusion needs reference pictures of {concept.name} to begin from; give some")
+        pictures = given_some(pictures, "partial_diffusion", concept, "to begin from")
         began, latents = time.monotonic(), model.encode(pictures.images)
         prompts = ("",) if self.prompt == "empty" else None
         for spent in budget.points:

@@ -24,13 +24,12 @@ from vestige.diffusion.model import Watch, silent
 from vestige.diffusion.sampling import Drawing, predictions
 from vestige.diffusion.sampling import pictures as draw
 from vestige.edits import Edit
-from vestige.errors import BadInput
 from vestige.methods import Attack, Budget, Candidate, Paper, Training, fit
 from vestige.methods.contract import TRAINED, Access, Select
 from vestige.methods.objectives import denoising
 from vestige.methods.ranges import above, at_least
 from vestige.methods.training import Trace
-from vestige.methods.training_data import Pairs, captioned
+from vestige.methods.training_data import Pairs, captioned, given_some
 from vestige.methods.wording import row_factors, words
 from vestige.seeds import derive, generator
 
@@ -102,8 +101,7 @@ class SubAttack(Attack):
         pictures: PictureSet | None = None,
         watch: Watch = silent,
     ) -> Iterator[Candidate]:
-        if pictures is None or not len(pictures):
-            raise BadInput(f"sub_attack needs reference pictures of {concept.name}")
+        pictures = given_some(pictures, "sub_attack", concept)
         began, own = time.monotonic(), words(model, concept)
         pairs = self._pairs(model, concept, pictures)
         tables = {name: model.tensor(name).detach().float() for name in own}

@@ -30,7 +30,7 @@ from vestige.methods import Attack, Budget, Candidate, Paper, Training, fit, opt
 from vestige.methods.contract import TRAINED, Access, Select
 from vestige.methods.ranges import above, at_least
 from vestige.methods.training import Trace
-from vestige.methods.training_data import captioned
+from vestige.methods.training_data import captioned, given_some
 from vestige.methods.wording import joined
 from vestige.seeds import derive, generator
 
@@ -108,8 +108,7 @@ class UnlearnDiffAtk(Attack):
         pictures: PictureSet | None = None,
         watch: Watch = silent,
     ) -> Iterator[Candidate]:
-        if not pictures:
-            raise BadInput(f"unlearn_diff_atk needs reference pictures of {concept.name}")
+        pictures = given_some(pictures, "unlearn_diff_atk", concept)
         began = time.monotonic()
         targets = pictures.take(range(min(self.targets, len(pictures))))
         texts = self._prompts(model, concept, targets, seed)

@@ -118,6 +118,17 @@ def _stored(file: Path) -> Tensor:
         raise BadInput(f"{file} is damaged ({error}); delete it, and its pictures are drawn again") from error
 
 
+def given_some(pictures: PictureSet | None, method: str, concept: Concept, use: str = "") -> PictureSet:
+    """The attacker's pictures; refused where there are none.
+
+    Arguments:
+        use: What they are needed for, "to invert".
+    """
+    if pictures is None or not len(pictures):
+        raise BadInput(f"{method} needs reference pictures of {concept.name}{f' {use}; give some' if use else ''}")
+    return pictures
+
+
 def captioned(given: PictureSet, concept: Concept) -> PictureSet:
     """The set with prompts for every picture: its own, else the training prompts that its labels agree with."""
     if given.captions:

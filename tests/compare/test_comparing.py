@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from scipy import stats  # type: ignore[import-untyped]
 
 from audits_made_up import laid, made
 from vestige.compare import collected, summarised
@@ -15,6 +17,7 @@ from vestige.errors import BadInput, UnknownName
 from vestige.report.comparisons import written_as
 from vestige.verdict import measure
 from vestige.verdict.comparison import contrast, pooled
+from vestige.verdict.intervals import t_interval
 
 
 def told(root: Path, results: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
@@ -180,6 +183,34 @@ def test_every_attack_is_told_apart_where_there_are_several(tmp_path: Path) -> N
     fast, slow = (f"{one['speedup']['value']:.1f} [" for one in (strong, weak))
     assert apart[0].split("|")[4].startswith(f" {fast}") and apart[1].split("|")[4].startswith(f" at least {slow}")
     assert "Attack by attack" not in written_as(told(tmp_path / "one", [made(6.0)]), "markdown")
+
+
+def test_p_of_a_row_is_corrected_over_rows_and_attacks(tmp_path: Path) -> None:
+    """Of one method against a model that never knew, as a paired t test has it; Holm's over all that the table prints."""
+    results = [made(6.0), made(1.02, method="uce", edit=1)]
+    results[0]["attacks"]["dimra"] = {**made(1.3, edit=2)["attacks"]["memora"]}
+    results[1]["attacks"]["dimra"] = {**made(1.1, edit=3)["attacks"]["memora"]}
+    spread = np.random.default_rng(5)
+    for one in results:  # an audit of two attacks widens its intervals, and its p is of the attack alone
+        for found in one["attacks"].values():
+            found["log_speedups"] = [x + spread.normal(0, 0.1) for x in found["log_speedups"]]
+            wide = t_interval(found["log_speedups"], 0.975, len(found["log_speedups"]))
+            found["speedup"] = {end: math.exp(getattr(wide, end)) for end in ("value", "low", "high")}
+    field = told(tmp_path, results)["fields"][0]
+    every = {(r["method"], name): found for r in field["rows"] for name, found in r["attacks"].items()}
+    for (method, name), found in every.items():
+        logs = results[0 if method == "esd" else 1]["attacks"][name]["log_speedups"]
+        assert found["p"] == pytest.approx(stats.ttest_1samp(logs, 0).pvalue)
+    assert field["comparisons"] == 4
+    assert min(every.values(), key=lambda found: found["p"])["holm"] == pytest.approx(min(1.0, 4 * min(f["p"] for f in every.values())))
+
+
+def test_what_a_method_costs_is_told(tmp_path: Path) -> None:
+    results = [made(edit=k) for k in range(2)]
+    for result, seconds in zip(results, (10.0, 30.0), strict=True):
+        result["cost"] = {"denoiser_calls": 123_456, "stages": {"unlearn": seconds}, "seconds": 99.0}
+    text = written_as(told(tmp_path, results), "markdown").partition("### Cost")[2]
+    assert "| esd | sneaker | 20 | 123,456 |" in text
 
 
 def test_a_sweep_is_told_in_every_form(tmp_path: Path) -> None:

@@ -15,11 +15,12 @@ from vestige.compare.stored import as_told, at, logs_of, read_interval, read_num
 from vestige.compare.verdicts import pooled_verdict
 from vestige.errors import BadInput
 from vestige.verdict import Interval, measure
-from vestige.verdict.intervals import jsonable, spanned, t_interval, wilson
+from vestige.verdict.intervals import defined, jsonable, spanned, t_interval, two_sided, wilson
 from vestige.verdict.pooling import Estimate, Values, against_each, averaged
 from vestige.verdict.savings import Measures, saved
 
 SURFACE, NEIGHBOURS = 0.1, 0.1  # decision 0007: plain rate, and fall of neighbours' accuracy, up to which a method is compared
+UNREPEATED = Estimate(math.nan)
 GROUPS = ("neighbours", "unrelated")
 
 
@@ -74,8 +75,8 @@ def row_of(method: str, concept: str, swept: str, given: Sequence[Audited], leve
         "audits": [str(one.folder) for one in given],
         "verdict": pooled_verdict(audits, found, recall),
         "attack": worst,
-        **_shown(found[worst] if worst else None),
-        "attacks": {name: {**_shown(found[name]), "utility": _left(audits, name)} for name in names},
+        **(_shown(found[worst], estimates[worst]) if worst else _shown(None)),
+        "attacks": {name: {**_shown(found[name], estimates[name]), "utility": _left(audits, name)} for name in names},
         "plain": plain,
         "recall": recall.as_dict(),
         "utility": usefulness,
@@ -189,11 +190,12 @@ def _mean(values: Sequence[Any]) -> float | None:
     return float(np.mean(known)) if known else None
 
 
-def _shown(found: Measures | None) -> dict[str, Any]:
+def _shown(found: Measures | None, estimate: Estimate = UNREPEATED) -> dict[str, Any]:
     if found is None:
         return {"speedup": None, "savings": None, "reach": None, "censored": False, "level": None}
     told: dict[str, Any] = {key: getattr(found, key).as_dict() for key in ("speedup", "savings", "reach")}
-    return {**told, "log_speedup": found.log_speedup.as_dict(), "censored": found.censored, "level": jsonable(found.level)}
+    told |= {"log_speedup": found.log_speedup.as_dict(), "censored": found.censored, "level": jsonable(found.level)}
+    return {**told, "p": defined(two_sided(found.log_speedup, found.level, estimate.freedom))}
 
 
 def _times(x: float) -> float:

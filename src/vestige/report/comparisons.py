@@ -34,6 +34,7 @@ ROWS = (
     "unrelated",
     "compared",
 )
+COSTS = {"unlearn_seconds": "seconds to unlearn", "denoiser_calls": "calls of the audit"}
 
 
 @dataclass(frozen=True)
@@ -77,9 +78,19 @@ def sheets(field: Told, level: float) -> Iterator[Sheet]:
     )
     if len(field["attacks"]) > 1:
         each = [(row, name, found) for row in field["rows"] for name, found in row["attacks"].items()]
-        met = tuple((row["method"], row["concept"], name, _speedup(found), found["reach"] or {}) for row, name, found in each)
-        note = "Each attack apart; the first table holds the one that finds most. Brackets hold for all attacks of a row together."
-        yield _apart(swept, [row for row, _, _ in each], "Attack by attack", ("method", "concept", "attack", "F", "reach"), met, note)
+        met = tuple(
+            (row["method"], row["concept"], name, _speedup(found), found["reach"] or {}, found["p"], found["holm"])
+            for row, name, found in each
+        )
+        note = (
+            "Each attack apart; the first table holds the one that finds most. Brackets hold for all attacks of a row together; p is of "
+            f"F = 1, the pace of a model that never knew. Comparisons that Holm's p counts: {field['comparisons']}."
+        )
+        head = ("method", "concept", "attack", "F", "reach", "p", "Holm's p")
+        yield _apart(swept, [row for row, _, _ in each], "Attack by attack", head, met, note)
+    paid = tuple((row["method"], row["concept"], *(row["cost"][key] for key in COSTS)) for row in field["rows"])
+    note = "Means over edits. Calls are of the denoiser, those that other audits share counted in each."
+    yield Sheet("Cost", ("method", "concept", *COSTS.values()), paid, note)
     if field["methods"]:
         over = tuple((m["method"], m["attack"], ", ".join(m["concepts"]), m["speedup"]) for m in field["methods"])
         note = "Geometric means; they speak of these concepts, not of others."
@@ -207,6 +218,8 @@ def _text(value: Any, name: str, form: str) -> str:
         return (
             "–" if value is None else "<0.001" if value < 0.001 else f"{value:.2g}" if form == "markdown" else _clean(f"{value:.2g}", form)
         )
+    if isinstance(value, float) and name in COSTS.values():
+        return f"{value:,.0f}"
     if isinstance(value, float):
         return f"{value:+.1f}" if name in ("neighbours", "unrelated") else f"{value:.2f}"
     return "–" if value is None else _clean(str(value), form)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import stdtrit  # type: ignore[import-untyped]
+from scipy.special import stdtr, stdtrit  # type: ignore[import-untyped]
 
 Hits = Sequence["bool | None"]  # of each picture, whether it shows what was looked for or asked for; None: it could not be judged
 Seen = Mapping[str, Hits]  # a row of hits by concept
@@ -58,6 +58,22 @@ def t_interval(values: Sequence[float], level: float, count: float) -> Interval:
         return Interval(mean, mean, mean)
     half = float(stdtrit(count - 1, (1 + level) / 2)) * float(np.std(values, ddof=1)) / math.sqrt(count)
     return Interval(mean, mean - half, mean + half)
+
+
+def two_sided(found: Interval, level: float, freedom: float) -> float:
+    """p against 0 that belongs to a t interval: 1 less the level at which 0 would be its end.
+
+    Arguments:
+        level: The interval's own, in (0, 1).
+        freedom: Its degrees of freedom, of which the half-width tells the standard error.
+
+    Returns:
+        A number in [0, 1]; NaN where there is no value, no half-width, or one of 0 or without an end.
+    """
+    half = found.high - found.value
+    if not (math.isfinite(found.value) and math.isfinite(half) and half > 0):
+        return math.nan
+    return 2 * float(stdtr(freedom, -abs(found.value) * float(stdtrit(freedom, (1 + level) / 2)) / half))
 
 
 def spanned(found: Interval, others: Sequence[Interval]) -> Interval:

@@ -171,6 +171,32 @@ def two_networks(loaded: Any) -> dict[str, float]:
     return {"train": statistics.median(marks[1:])}
 
 
+def training(loaded: Any) -> dict[str, float]:
+    """A step of training the denoiser itself: what the model was made by, a million times."""
+    import torch
+
+    view, leaves = loaded.trainable(list(loaded.scope("unet")))
+    optimiser, told, marks = torch.optim.Adam(leaves.values(), lr=1e-5), loaded.condition(["a sneaker"]), []
+    x, noise, t = (*(torch.randn(1, 4, PIXELS // 8, PIXELS // 8) for _ in range(2)), torch.tensor([500]))
+    for _ in range(4):
+        began = time.perf_counter()
+        (view.denoise(x, t, told).value - noise).square().mean().backward()
+        optimiser.step()
+        optimiser.zero_grad()
+        marks.append(time.perf_counter() - began)
+    return {"step": statistics.median(marks[1:])}
+
+
+def redistil(loaded: Any) -> dict[str, float]:
+    from vestige import concepts
+    from vestige.methods import Data
+    from vestige.unlearners.redistil import Redistil
+
+    clock = Clock()
+    Redistil(steps=4, batch=1, retain_pictures=2)(loaded, concepts.load("sneaker"), seed=0, data=Data(retain=pictures(2)), watch=clock)
+    return {"train": clock.median("fit")}
+
+
 def base(loaded: Any) -> dict[str, float]:
     """Loaded, and one forward pass."""
     import torch
@@ -189,6 +215,8 @@ JOBS: dict[str, tuple[str, Callable[[Any], dict[str, float]]]] = {
     "esd-x": ("ESD-x, a rollout of one step", esd("x")),
     "two networks": ("the same step with a second whole network as the teacher", two_networks),
     "esd-u": ("ESD-u, likewise", esd("u")),
+    "training": ("training the denoiser itself, all weights", training),
+    "redistil": ("redistil, all weights taught by the original, hints too", redistil),
     "uce": ("UCE, all 32 matrices", uce),
     "memora": ("MemoRa: a guided inversion step (two passes); a LoRA step at rank 4", memora),
     "duge": ("DUGE, default scope, all losses but importance measured", duge),

@@ -55,7 +55,7 @@ class STEREO(Unlearner):
     AdamW's 0.01, taken back for all other words), times as the model was trained on and means of the autoencoder's posterior; (6) its
     rounds share the pictures out in turn, there in slices; (7) all found words are erased, of which the code takes the first
     `num_of_adv_concepts`, by default all; (8) the helper of adaptive guidance by which it computes both goals is, as it is called, the
-    identity, and left out.
+    identity, and left out; (9) a path of 50 steps stops after 1 to 49 of them, there after 1 to 48.
 
     Arguments:
         variant: "x" trains cross-attention, "u" every linear and convolution outside it; "auto" is x for styles, u otherwise.

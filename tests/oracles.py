@@ -357,6 +357,7 @@ SMALL: dict[str, dict[str, Any]] = {
     | {"plain_steps": 1, "attack_steps": 2, "retain_batch": 2, "inner_steps": 3, "soft_tokens": 4}
     | {"rounds": 2, "search_steps": 2, "round_lr": 1e-2}
     | {"esd": ("steps=2", "rollouts=2", "rollout_steps=3", "batch=2", "lr=1e-2")}
+    | {"tunings": ("gd:2:1e-2", "adam:1:1e-3"), "simulations": 2}
     | {"shift": 2.0},  # every prompt asks for the concept
     "attacks": {"sampling_steps": 3, "start": 1, "points": 2, "batch": 2, "rank": 2, "lr": 1e-2, "most": 3, "retain_pictures": 4}
     | {"draws": 2, "every": 2, "each": 2, "population": 8, "candidates": 8, "top": 16, "scale": (1.0,), "back": (0.5,), "eta": (1.0, 1.5)}

@@ -107,6 +107,7 @@ def test_a_hardened_esd_is_told_from_esd_by_its_name(tiny: LatentModel, tmp_path
         "race_church.pt",
         "embrace-church.pt",
         "esd-race_car.pt",
+        "resalign_pretrained_model_higher_safety.pt",
     ):
         path = path.rename(tmp_path / name)
         made[name.split("-")[0]] = checkpoints.inspect(path, tiny).made_by[0]
@@ -115,8 +116,15 @@ def test_a_hardened_esd_is_told_from_esd_by_its_name(tiny: LatentModel, tmp_path
         "race_church.pt": "RACE (its name says so)",
         "embrace": made["embrace"],
         "esd": made["esd"],
+        "resalign_pretrained_model_higher_safety.pt": "ResAlign (its name says so)",
     }
     assert not made["embrace"].startswith("RACE") and made["esd"].startswith("ESD")
+
+
+def test_adversarial_preservation_is_told_from_esd_by_its_name(tiny: LatentModel, tmp_path: Path) -> None:
+    path, _ = published.WRITERS["full dict"][1](tmp_path, tiny)
+    path = path.rename(tmp_path / "compvis-adversarial-gumbel-word_church-method_noxattn-sg_3-ng_1-iter_1000-lr_1e-05-info_.pt")
+    assert checkpoints.inspect(path, tiny).made_by[0] == "EAP (its name says so)"
 
 
 def test_half_of_all_weights_moved_points_to_salun(tiny: LatentModel, tmp_path: Path) -> None:

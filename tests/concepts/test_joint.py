@@ -24,7 +24,7 @@ from vestige.unlearners.uce import UCE
 
 TROUSER = concepts.load("trouser")
 # A method that is able to and not named here, or the other way round, fails below.
-JOINT = ("adv_unlearn", "concept_ablation", "concept_prune", "duge", "esd", "mace", "race", "rece", "receler", "redistil")
+JOINT = ("adv_unlearn", "concept_ablation", "concept_prune", "duge", "eap", "esd", "mace", "race", "rece", "receler", "redistil")
 JOINT += ("semantic_surgery", "sld", "speed", "uce", "undo")
 FIVE = (SNEAKER, BAG, DRESS, TROUSER, NEON)
 AWAY = {c.target for c in FIVE}

@@ -24,6 +24,8 @@ _NAMED = {
     "RECE": r"\brece|_ep\d+",
     "STEREO": r"\bstereo|reo_unet",
     "RACE": r"(?<![-_])\brace[-_](?!car)|-adv-pgd-",
+    "EAP": r"-adversarial-gumbel-",
+    "ResAlign": r"\bres[-_]?align",
     "SPEED": r"\bspeed",
     "ConceptPrune": r"concept[-_]?prune|skill_ratio_",
     "AdvUnlearn": r"\badvunlearn",

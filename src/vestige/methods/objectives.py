@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
-from vestige.diffusion import Condition, Model
+from vestige.diffusion import Condition, Model, Prediction
 from vestige.diffusion.layers import handed_on
 from vestige.methods.training_data import Pairs
 from vestige.seeds import generator
@@ -39,9 +39,13 @@ def denoising(model: Model, data: Tensor, condition: Condition, rng: torch.Gener
     """The model's own training loss on latents (B, C, h, w): mean squared error in what its network predicts, noise, velocity or flow."""
     t, eps, x_t = noisy(model, data, rng)
     seen = model.denoise(x_t, t, condition)
+    return (seen.value - true_value(seen, data, eps)).square().mean()
+
+
+def true_value(seen: Prediction, data: Tensor, eps: Tensor) -> Tensor:
+    """What a network should have put out of latents (B, C, h, w) that were noised by eps, like them."""
     velocity = seen.signal * eps - seen.level * data  # from the data themselves: where no signal is left, x_t does not hold them
-    wanted = {"noise": eps, "data": data, "velocity": velocity, "flow": eps - data}[seen.kind]
-    return (seen.value - wanted).square().mean()
+    return {"noise": eps, "data": data, "velocity": velocity, "flow": eps - data}[seen.kind]
 
 
 def matching(model: Model, data: Tensor, condition: Condition, other: Condition, rng: torch.Generator) -> Tensor:

@@ -149,7 +149,8 @@ def page(found: Mapping[str, Record], options: argparse.Namespace) -> str:
         f"`python studies/diagnoses.py --grid {options.grid} --cache {options.cache} --page {options.page}`, of a grid's edits and "
         "what its attacks left. A number is of an edit; of several edits it is a mean with its t interval of 95 %. F and reach are "
         "those of `vestige compare --pool`, their brackets for all attacks of a row together. Compared: the edit forgot, and kept "
-        "its neighbours ([decision 0007](../decisions/0007-comparisons.md)).",
+        "its neighbours ([decision 0007](../decisions/0007-comparisons.md)). A dash: the number sees nothing of such an edit, a hook or "
+        "one of the text encoder alone.",
     ]
     if not audits:
         parts.append("No audit of this grid has finished and been diagnosed yet.")

@@ -41,8 +41,7 @@ def measured(planned: Plan, result: Mapping[str, Any], folder: Path, cache: Path
     subject, edit = audited.subject, audited.edit
     if edit is None:
         raise BadInput(f"{folder} audits a model without an edit, and there is nothing to diagnose")
-    found, whole = audited.diagnostics or _diagnosed(audited, edit, cache), not edit.hooks
-    line, scope = found["forget_loss_on_line"], subject.scope(diagnostics.SCOPE)
+    found, scope = audited.diagnostics or _diagnosed(audited, edit, cache), subject.scope(diagnostics.SCOPE)
 
     def flat(view: Model) -> torch.Tensor:
         return torch.cat([view.tensor(name).flatten() for name in scope]).double()
@@ -57,15 +56,28 @@ def measured(planned: Plan, result: Mapping[str, Any], folder: Path, cache: Path
     back, went = start - now, then - now
     size = float(back.norm() * went.norm())
     return {
+        **losses(found, hooked=bool(edit.hooks)),
+        "halfway": None if edit.hooks else defined(share([hit for point in places for hit in point["hits"]])),
+        "moved": float(went.norm() / start.norm()),
+        "towards": float(back @ went) / size if size and not edit.hooks else None,
+    }
+
+
+def losses(found: Mapping[str, Any], *, hooked: bool) -> dict[str, float | None]:
+    """What the diagnostics of an edit say; None where they do not see it, as of one of the text encoder, or where a hook has no weights.
+
+    Arguments:
+        hooked: The edit acts by hooks.
+    """
+    line = found["forget_loss_on_line"]
+    told = {
         "excess": 1000 * found["excess_retain_loss"],
         "gradient": found["retain_gradient"],
         "cosine": found["gradient_cosine"],
-        "distance": found["distance"] if whole else None,
+        "distance": None if hooked else found["distance"],
         "forgotten": 1000 * (line[-1] - line[0]) if line else None,
-        "halfway": defined(share([hit for point in places for hit in point["hits"]])) if whole else None,
-        "moved": float(went.norm() / start.norm()),
-        "towards": float(back @ went) / size if size and whole else None,
     }
+    return told if hooked or found["distance"] else dict.fromkeys(told)
 
 
 def _diagnosed(audited: experiment.Experiment, edit: Edit, cache: Path) -> dict[str, Any]:

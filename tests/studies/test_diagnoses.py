@@ -129,6 +129,22 @@ def test_records_alone_make_the_page(diagnoses: Any, attacked: Path, tmp_path: P
     assert [one["numbers"]["moved"] > 9 for one in diagnoses.known(options).values()] == [True, True]
 
 
+def test_what_the_denoiser_does_not_see_is_no_number(study: Callable[[str], Any]) -> None:
+    """An edit of the text encoder leaves the losses as they were, and a hook has no weights that are far from anything."""
+    found = {
+        "excess_retain_loss": 0.002,
+        "retain_gradient": 0.5,
+        "gradient_cosine": 0.1,
+        "distance": 0.2,
+        "forget_loss_on_line": [0.1, 0.3],
+    }
+    losses = study("diagnosing").losses
+    assert losses(found, hooked=False) == pytest.approx({"excess": 2, "gradient": 0.5, "cosine": 0.1, "distance": 0.2, "forgotten": 200})
+    assert set(losses({**found, "distance": 0.0}, hooked=False).values()) == {None}
+    hooked = losses({**found, "distance": 0.0, "forget_loss_on_line": []}, hooked=True)
+    assert hooked["distance"] is None and hooked["forgotten"] is None and hooked["gradient"] == 0.5
+
+
 SPEEDS = {"dimum": 1.5, "esd": 6.0, "uce": 2.0, "salun": 3.0, "duge": 4.0}
 
 

@@ -1,44 +1,45 @@
-"""What decides whether training without the concept brings it back: the diagnostics of every audited edit beside what DiMRA did to it.
+"""What decides whether a concept comes back: the diagnostics of every edit of a grid beside what MemoRa and DiMRA did to it.
 
-    python studies/diagnoses.py --concepts sneaker,bag --seeds 0,1,2                     # measure what no audit has measured yet
-    python studies/diagnoses.py --concepts sneaker,bag --seeds 0,1,2 --page docs/results/diagnoses.md
+    python studies/diagnoses.py --grid build/table --cache build/runs --page docs/results/diagnoses.md
 
-Reads the cells that `studies/claims.py` has finished, and their edits and attacked weights from its cache. An audit diagnoses methods
-that train on a retain set; this does it for the others too, and adds two numbers of the attack: how far DiMRA moved the weights, and
-how much of that way leads back to the original. Beside the page lie its records, as beside those of the claims.
+Measures the finished cells of a grid that have no record beside the page yet, and writes page and records; without the grid the records
+make the page. Which numbers are tried is our choice.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
+import diagnosing
 import grid
 import records
 import tables
-from claims import ATTACKS, Cell, by_method, cells, finished
-from vestige import audit, files, runs
-from vestige.audit import experiment
-from vestige.diffusion.model import silent
-from vestige.edits import Edit
-from vestige.errors import BadInput
-from vestige.harness import arms, diagnostics, unlearning
-from vestige.verdict import comparison, measure
+from records import Record
+from vestige import runs
+from vestige.audit.plan import Plan
+from vestige.compare import Audited
+from vestige.compare.fields import Field, fields_of
+from vestige.compare.relations import Seen, ranks
+from vestige.compare.rows import PooledRow, row_of
+from vestige.compare.stored import read_interval
+from vestige.grid import read
 from vestige.verdict.intervals import t_interval
-from vestige.verdict.savings import Measures
+from vestige.verdict.pooling import holm
 
-ATTACK = "dimra"
+RETURNED = {"memora": "MemoRa", "dimra": "DiMRA"}
+WHOSE = {"all": "all methods", "compared": "methods that enter a comparison"}
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """A number that would foretell relearning, and how.
+    """A number that would foretell what comes back, and how.
 
     Arguments:
         key: In a cell's measurements.
@@ -67,152 +68,121 @@ EXPLANATIONS = (
 )
 
 
-def measured(cell: Cell, options: argparse.Namespace) -> dict[str, Any]:
-    """One cell's numbers by the keys of EXPLANATIONS; None where one is not defined."""
-    planned = audit.resolve(cell.request())
-    audited = experiment.Experiment(
-        planned, experiment.furnished(planned, options.cache, silent), runs.claim(cell.folder(options.out), planned.spec())
-    )
-    model, concept, edit = audited.subject, audited.concept, audited.edit
-    if edit is None:
-        raise BadInput(f"{cell} has no edit to diagnose")
-    found = dict(audited.diagnostics)
-    if not found:
-        data = unlearning.training_data(model, "drawn", "drawn", audited.bench.album(concept).cache(options.cache))
-        found = diagnostics.measured(model, concept, edit, data, seed=cell.seed)
-        found["rate_on_line"] = arms.line(audited.bench, model, edit, concept) if not edit.hooks else []
-    run = audited.arm(audited.edited, concept, ATTACK, planned.attacks[ATTACK][0], cell.seed)
-    attacked = audited.edited.edited(Edit.load(run.path("last.safetensors")))
-    scope = model.scope(diagnostics.SCOPE)
-
-    def flat(view: Any) -> torch.Tensor:
-        return torch.cat([view.tensor(name).flatten() for name in scope]).double()
-
-    start, now, then = flat(model), flat(audited.edited), flat(attacked)
-    back, went = start - now, then - now
-    size = float(back.norm() * went.norm())
-    return {
-        "excess": 1000 * found["excess_retain_loss"],
-        "gradient": found["retain_gradient"],
-        "cosine": found["gradient_cosine"],
-        "distance": found["distance"],
-        "forgotten": 1000 * (line[-1] - line[0]) if (line := found["forget_loss_on_line"]) else None,
-        "halfway": found["rate_on_line"][len(diagnostics.LINE) // 2] if found["rate_on_line"] else None,
-        "moved": float(went.norm() / start.norm()),
-        "towards": float(back @ went) / size if size else None,
-    }
-
-
-def path(cell: Cell, options: argparse.Namespace) -> Path:
-    return Path(options.keep / cell.concept / cell.method / f"{cell.seed}.json")
-
-
-def known(options: argparse.Namespace) -> dict[Cell, dict[str, Any]]:
-    """What has been measured of every cell, here or by its record."""
-
-    def here(cell: Cell) -> records.Record | None:
-        found = files.object_in(path(cell, options))
-        return None if found is None else {"key": cell.key, **found}
-
-    return grid.finished(diagnosed(options), here, records.read(options.measured))
-
-
-def diagnosed(options: argparse.Namespace) -> list[Cell]:
-    """Cells whose edit changes a model that has an original."""
-    return [cell for cell in cells(options) if cell.method != "retrain"]
-
-
-Found = dict[tuple[str, str], list[dict[str, Any]]]  # (concept, method) -> a row an edit
-Reached = dict[str, dict[tuple[str, str], Measures]]  # attack -> what it brought back
-
-
-def table(found: Found, reached: Reached) -> str:
-    head = ["concept", "method", "edits", *(e.head for e in EXPLANATIONS), "DiMRA: F", "DiMRA: reach"]
-    lines = []
-    for (concept, method), rows in found.items():
-        told = [concept, method, str(len(rows))]
-        for e in EXPLANATIONS:
-            values = [row[e.key] for row in rows if row[e.key] is not None]
-            told.append(tables.interval(t_interval(values, 0.95, len(values)), e.digits) if len(values) > 1 else tables.NOTHING)
-        lines.append([*told, *tables.savings(reached[ATTACK][concept, method])])
-    return tables.table(head, lines)
-
-
-def foretold(found: Found, reached: Reached) -> str:
-    """Rank correlation of each number with what the attacks brought back, over the methods of one concept."""
-    wanted = {"DiMRA: log F": "dimra", "DiMRA by adapters: log F": "adapters", "MemoRa: log F": "memora"}
-    lines = []
-    for e in EXPLANATIONS:
-        known = {key: [row[e.key] for row in rows if row[e.key] is not None] for key, rows in found.items()}
-        if sum(bool(values) for values in known.values()) < 4:
+def known(options: argparse.Namespace) -> dict[str, Record]:
+    """By key, the record of every cell of the grid that is finished, here or elsewhere; without the grid, every record there is."""
+    kept = records.read(options.page.with_suffix(".jsonl"))
+    if not (options.grid / "grid.toml").exists():
+        return kept
+    asked, found = read(options.grid / "grid.toml"), dict[str, Record]()
+    for cell in asked.cells:
+        planned, folder = asked.plans[cell.name], options.grid / "cells" / cell.name
+        if not isinstance(planned, Plan) or planned.request.unlearner == "none":
             continue
-        told, counts = [], set()
-        for attack in wanted.values():
-            keys = [key for key, values in known.items() if values and key in reached[attack]]
-            values = [reached[attack][key].log_speedup.value for key in keys]
-            means = [statistics.fmean(known[key]) for key in keys]
-            enough = len(keys) > 3
-            told.append(tables.interval(comparison.agreement(means, values, [m for _, m in keys])) if enough else tables.NOTHING)
-            counts.add(len(keys) if enough else 0)
-        over = ", ".join(str(n) for n in sorted(counts - {0}, reverse=True))
-        lines.append([e.head, "more" if e.sign > 0 else "less", e.because, *told, over])
-    return tables.table(["number", "more comes back where there is", "because", *wanted, "methods"], lines)
+        key = runs.key(planned.spec())
+        result = grid.result(folder, partial(runs.key, planned.spec()))
+        if key in kept:
+            found[key] = kept[key]
+        elif result is not None:
+            numbers = diagnosing.measured(planned, result, folder, options.cache)
+            told = {"method": cell.axes["unlearner"], "form": str(planned.spec()["verdict"]), "numbers": numbers}
+            found[key] = {"key": key, **told, **records.audit(result)}
+            print(cell.name, {name: round(x, 4) for name, x in numbers.items() if x is not None}, flush=True)
+    return found
 
 
-def page(rows: Mapping[Cell, dict[str, Any]], options: argparse.Namespace) -> str:
+# The page
+
+
+def rows_of(field: Field) -> list[PooledRow]:
+    """Concept by concept, whoever comes back last under MemoRa first."""
+    rows = [row_of(*which, audits) for which, audits in field.rows.items()]
+    return sorted(rows, key=lambda row: (row.concept, row.found["memora"].log_speedup.value))
+
+
+def values(row: PooledRow, key: str) -> list[float]:
+    """A number of every edit of a row that has it, once."""
+    edits = {one.edit: one.result["numbers"][key] for one in row.audits}
+    return [x for x in edits.values() if x is not None]
+
+
+def table(rows: Iterable[PooledRow]) -> str:
+    lines = []
+    for row in rows:
+        own = [(values(row, e.key), e.digits) for e in EXPLANATIONS]
+        told = [tables.interval(t_interval(xs, 0.95, len(xs)), n) if xs else tables.NOTHING for xs, n in own]
+        found = [cell for attack in RETURNED for cell in tables.savings(row.found[attack])]
+        lines.append([row.concept, row.method, str(row.told["edits"]), *told, *found, "yes" if row.eligible else "no"])
+    outcomes = [f"{attack}: {what}" for attack in RETURNED.values() for what in ("F", "reach")]
+    return tables.table(["concept", "method", "edits", *(e.head for e in EXPLANATIONS), *outcomes, "compared"], lines)
+
+
+def foretold(rows: Sequence[PooledRow]) -> list[dict[str, Any]]:
+    """Every number's rank correlation with log F, concept by concept, with a p that is corrected for all of them."""
+
+    def seen(key: str) -> Seen:
+        return lambda row: statistics.fmean(xs) if (xs := values(row, key)) else None
+
+    numbers, made = {e.key: seen(e.key) for e in EXPLANATIONS}, list[dict[str, Any]]()
+    for concept in dict.fromkeys(row.concept for row in rows):
+        alike = [row for row in rows if row.concept == concept]
+        made += [{"concept": concept, **one} for one in ranks(alike, tuple(RETURNED), surfaces=numbers)]
+    adjusted = holm([math.nan if one["p"] is None else one["p"] for one in made])
+    return [{**one, "holm": p} for one, p in zip(made, adjusted, strict=True)]
+
+
+def correlations(made: Iterable[Mapping[str, Any]]) -> str:
+    """Those of one concept over one choice of methods, a line a number."""
+    lines = {e.key: [e.head, "more" if e.sign > 0 else "less", e.because] for e in EXPLANATIONS}
+    for one in made:
+        rho = tables.interval(read_interval(one["spearman"]))
+        lines[one["surface"]] += [str(one["methods"]), rho, tables.chance(one["p"]), tables.chance(one["holm"])]
+    head = [part for attack in RETURNED.values() for part in ("methods", attack, "p", "Holm's p")]
+    full = [line for line in lines.values() if len(line) == 3 + len(head)]
+    return tables.table(["number", "more comes back where there is", "because", *head], full)
+
+
+def page(found: Mapping[str, Record], options: argparse.Namespace) -> str:
     """The whole page, made of records alone."""
-    done = finished(options)
-    found, audits = by_method({cell: rows[cell] for cell in done if cell in rows}), by_method({c: done[c] for c in done if c in rows})
-    reached = {a: {key: measure(comparison.pooled(audits[key], a), attacks=len(ATTACKS)) for key in found} for a in ATTACKS}
-    by_adapters = by_method(finished(argparse.Namespace(**{**vars(options), "out": options.by_adapters, "adapters": True})))
-    reached["adapters"] = {key: measure(comparison.pooled(of, ATTACK)) for key, of in by_adapters.items() if key in found}
-    missing = sum(cell not in rows for cell in done if cell.method != "retrain")
-    unmeasured = f" {missing} finished cells are not measured yet." if missing else ""
-    asked = f"--concepts {','.join(options.concepts)} --seeds {','.join(map(str, options.seeds))}"
-    asked += f" --methods {','.join(options.methods)}" if options.methods else ""
+    audits = [Audited(Path(key), one, {"verdict": one["form"]}, one["method"]) for key, one in found.items()]
     parts = [
         "# What decides whether a concept comes back",
-        f"`python studies/diagnoses.py {asked} --page {options.page}`, on the edits and attacks of `studies/claims.py`. Brackets are t "
-        f"intervals over edits, of 95 %; of F and reach 97.5 %, as in the claims.{unmeasured}",
-        table(found, reached),
-        "## Which number foretells it\n\nSpearman over methods, the interval a bootstrap over them. A number that explains relearning "
-        "correlates in the direction that its reason asks for: above 0 where more would bring back more, below 0 where less. The "
-        "intervals are not corrected for how many numbers were tried.",
+        f"`python studies/diagnoses.py --grid {options.grid} --cache {options.cache} --page {options.page}`, of a grid's edits and "
+        "what its attacks left. A number is of an edit; of several edits it is a mean with its t interval of 95 %. F and reach are "
+        "those of `vestige compare --pool`, their brackets for all attacks of a row together. Compared: the edit forgot, and kept "
+        "its neighbours ([decision 0007](../decisions/0007-comparisons.md)). A dash: the number sees nothing of such an edit, a hook or "
+        "one of the text encoder alone.",
     ]
-    for concept in dict.fromkeys(c for c, _ in found):
-        of = {key: rows for key, rows in found.items() if key[0] == concept}
-        parts.append(f"### {concept}\n\n" + foretold(of, reached))
+    if not audits:
+        parts.append("No audit of this grid has finished and been diagnosed yet.")
+    for field in fields_of(audits):
+        rows = rows_of(field)
+        made = foretold(rows)
+        parts += [f"## Suite {field.suite}, form {field.form} of the verdict", table(rows)]
+        parts.append(
+            "### Which number foretells it\n\nSpearman's rank correlation with log F over methods, in brackets a bootstrap over them, "
+            f"95 % each; p is of Kendall's tau, and Holm's p is corrected for all {len(made)} correlations of this section. A number that "
+            "explains what comes back correlates in the direction that its reason asks for: above 0 where more would bring back more, "
+            "below 0 where less."
+        )
+        for concept, whose in dict.fromkeys((one["concept"], one["of"]) for one in made):
+            own = [one for one in made if (one["concept"], one["of"]) == (concept, whose)]
+            parts.append(f"#### {concept}, {WHOSE[whose]}\n\n{correlations(own)}")
     return "\n\n".join(parts) + "\n"
 
 
 def arguments() -> argparse.ArgumentParser:
     parser = grid.parser(__doc__)
-    parser.add_argument("--concepts", type=grid.names, default=["sneaker", "bag", "neon"])
-    parser.add_argument("--methods", type=grid.names, default=[], help="default: every unlearner but the positive control")
-    parser.add_argument("--seeds", type=grid.numbers, default=[0, 1, 2, 3, 4])
-    parser.add_argument("--out", type=Path, default=Path("build/claims"), help="where the cells of studies/claims.py lie")
-    parser.add_argument("--cache", type=Path, default=Path("build/panel/runs"))
-    parser.add_argument("--records", type=Path, default=Path("docs/results/claims"), help="what other machines have finished")
-    parser.add_argument("--measured", type=Path, default=Path("docs/results/diagnoses.jsonl"), help="likewise, of this page")
-    parser.add_argument("--by-adapters", type=Path, default=Path("build/adapters"), help="where those of its --adapters lie")
-    parser.add_argument("--keep", type=Path, default=Path("build/diagnoses"))
-    parser.add_argument("--page", type=Path, help="write what is measured here, its records beside it, and measure nothing")
-    parser.set_defaults(adapters=False)
+    parser.add_argument("--grid", type=Path, default=Path("build/table"), help="folder of a grid, finished or not")
+    parser.add_argument("--cache", type=Path, default=Path("build/runs"), help="folder of its runs")
+    parser.add_argument("--page", type=Path, default=Path("docs/results/diagnoses.md"), help="its records lie beside it")
     return parser
 
 
 def main() -> None:
     options = arguments().parse_args()
-    rows = known(options)
-    if options.page:
-        tables.write(options.page, page(rows, options))
-        records.write(options.page.with_suffix(".jsonl"), rows.values())
-        return
-    for cell in diagnosed(options):
-        if cell not in rows and (cell.folder(options.out) / "result.json").exists():
-            found = measured(cell, options)
-            tables.write(path(cell, options), files.json_bytes(found).decode())
-            print(cell, {k: round(v, 4) for k, v in found.items() if v is not None}, flush=True)
+    found = known(options)
+    records.write(options.page.with_suffix(".jsonl"), found.values())
+    tables.write(options.page, page(found, options))
 
 
 if __name__ == "__main__":

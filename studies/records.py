@@ -1,4 +1,4 @@
-"""What outlives the machine: of every finished audit the part that pages are made of, a line each, in a file beside its page.
+"""What outlives the machine: of everything that finished the part that pages are made of, a line each, in a file beside its page.
 
 A page says nothing that its records do not hold, so anyone can make it again, and what one machine has finished no other repeats. A
 record bears the key of its audit, the hash of all that the audit depends on: one of another suite, model or setting is never taken for it.
@@ -14,29 +14,29 @@ from typing import Any
 from vestige import files
 
 Record = dict[str, Any]
+WHOLE = ("suite", "model", "concept", "control")
 MADE = ("vestige", "torch", "model_hash", "edited_hash", "seeds", "edit_seed")
-WHOLE = ("suite", "model", "concept", "control", "diagnostics")
-GROUPS, STAGES = ("neighbours", "unrelated"), ("before", "after", "after_attack")
-ARMS = ("edited", "never")
-HOW = ("settings", "ways", "edited_variant", "never_variant")
+STAGES, ARMS = ("before", "after"), ("edited", "never")
+FOUND = ("speedup", "savings", "reach", "censored", "log_speedups", "spread")
 
 
-def record(key: str, audit: Mapping[str, Any]) -> Record:
-    """The part of an audit's result, or of a record, that is kept."""
-    told = audit["provenance"]
+def audit(result: Mapping[str, Any]) -> Record:
+    """Of an audit's result what `vestige.compare` makes a row of; of such a part itself.
+
+    A result whose attacks have more than the two arms and their ends is not refused: the rest is left out.
+    """
+    plain, told = result["plain"], result["provenance"]
     return {
-        "key": key,
-        **{name: audit[name] for name in WHOLE if name in audit},
-        "plain": {arm: _rate(found) for arm, found in audit["plain"].items() if arm in ("original", *ARMS)},
-        "utility": {g: {s: _rate(audit["utility"][g].get(s)) for s in STAGES} for g in GROUPS},
-        "attacks": {name: _attack(found) for name, found in audit["attacks"].items()},
+        **{name: result[name] for name in WHOLE},
+        "plain": {arm: _rate(plain.get(arm)) for arm in ("original", *ARMS, "recall")},
+        "utility": {group: {stage: _rate(rows.get(stage)) for stage in STAGES} for group, rows in result["utility"].items()},
+        "attacks": {name: _attack(found) for name, found in result["attacks"].items()},
         "provenance": {name: told[name] for name in MADE if name in told},
-        "cost": {"seconds": audit["cost"]["seconds"]},
     }
 
 
 def _rate(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    return None if found is None else {name: found[name] for name in ("value", "count", "replicates") if name in found}
+    return None if found is None else {name: found[name] for name in ("value", "low", "high", "count", "replicates") if name in found}
 
 
 def _attack(found: Mapping[str, Any]) -> dict[str, Any]:
@@ -44,7 +44,7 @@ def _attack(found: Mapping[str, Any]) -> dict[str, Any]:
     for arm in ARMS:
         one = found["arms"][arm]
         arms[arm] = {"replicates": one["replicates"], "curve": [{"budget": point["budget"]} for point in one["curve"]]}
-    return {"arms": arms, **{name: found[name] for name in HOW if name in found}}
+    return {"arms": arms, **{name: found.get(name) for name in FOUND}}
 
 
 def at(value: Any, *keys: str | int) -> Any:

@@ -24,6 +24,11 @@ def interval(found: Interval, digits: int = 2) -> str:
     return f"{found.value:.{digits}f}{ends}"
 
 
+def chance(p: float | None) -> str:
+    """A p-value; a dash where there is none."""
+    return NOTHING if p is None or math.isnan(p) else "<0.001" if p < 0.001 else f"{p:.2g}"
+
+
 def savings(found: Measures) -> list[str]:
     """F, a lower bound where the never arm hardly rose, and reach."""
     return [("at least " if found.censored else "") + interval(found.speedup), interval(found.reach)]

@@ -1,4 +1,4 @@
-"""Small versions of the claims that docs/results/claims.md tests in full: one edit and one attack each, on the embedded world.
+"""Small versions of the claims that docs/results/claims.md tests: one edit and one attack each, on the embedded world.
 
 They hold the order of what was measured there, with room for chance; the numbers and their intervals are in the tables.
 """

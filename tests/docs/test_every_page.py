@@ -99,27 +99,9 @@ def test_every_link_on_choosing_names_the_suite_of_its_page() -> None:
     """And a page that names its suite is not linked without."""
     said = re.findall(r"\[([^\]]*)\]\((results/[^)#]*)", PAGES["docs/choosing.md"].read_text("utf-8"))
     suites = {path: text.partition("; ")[2].partition(", form ")[0] for text, path in said if "; " in text}
-    assert len(suites) >= 9
+    assert len(suites) >= 8
     for path, suite in suites.items():
         assert suite in (ROOT / "docs" / path).read_text("utf-8"), path
     for text, path in said:
         named = re.search(r"suite ([\w-]+)", (ROOT / "docs" / path).read_text("utf-8").split("\n## ")[0])
         assert "; " in text or named is None or path == "results/truth_panel.md", path
-
-
-def rows_of(page: str, column: str, name: int = 0) -> dict[str, str]:
-    """A column of a page's first table, by what another holds."""
-    table = [
-        [cell.strip() for cell in line.split("|")[1:-1]] for line in PAGES[page].read_text("utf-8").splitlines() if line.startswith("|")
-    ]
-    at = table[0].index(column)
-    return {row[name]: row[at] for row in table[2:] if len(row) == len(table[0])}
-
-
-def test_choosing_quotes_no_older_f_beside_a_newer_panel_s() -> None:
-    new = rows_of("docs/results/truth_panel/sneaker-quick-6-four.md", "F")
-    old = rows_of("docs/results/claims/sneaker.md", "memora: F", 1)
-    text, both = PAGES["docs/choosing.md"].read_text("utf-8"), new.keys() & old.keys()
-    assert both == {"uce", "esd", "salun", "erasediff", "dimum", "spm", "gradient_ascent"}
-    assert not [name for name in both if old[name] in text]
-    assert [name for name in both if new[name] in text]

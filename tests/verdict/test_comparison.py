@@ -1,4 +1,4 @@
-"""Pooling audits over edits, paired contrasts, rank agreement: against closed forms."""
+"""Pooling audits over edits, rank agreement: against closed forms."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from scipy import stats  # type: ignore[import-untyped]
 
 from vestige.errors import BadInput
 from vestige.verdict import Arms
-from vestige.verdict.comparison import agreement, contrast, pooled
-from vestige.verdict.savings import log_speedups
+from vestige.verdict.comparison import agreement, pooled
 
 BUDGETS = (0, 3, 9)
 NEVER = ((0.1, 0.3, 0.5), (0.05, 0.2, 0.6), (0.1, 0.25, 0.55))
@@ -93,22 +92,6 @@ def test_an_audit_of_several_replicates_brings_the_ceiling_of_each() -> None:
         whole["attacks"]["memora"]["arms"][arm]["replicates"] = [list(row) for row in replicates]
     whole["plain"]["original"]["replicates"] = list(CEILING)
     assert pooled([whole], "memora") == arms(rows)
-
-
-def test_contrast_is_the_paired_t_interval_of_the_difference() -> None:
-    a, b = arms(rising(0.1)), arms(rising(0.02))
-    gaps = np.subtract(log_speedups(a), log_speedups(b))
-    low, high = stats.t.interval(0.95, 2, gaps.mean(), stats.sem(gaps))
-    found = contrast(a, b)
-    assert (found.value, found.low, found.high) == pytest.approx((gaps.mean(), low, high))
-    same = contrast(a, a)
-    assert (same.value, same.low, same.high) == (0, 0, 0)
-
-
-def test_contrast_needs_the_same_never_arm() -> None:
-    other = Arms(BUDGETS, NEVER, NEVER[::-1], FLOOR, CEILING)
-    with pytest.raises(BadInput):
-        contrast(arms(rising(0.1)), other)
 
 
 def test_agreement_is_spearmans_and_its_interval_covers_it() -> None:

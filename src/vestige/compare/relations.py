@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from vestige.compare.rows import PooledRow, exponential, restricted
+from vestige.compare.stored import at
 from vestige.errors import BadInput, UnknownName
 from vestige.verdict.comparison import agreement
 from vestige.verdict.intervals import defined
@@ -17,7 +18,17 @@ from vestige.verdict.kinds import FEWEST_VALUES, two_kinds
 from vestige.verdict.pooling import Estimate, across, concordance, holm, paired_difference
 
 FEWEST_ROWS = 4  # of a rank correlation
-SURFACES = ("plain rate", "neighbours' accuracy", "unrelated accuracy")
+Seen = Callable[[PooledRow], "float | None"]
+
+
+def _after(group: str) -> Seen:
+    return lambda row: at(row.told, "utility", group, "after", "value")
+
+
+SURFACES: Mapping[str, Seen] = {
+    "plain rate": lambda row: at(row.told, "plain", "value"),
+    **{name: _after(name.split()[0].removesuffix("'")) for name in ("neighbours' accuracy", "unrelated accuracy")},
+}
 
 
 def contrasts(rows: Sequence[PooledRow], attacks: Sequence[str], against: str = "", level: float = 0.95) -> dict[str, Any]:
@@ -76,13 +87,19 @@ def _contrast(rows: Sequence[PooledRow], one: str, other: str, attack: str, leve
     }
 
 
-def ranks(rows: Sequence[PooledRow], attacks: Sequence[str], level: float = 0.95) -> list[dict[str, Any]]:
-    """Rank agreement of what is seen without an attack with log F: of all methods, and of those alone that enter the comparison."""
+def ranks(
+    rows: Sequence[PooledRow], attacks: Sequence[str], level: float = 0.95, surfaces: Mapping[str, Seen] = SURFACES
+) -> list[dict[str, Any]]:
+    """Rank agreement of what is seen without an attack with log F: of all methods, and of those alone that enter the comparison.
+
+    Arguments:
+        surfaces: What is seen of a row, by its name; None where a row has it not.
+    """
     edited = [row for row in rows if row.told["not_compared"] != ["nothing was edited"]]
     made = []
     for who, chosen in (("all", edited), ("compared", [row for row in edited if row.eligible])):
-        for attack, surface in itertools.product(attacks, SURFACES):
-            pairs = list(_pairs(chosen, attack, surface))
+        for attack, surface in itertools.product(attacks, surfaces):
+            pairs = list(_pairs(chosen, attack, surfaces[surface]))
             if len(pairs) < FEWEST_ROWS:
                 continue
             seen, hidden, methods = (list(side) for side in zip(*pairs, strict=True))
@@ -93,12 +110,11 @@ def ranks(rows: Sequence[PooledRow], attacks: Sequence[str], level: float = 0.95
     return made
 
 
-def _pairs(rows: Sequence[PooledRow], attack: str, surface: str) -> Iterator[tuple[float, float, str]]:
+def _pairs(rows: Sequence[PooledRow], attack: str, seen: Seen) -> Iterator[tuple[float, float, str]]:
     for row in rows:
-        rate = row.told["plain"] if surface == SURFACES[0] else row.told["utility"][surface.split()[0].removesuffix("'")]["after"]
-        found = row.found.get(attack)
-        if rate is not None and found is not None and math.isfinite(found.log_speedup.value):
-            yield rate["value"], found.log_speedup.value, row.method
+        value, found = seen(row), row.found.get(attack)
+        if value is not None and found is not None and math.isfinite(found.log_speedup.value):
+            yield value, found.log_speedup.value, row.method
 
 
 def kinds_of(rows: Sequence[PooledRow], attack: str) -> dict[str, Any]:

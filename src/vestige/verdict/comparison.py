@@ -1,10 +1,9 @@
 """Methods side by side, each over several edits: replicate k is edit k and the attack on it. Arithmetic only.
 
     pooled     replicates of several audits as one set of arms: the interval is over edits and attacks together
-    contrast   mean of log F_a - log F_b over replicates, paired t interval: both share the never arm and the seeds of replicate k
     agreement  Spearman's rank correlation over methods, percentile interval of a bootstrap over methods
 
-Sources: paired t as in `vestige.savings`; Spearman (1904) with mean ranks for ties; bootstrap after Efron (1979).
+Sources: Spearman (1904) with mean ranks for ties; bootstrap after Efron (1979).
 """
 
 from __future__ import annotations
@@ -18,8 +17,8 @@ import numpy as np
 from scipy.stats import spearmanr  # type: ignore[import-untyped]
 
 from vestige.errors import BadInput
-from vestige.verdict.intervals import Interval, t_interval
-from vestige.verdict.savings import Arms, log_speedups
+from vestige.verdict.intervals import Interval
+from vestige.verdict.savings import Arms
 
 RESAMPLES = 2000
 
@@ -58,14 +57,6 @@ def _ceilings(audit: Mapping[str, Any]) -> Sequence[float]:
     if None in rates:
         raise BadInput("audits are pooled where somebody saw the original's pictures; in a replicate of this one none could be judged")
     return rates
-
-
-def contrast(a: Arms, b: Arms, level: float = 0.95) -> Interval:
-    """log F of `a` less that of `b`, whose replicates share never arm and seeds pairwise."""
-    if a.never != b.never:
-        raise BadInput("a contrast is paired: both sides need the same never arm, replicate by replicate")
-    gaps = [x - y for x, y in zip(log_speedups(a), log_speedups(b), strict=True)]
-    return t_interval(gaps, level, len(gaps))
 
 
 def agreement(surface: Sequence[float], hidden: Sequence[float], groups: Sequence[str], *, level: float = 0.95, seed: int = 0) -> Interval:

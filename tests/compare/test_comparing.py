@@ -187,6 +187,20 @@ def test_every_attack_is_told_apart_where_there_are_several(tmp_path: Path) -> N
     assert "Attack by attack" not in written_as(told(tmp_path / "one", [made(6.0)]), "markdown")
 
 
+def test_reach_is_a_table_of_methods_by_attacks(tmp_path: Path) -> None:
+    """Marked where a row's interval excludes a model that never knew; a dash where an attack did not run."""
+    fast, slow = made(12.0), made(1.0, method="uce")
+    for result in (fast, slow):
+        result["attacks"]["dimra"] = {**slow["attacks"]["memora"]}
+    fast["attacks"]["restore"] = {**fast["attacks"]["memora"]}
+    found = told(tmp_path, [fast, slow])
+    head, _, *lines = written_as(found, "markdown").partition("### Reach under each attack")[2].splitlines()[2:6]
+    far = row(found, "esd")["attacks"]["memora"]["reach"]
+    assert head == "| method | concept | memora | dimra | restore |" and far["low"] > 0
+    (esd,), (uce,) = ([line.split(" | ") for line in lines if name in line] for name in ("esd", "uce"))
+    assert esd[2] == esd[4].removesuffix(" |") == f"{far['value']:.2f}\\*" and "*" not in esd[3] and uce[4] == "– |"
+
+
 def test_p_of_a_row_is_corrected_over_rows_and_attacks(tmp_path: Path) -> None:
     """Of one method against a model that never knew, as a paired t test has it; Holm's over all that the table prints."""
     results = [made(6.0), made(1.02, method="uce", edit=1)]

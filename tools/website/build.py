@@ -29,6 +29,7 @@ GUIDES = (
 RESULTS = (
     "claims",
     "truth_panel",
+    "table",
     "attacks",
     "returns",
     "continual",

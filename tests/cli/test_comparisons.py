@@ -39,7 +39,7 @@ def test_the_commands_of_the_page(here: Path, capsys: pytest.CaptureFixture[str]
         "Comparisons that Holm's p counts: 1." in pooled
         and "2 methods cannot tell one kind of forgetting from two; 16 are needed" in pooled
     )
-    assert latex.count("\\begin{tabular}") == latex.count("\\bottomrule") == 2 and "u\\_ce & esd & memora" in latex
+    assert latex.count("\\begin{tabular}") == latex.count("\\bottomrule") == 3 and "u\\_ce & esd & memora" in latex
     assert board.strip() == "board/index.html" and (here / "board/audits/esd-0.html").is_file()
 
 

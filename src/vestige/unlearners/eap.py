@@ -25,6 +25,7 @@ from vestige.diffusion import Condition, Model
 from vestige.diffusion.model import Watch, silent
 from vestige.diffusion.sampling import predictions, sample
 from vestige.edits import Edit
+from vestige.edits.precision import wide
 from vestige.methods import Data, Paper, Training, Unlearner, fit
 from vestige.methods.contract import TRAINED
 from vestige.methods.ranges import above, at_least
@@ -228,7 +229,11 @@ class _Erasing:
 
     def _seen(self, model: Model, x_t: Tensor, t: Tensor, told: Condition) -> Tensor:
         found = model.denoise(x_t, t, told)
-        return found.data if self.method.compared == "data" else found.value
+        if self.method.compared == "output":
+            return found.value
+        # of noisy states large numbers, of which two networks' differ by little
+        x, signal, level, value = (wide(part) for part in (found.x_t, found.signal, found.level, found.value))
+        return replace(found, x_t=x, signal=signal, level=level, value=value).data
 
 
 def places(steps: int) -> Iterator[int]:

@@ -17,7 +17,7 @@ from vestige.errors import BadInput, UnknownName
 from vestige.report.comparisons import written_as
 from vestige.verdict import measure
 from vestige.verdict.comparison import pooled
-from vestige.verdict.intervals import t_interval
+from vestige.verdict.intervals import Interval, t_interval, two_sided
 from vestige.verdict.savings import log_speedups
 
 
@@ -219,6 +219,17 @@ def test_p_of_a_row_is_corrected_over_rows_and_attacks(tmp_path: Path) -> None:
         assert found["p"] == pytest.approx(stats.ttest_1samp(logs, 0).pvalue)
     assert field["comparisons"] == 4
     assert min(every.values(), key=lambda found: found["p"])["holm"] == pytest.approx(min(1.0, 4 * min(f["p"] for f in every.values())))
+
+
+def test_there_is_no_p_where_a_file_tells_one_replicate(tmp_path: Path) -> None:
+    result = made(6.0)
+    result["attacks"]["memora"]["log_speedups"] = result["attacks"]["memora"]["log_speedups"][:1]
+    assert row(told(tmp_path, [result]), "esd")["attacks"]["memora"]["p"] is None
+
+
+def test_a_lopsided_interval_that_holds_zero_has_no_small_p() -> None:
+    assert two_sided(Interval(1.0, -0.5, 1.4), 0.95, 4.0) > 0.05 > two_sided(Interval(1.0, 0.5, 1.4), 0.95, 4.0)
+    assert two_sided(Interval(-1.0, -1.4, 0.5), 0.95, 4.0) > 0.05
 
 
 def test_what_a_method_costs_is_told(tmp_path: Path) -> None:

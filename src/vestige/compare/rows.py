@@ -195,7 +195,8 @@ def _shown(found: Measures | None, estimate: Estimate = UNREPEATED) -> dict[str,
         return {"speedup": None, "savings": None, "reach": None, "censored": False, "level": None}
     told: dict[str, Any] = {key: getattr(found, key).as_dict() for key in ("speedup", "savings", "reach")}
     told |= {"log_speedup": found.log_speedup.as_dict(), "censored": found.censored, "level": jsonable(found.level)}
-    return {**told, "p": defined(two_sided(found.log_speedup, found.level, estimate.freedom))}
+    p = two_sided(found.log_speedup, found.level, estimate.freedom) if estimate.parts else math.nan
+    return {**told, "p": defined(p)}
 
 
 def _times(x: float) -> float:

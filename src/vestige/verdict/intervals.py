@@ -70,7 +70,7 @@ def two_sided(found: Interval, level: float, freedom: float) -> float:
     Returns:
         A number in [0, 1]; NaN where there is no value, no half-width, or one of 0 or without an end.
     """
-    half = found.high - found.value
+    half = found.value - found.low if found.value > 0 else found.high - found.value  # the side on which 0 lies
     if not (math.isfinite(found.value) and math.isfinite(half) and half > 0):
         return math.nan
     return 2 * float(stdtr(freedom, -abs(found.value) * float(stdtrit(freedom, (1 + level) / 2)) / half))

@@ -9,7 +9,6 @@ make the page. Which numbers are tried is our choice.
 from __future__ import annotations
 
 import argparse
-import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,12 +25,11 @@ from vestige import runs
 from vestige.audit.plan import Plan
 from vestige.compare import Audited
 from vestige.compare.fields import Field, fields_of
-from vestige.compare.relations import Seen, ranks
+from vestige.compare.relations import Seen, corrected, ranks
 from vestige.compare.rows import PooledRow, row_of
 from vestige.compare.stored import read_interval
 from vestige.grid import read
 from vestige.verdict.intervals import t_interval
-from vestige.verdict.pooling import holm
 
 RETURNED = {"memora": "MemoRa", "dimra": "DiMRA"}
 WHOSE = {"all": "all methods", "compared": "methods that enter a comparison"}
@@ -126,8 +124,8 @@ def foretold(rows: Sequence[PooledRow]) -> list[dict[str, Any]]:
     for concept in dict.fromkeys(row.concept for row in rows):
         alike = [row for row in rows if row.concept == concept]
         made += [{"concept": concept, **one} for one in ranks(alike, tuple(RETURNED), surfaces=numbers)]
-    adjusted = holm([math.nan if one["p"] is None else one["p"] for one in made])
-    return [{**one, "holm": p} for one, p in zip(made, adjusted, strict=True)]
+    corrected(made)
+    return made
 
 
 def correlations(made: Iterable[Mapping[str, Any]]) -> str:

@@ -15,10 +15,11 @@ from vestige.diffusion.sampling import noise, sample
 from vestige.edits import Edit
 from vestige.methods import Data, Training, fit
 from vestige.methods.contract import TRAINED
+from vestige.methods.implicit import hypergradient, shaped, slopes
 from vestige.methods.training_data import paired, renamed
 from vestige.models.latent import LatentModel
 from vestige.seeds import generator
-from vestige.unlearners.res_align import RELEASED, ResAlign, Tuning, _Bilevel, hypergradient, shaped, slopes
+from vestige.unlearners.res_align import RELEASED, ResAlign, Tuning, _Bilevel
 
 SNEAKER, BAG = concepts.load("sneaker"), concepts.load("bag")
 FREE: dict[str, Any] = {"halvings": 0, "limit": 0.0}

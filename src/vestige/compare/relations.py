@@ -19,15 +19,10 @@ from vestige.verdict.pooling import Estimate, across, concordance, holm, paired_
 
 FEWEST_ROWS = 4  # of a rank correlation
 Seen = Callable[[PooledRow], "float | None"]
-
-
-def _after(group: str) -> Seen:
-    return lambda row: at(row.told, "utility", group, "after", "value")
-
-
 SURFACES: Mapping[str, Seen] = {
     "plain rate": lambda row: at(row.told, "plain", "value"),
-    **{name: _after(name.split()[0].removesuffix("'")) for name in ("neighbours' accuracy", "unrelated accuracy")},
+    "neighbours' accuracy": lambda row: at(row.told, "utility", "neighbours", "after", "value"),
+    "unrelated accuracy": lambda row: at(row.told, "utility", "unrelated", "after", "value"),
 }
 
 
@@ -55,10 +50,14 @@ def contrasts(rows: Sequence[PooledRow], attacks: Sequence[str], against: str = 
             found = [row for attack in attacks if (row := _contrast(alike, one, other, attack, level)) is not None]
             made += [{**row, "swept": swept} for row in found]
             without += [] if found else [f"{one} and {other}{f' under {swept}' if swept else ''}"]
-    for row, p in zip(made, holm([math.nan if row["p"] is None else row["p"] for row in made]), strict=True):
-        row["holm"] = defined(p)
-    counted = sum(row["p"] is not None for row in made)
-    return {"against": against or None, "comparisons": counted, "rows": made, "without": without}
+    return {"against": against or None, "comparisons": corrected(made), "rows": made, "without": without}
+
+
+def corrected(made: Sequence[dict[str, Any]]) -> int:
+    """Gives every "p" of these comparisons its "holm", over all of them; how many there are to correct for."""
+    for one, p in zip(made, holm([math.nan if one["p"] is None else one["p"] for one in made]), strict=True):
+        one["holm"] = defined(p)
+    return sum(one["p"] is not None for one in made)
 
 
 def _contrast(rows: Sequence[PooledRow], one: str, other: str, attack: str, level: float) -> dict[str, Any] | None:

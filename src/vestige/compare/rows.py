@@ -20,8 +20,8 @@ from vestige.verdict.pooling import Estimate, Values, against_each, averaged
 from vestige.verdict.savings import Measures, saved
 
 SURFACE, NEIGHBOURS = 0.1, 0.1  # decision 0007: plain rate, and fall of neighbours' accuracy, up to which a method is compared
-UNREPEATED = Estimate(math.nan)
 GROUPS = ("neighbours", "unrelated")
+UNATTACKED = {"speedup": None, "savings": None, "reach": None, "censored": False, "level": None}
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,7 @@ def row_of(method: str, concept: str, swept: str, given: Sequence[Audited], leve
     plain, recall = _plain(audits), _recall(audits)
     usefulness = {g: {s: _together(audits, "utility", g, s) for s in ("before", "after")} for g in GROUPS}
     worst = max(names, key=lambda n: (not math.isnan(x := found[n].savings.value), x), default=None)
+    shown = {name: _shown(found[name], estimates[name]) for name in names}
     edits = {one.edit for one in audits}
     seeds = {(one.result.get("provenance") or {}).get("edit_seed") for one in given}
     told = {
@@ -75,8 +76,8 @@ def row_of(method: str, concept: str, swept: str, given: Sequence[Audited], leve
         "audits": [str(one.folder) for one in given],
         "verdict": pooled_verdict(audits, found, recall),
         "attack": worst,
-        **(_shown(found[worst], estimates[worst]) if worst else _shown(None)),
-        "attacks": {name: {**_shown(found[name], estimates[name]), "utility": _left(audits, name)} for name in names},
+        **(shown[worst] if worst else UNATTACKED),
+        "attacks": {name: {**shown[name], "utility": _left(audits, name)} for name in names},
         "plain": plain,
         "recall": recall.as_dict(),
         "utility": usefulness,
@@ -190,9 +191,7 @@ def _mean(values: Sequence[Any]) -> float | None:
     return float(np.mean(known)) if known else None
 
 
-def _shown(found: Measures | None, estimate: Estimate = UNREPEATED) -> dict[str, Any]:
-    if found is None:
-        return {"speedup": None, "savings": None, "reach": None, "censored": False, "level": None}
+def _shown(found: Measures, estimate: Estimate) -> dict[str, Any]:
     told: dict[str, Any] = {key: getattr(found, key).as_dict() for key in ("speedup", "savings", "reach")}
     told |= {"log_speedup": found.log_speedup.as_dict(), "censored": found.censored, "level": jsonable(found.level)}
     p = two_sided(found.log_speedup, found.level, estimate.freedom) if estimate.parts else math.nan

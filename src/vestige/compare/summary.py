@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vestige.compare.fields import Field, fields_of
 from vestige.compare.gathering import Gathered
-from vestige.compare.relations import contrasts, kinds_of, ranks
+from vestige.compare.relations import contrasts, corrected, kinds_of, ranks
 from vestige.compare.rows import PooledRow, exponential, row_of
-from vestige.verdict.intervals import defined
-from vestige.verdict.pooling import across, holm
+from vestige.verdict.pooling import across
 
 SCHEMA = "vestige-comparison-1"
 BEST = ("erased", "long-term", "inconclusive", "short-term", "not forgotten")
@@ -60,7 +58,7 @@ def _told(field: Field, against: str, level: float) -> dict[str, Any]:
     rows = [row_of(*which, audits, level) for which, audits in field.rows.items()]
     rows.sort(key=lambda row: (row.concept, _numbered(row.swept), _place(row)))
     attacks = _common(rows)
-    compared = corrected(rows)
+    compared = corrected([found for row in rows for found in row.told["attacks"].values()])
     points = {swept: [row for row in rows if row.swept == swept] for swept in sorted({row.swept for row in rows}, key=_numbered)}
     audits = [one for group in field.rows.values() for one in group]
     return {
@@ -81,14 +79,6 @@ def _told(field: Field, against: str, level: float) -> dict[str, Any]:
         "versions": _versions([one.result.get("provenance") or {} for one in audits]),
         "remarks": _remarks(rows, audits),
     }
-
-
-def corrected(rows: Sequence[PooledRow]) -> int:
-    """Gives every p of a row against its never-models Holm's beside it, over all rows and attacks of a field; how many those are."""
-    every = [found for row in rows for found in row.told["attacks"].values()]
-    for found, p in zip(every, holm([math.nan if found["p"] is None else found["p"] for found in every]), strict=True):
-        found["holm"] = defined(p)
-    return sum(found["p"] is not None for found in every)
 
 
 def _numbered(swept: str) -> list[tuple[str, float]]:

@@ -84,17 +84,19 @@ def rollouts(
 
 
 def stopped(
-    model: Model, given: Condition, null: Condition, rng: torch.Generator, *, steps: int, guidance: float
+    model: Model, given: Condition, null: Condition, rng: torch.Generator, *, steps: int, guidance: float, stop: int | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Where paths began, x (B, C, h, w), and their states x_t, all at one time t (B,), neither the first nor the last of `steps`.
 
-    On average half of a path's calls.
+    At a place that is drawn, on average half of a path's calls.
 
     Arguments:
         given: A row a path.
         null: The empty prompt's condition, one row.
+        stop: The place, in [1, steps - 1]; None: drawn.
     """
-    stop = int(torch.randint(1, steps, (1,), generator=rng))
+    if stop is None:
+        stop = int(torch.randint(1, steps, (1,), generator=rng))
     x = torch.randn(len(given), *model.latent_shape, generator=rng).to(given.text)
     x_t = sample(model, x, given, steps=steps, guidance=guidance, null=null, stop=stop)
     return x, x_t, model.grid(steps)[stop].to(x_t.device).expand(len(x_t))

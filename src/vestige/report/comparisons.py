@@ -78,11 +78,8 @@ def sheets(field: Told, level: float) -> Iterator[Sheet]:
         swept, field["rows"], "Methods", ROWS, rows, f"Brackets are {100 * level:g} % intervals over edits and attack replicates{several}."
     )
     if len(field["attacks"]) > 1:
-        names = list(dict.fromkeys(name for row in field["rows"] for name in row["attacks"]))
-        reached = tuple((row["method"], row["concept"], *(_reached(row["attacks"].get(name)) for name in names)) for row in field["rows"])
-        note = f"How much further it ends than a model that never knew, the original being at 1. {AHEAD}: the interval below lies above 0."
         if not swept:
-            yield Sheet("Reach under each attack", ("method", "concept", *names), reached, note)
+            yield _reaches(field["rows"])
         each = [(row, name, found) for row in field["rows"] for name, found in row["attacks"].items()]
         met = tuple(
             (row["method"], row["concept"], name, _speedup(found), found["reach"] or {}, found["p"], found["holm"])
@@ -131,6 +128,14 @@ def _row(row: Told) -> tuple[Any, ...]:
     edits = f"{row['edits']} of {row['edit_seeds']} seeds" if row["deterministic"] else str(row["edits"])
     head = (row["method"], row["concept"], edits, str(row["replicates"]), row["attack"], row["verdict"]["kind"])
     return (*head, _speedup(row), row["savings"] or {}, row["reach"] or {}, row["plain"] or {}, *kept, why)
+
+
+def _reaches(rows: Sequence[Told]) -> Sheet:
+    """Methods by attacks."""
+    names = list(dict.fromkeys(name for row in rows for name in row["attacks"]))
+    reached = tuple((row["method"], row["concept"], *(_reached(row["attacks"].get(name)) for name in names)) for row in rows)
+    note = f"How much further it ends than a model that never knew, the original being at 1. {AHEAD}: the interval below lies above 0."
+    return Sheet("Reach under each attack", ("method", "concept", *names), reached, note)
 
 
 def _reached(found: Told | None) -> str | None:

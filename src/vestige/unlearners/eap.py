@@ -23,12 +23,13 @@ from vestige.concepts import Concept
 from vestige.concepts.joint import targets
 from vestige.diffusion import Condition, Model
 from vestige.diffusion.model import Watch, silent
-from vestige.diffusion.sampling import predictions, sample
+from vestige.diffusion.sampling import predictions
 from vestige.edits import Edit
 from vestige.edits.precision import wide
 from vestige.methods import Data, Paper, Training, Unlearner, fit
 from vestige.methods.contract import TRAINED
 from vestige.methods.ranges import above, at_least
+from vestige.methods.rollouts import stopped
 from vestige.seeds import derive
 
 SCOPE = {"x": "cross-attention", "u": "non-cross-attention"}
@@ -221,11 +222,10 @@ class _Erasing:
     @torch.no_grad()
     def _states(self, told: Condition, rng: Generator) -> tuple[Tensor, Tensor]:
         """States (B, C, h, w) on the student's own paths, all at one time (B,)."""
-        steps, stop = self.method.rollout_steps, next(self.stops)
-        x = torch.randn(len(told), *self.student.latent_shape, generator=rng).to(told.text)
-        guidance = self.method.rollout_guidance
-        x_t = sample(self.student, x, told, steps=steps, guidance=guidance, null=self.null, stop=stop)
-        return x_t, self.student.grid(steps)[stop].to(x_t.device).expand(len(x_t))
+        method = self.method
+        stop = next(self.stops)
+        _, x_t, t = stopped(self.student, told, self.null, rng, steps=method.rollout_steps, guidance=method.rollout_guidance, stop=stop)
+        return x_t, t
 
     def _seen(self, model: Model, x_t: Tensor, t: Tensor, told: Condition) -> Tensor:
         found = model.denoise(x_t, t, told)

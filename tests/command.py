@@ -49,10 +49,12 @@ def _run(arguments: tuple[str, ...], out: IO[str], err: IO[str], cwd: Path | Non
         signal.signal(signal.SIGINT, signal.default_int_handler)
         warnings.simplefilter("ignore")
         sys.argv = ["vestige", *arguments]
+        import torch
         from accelerate.state import AcceleratorState
 
         from vestige import cli
 
+        torch.set_num_threads(torch.get_num_threads())  # torch makes its pool anew after a fork, and not safely where several threads ask at once
         AcceleratorState._reset_state(reset_partial_state=True)  # what a fit in the tests' process has said of its processes
         cli.main()
     except SystemExit as end:

@@ -19,6 +19,7 @@ from vestige.verdict import measure
 from vestige.verdict.comparison import pooled
 from vestige.verdict.intervals import Interval, t_interval, two_sided
 from vestige.verdict.savings import log_speedups
+from vestige.verdict.spread import Spread, sampled_interval
 
 
 def told(root: Path, results: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
@@ -225,6 +226,28 @@ def test_there_is_no_p_where_a_file_tells_one_replicate(tmp_path: Path) -> None:
     result = made(6.0)
     result["attacks"]["memora"]["log_speedups"] = result["attacks"]["memora"]["log_speedups"][:1]
     assert row(told(tmp_path, [result]), "esd")["attacks"]["memora"]["p"] is None
+
+
+def test_p_of_a_row_knows_the_level_and_the_least_variance_of_its_interval(tmp_path: Path) -> None:
+    """Scores of few pictures that happen to agree, looked at several times: p is of the variance that the interval has, not of none."""
+    result = made(2.0, noise=1e-6)
+    one = result["attacks"]["memora"]
+    logs, spread = one["log_speedups"], Spread(0.01, 6.0, 3, 1, "elsewhere")
+    one["spread"] = {"sd": 0.1, "freedom": 6.0, "concepts": 3, "own": 1, "source": "elsewhere", "speedup": 1.2, "reach": 0.1}
+    one["level"], one["least"] = 0.97, [0.02, 0.01]
+    wide = sampled_interval(logs, 0.97, 3, spread, 1, 0.02)
+    one["speedup"] = {end: math.exp(getattr(wide, end)) for end in ("value", "low", "high")}
+    parts = ((0.02 / 3 / 2, 2.0), (0.01, 6.0))
+    freedom = sum(v for v, _ in parts) ** 2 / sum(v**2 / df for v, df in parts)
+    expected = 2 * stats.t.sf(np.mean(logs) / math.sqrt(sum(v for v, _ in parts)), freedom)
+    assert row(told(tmp_path, [result]), "esd")["attacks"]["memora"]["p"] == pytest.approx(expected)
+
+
+def test_an_audit_that_tells_less_is_a_row_nonetheless(tmp_path: Path) -> None:
+    older = made(2.0)
+    older["attacks"]["memora"] = {k: v for k, v in older["attacks"]["memora"].items() if k != "log_speedups"} | {"reach": None}
+    one = row(told(tmp_path, [older, made(4.0, method="uce")]), "esd")
+    assert one["speedup"] == pytest.approx(older["speedup"]) and one["reach"]["value"] is None and one["attacks"]["memora"]["p"] is None
 
 
 def test_a_lopsided_interval_that_holds_zero_has_no_small_p() -> None:

@@ -100,6 +100,8 @@ def attack_shown(
     return {
         **scores.measures_shown(found),
         "censored": found.censored,
+        "level": found.level,
+        "least": list(found.least),
         "room": most.as_dict(),
         "log_speedups": found.as_dict()["log_speedups"],
         "success": scores.success([run.outcome["points"] for run in rows["edited"]]),

@@ -11,7 +11,7 @@ import numpy as np
 
 from vestige.compare.fields import NO_EDIT
 from vestige.compare.gathering import Audited
-from vestige.compare.stored import as_told, at, logs_of, read_interval, read_number, spreads_of
+from vestige.compare.stored import as_told, at, logs_of, read_interval, spreads_of
 from vestige.compare.verdicts import pooled_verdict
 from vestige.errors import BadInput
 from vestige.verdict import Interval, measure
@@ -93,8 +93,8 @@ def _measured(audits: Sequence[Audited], attack: str, level: float) -> tuple[Mea
     """Savings and reach under an attack, log F of every edit in every replicate and over them, and what is to be said of them."""
     spreads, models = spreads_of(audits[0].result, attack)
     if len(audits) == 1:
-        logs = logs_of(audits, attack)
-        return as_told(audits[0].result, attack, level), logs, averaged(logs, (spreads[0], models)), ""
+        found, logs = as_told(audits[0].result, attack, level), logs_of(audits, attack)
+        return found, logs, averaged(logs, (spreads[0], models), found.least[0]) if logs else Estimate(found.log_speedup.value), ""
     remark = ""
     try:
         keys, arms = against_each([(one.edit, one.result) for one in audits], attack)
@@ -103,7 +103,7 @@ def _measured(audits: Sequence[Audited], attack: str, level: float) -> tuple[Mea
     except BadInput as error:
         remark = f"{attack}: every audit keeps its own levels, because {error}"
         base, logs = as_told(audits[0].result, attack, level), dict(logs_of(audits, attack))
-        reaches = {(one.edit, one.seeds[0]): read_number(one.result["attacks"][attack]["reach"]["value"]) for one in audits}
+        reaches = {(one.edit, one.seeds[0]): read_interval(one.result["attacks"][attack].get("reach") or {}).value for one in audits}
         base = replace(base, censored=any(one.result["attacks"][attack].get("censored") for one in audits))
     edits = {edit for edit, _ in logs}
     pair = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from scipy.special import stdtrit  # type: ignore[import-untyped]
@@ -16,14 +17,20 @@ from vestige.verdict.spread import Spread
 
 
 def as_told(result: Mapping[str, Any], attack: str, level: float) -> Measures:
-    """An audit's own numbers."""
+    """An audit's own numbers.
+
+    Arguments:
+        level: Of its intervals, where an older file does not say.
+    """
     told = result["attacks"][attack]
-    speedup, savings, reach = (read_interval(told[key]) for key in ("speedup", "savings", "reach"))
+    speedup, savings, reach = (read_interval(told.get(key) or {}) for key in ("speedup", "savings", "reach"))
     logs = Interval(*(-math.inf if x <= 0 else math.log(x) for x in (speedup.value, speedup.low, speedup.high)))
     spreads, models = spreads_of(result, attack)
     rows = tuple(read_number(x) for x in told.get("log_speedups") or ())
     censored = bool(told.get("censored"))
-    return Measures(logs, speedup, savings, reach, censored, math.nan, len(rows), rows, (), level, controls=models, spreads=spreads)
+    level, (fast, far) = float(told.get("level") or level), told.get("least") or (0.0, 0.0)
+    found = Measures(logs, speedup, savings, reach, censored, math.nan, len(rows), rows, (), level, controls=models, spreads=spreads)
+    return replace(found, least=(float(fast), float(far)))
 
 
 def logs_of(audits: Sequence[Audited], attack: str) -> Values:

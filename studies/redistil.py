@@ -204,7 +204,7 @@ def page(found: Mapping[Cell, Record]) -> str:
         "brackets are 95 % t intervals over replicates, which do not hold the "
         "spread between edits, and a dash was not attacked. One edit a row, of seed 0. *Share of training*: latents that were trained "
         "on, of those that the world's own denoiser was. Seconds: of one thread beside other work, with the drawing of pictures where no "
-        "earlier row had drawn them."
+        "earlier row had drawn them. Where it stands beside other methods, on a concept that it was not chosen on: [the frontier](table.md)."
     )
     parts = ["# Redistil: what its parts are worth on development concepts", about]
     for name in DEVELOPMENT:

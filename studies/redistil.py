@@ -37,6 +37,7 @@ from vestige.harness.bench import Bench, answered, shows
 from vestige.harness.unlearning import unlearned
 from vestige.methods import Unlearner
 from vestige.seeds import derive
+from vestige.unlearners.redistil import Redistil
 from vestige.verdict import Arms, Interval
 from vestige.verdict.intervals import t_interval
 from vestige.verdict.savings import log_speedups
@@ -195,6 +196,22 @@ def lines(rows: Mapping[str, Record]) -> Iterable[list[str]]:
 
 
 HEAD = ("settings", *COUNTS, "F under MemoRa", "steps", "share of training", "seconds")
+BOUGHT = "What steps buy: the rows above that differ from the preset in steps, and in their warm-up, alone."
+
+
+def bought(rows: Mapping[str, Record]) -> dict[str, Record]:
+    """Rows of the preset at other numbers of steps, the fewest first."""
+    preset = registry.settings(Redistil())
+    kept = {
+        way: row
+        for way, row in rows.items()
+        if (how := row.get("settings")) and _but(how, "steps", "warmup") == _but(preset, "steps", "warmup")
+    }
+    return dict(sorted(kept.items(), key=lambda pair: pair[1]["settings"]["steps"]))
+
+
+def _but(settings: Mapping[str, Any], *away: str) -> dict[str, Any]:
+    return {key: value for key, value in settings.items() if key not in away}
 
 
 def page(found: Mapping[Cell, Record]) -> str:
@@ -207,13 +224,15 @@ def page(found: Mapping[Cell, Record]) -> str:
         "brackets are 95 % t intervals over replicates, which do not hold the "
         "spread between edits, and a dash was not attacked. One edit a row, of seed 0. *Share of training*: latents that were trained "
         "on, of those that the world's own denoiser was. Seconds: of one thread beside other work, with the drawing of pictures where no "
-        "earlier row had drawn them. Where it stands beside other methods, on a concept that it was not chosen on: [the frontier](table.md)."
+        "earlier row had drawn them. Where it stands beside other methods, on another concept: [the frontier](table.md)."
     )
     parts = ["# Redistil: what its parts are worth on development concepts", about]
     for name in DEVELOPMENT:
         rows = {cell.way: row for cell, row in found.items() if cell.concept == name}
         if rows:
             parts += [f"## {name}", tables.table(HEAD, lines(rows))]
+            kept = {way: row for way, row in rows.items() if way in ("original", "twin")} | bought(rows)
+            parts += [BOUGHT, tables.table(HEAD[1:], (cells[1:] for cells in lines(kept)))] if len(bought(rows)) > 1 else []
     return "\n\n".join(parts) + "\n"
 
 

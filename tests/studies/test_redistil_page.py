@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from vestige import registry
 from vestige.errors import BadSetting
 from vestige.harness import suites
 from vestige.unlearners.redistil import Redistil
@@ -45,6 +46,20 @@ def test_a_page_says_rates_factor_and_price(study: Callable[[str], Any]) -> None
     assert "| original | 0.00 | 0.94 | 0.75 | - | - | - | - |" in text
     assert "| base | 0.00 | 0.94 | 0.75 | 1.00 [1.00, 1.00] | 420 | 10.0% | 61 |" in text
     assert "| anchor | 0.00 | 0.94 | 0.75 | - | 420 | 10.0% | 60 |" in text
+
+
+def test_what_steps_buy_is_told_of_the_preset_alone(study: Callable[[str], Any]) -> None:
+    redistil, count = study("redistil"), len(suites.load("quick", "wardrobe").attacks["memora"].budget.points)
+    twin, preset = [k / 10 for k in range(count)], registry.settings(Redistil())
+    at = {
+        way: {**preset, **more}
+        for way, more in (("long", {"steps": 1800, "warmup": 90}), ("short", {"steps": 225}), ("far", {"share": 1.0}))
+    }
+    rows = [row("original", [1.0]), row("twin", twin), *(row(way, twin, settings=how, seconds=9.0) for way, how in at.items())]
+    found = {redistil.Cell("bag", one["way"]): one for one in rows}
+    table = redistil.page(found).split(redistil.BOUGHT)[1].strip().split("\n")
+    assert [line.split(" | ")[4] for line in table[2:]] == ["-", "-", "225", "1800"]
+    assert redistil.BOUGHT not in redistil.page({cell: one for cell, one in found.items() if cell.way != "long"})
 
 
 def test_the_committed_page_is_made_of_its_records(study: Callable[[str], Any]) -> None:

@@ -54,7 +54,7 @@ def _run(arguments: tuple[str, ...], out: IO[str], err: IO[str], cwd: Path | Non
 
         from vestige import cli
 
-        torch.set_num_threads(torch.get_num_threads())  # torch makes its pool anew after a fork, and not safely where several threads ask at once
+        torch.set_num_threads(torch.get_num_threads())  # its pool is made anew after a fork, which several threads must not ask for at once
         AcceleratorState._reset_state(reset_partial_state=True)  # what a fit in the tests' process has said of its processes
         cli.main()
     except SystemExit as end:

@@ -166,6 +166,22 @@ def test_half_precision_counts_what_differs_beyond_its_rounding(tiny: LatentMode
     assert found.rounded > 50
 
 
+PLACED = [(torch.bfloat16, torch.float16, False), (torch.float16, torch.bfloat16, False), (torch.float16, torch.float32, True)]
+
+
+@pytest.mark.parametrize(("model", "file", "upcast"), PLACED, ids=["bf16 model", "fp16 model", "fp32 model of fp16 weights"])
+def test_a_base_of_lower_precision_is_no_change(model: torch.dtype, file: torch.dtype, upcast: bool, tmp_path: Path) -> None:
+    """A model and a file that are two roundings of one base differ where the edit is, and nowhere else."""
+    tiny = tiny_model()
+    values = {**published.base(tiny), **published.moved(tiny, "cross-attention-kv", size=0.5)}
+    parts = {name: part.to(model).to(torch.float32 if upcast else model) for name, part in tiny.parts.items()}
+    placed = LatentModel("placed", parts, tiny.tokenizer, tiny.scheduler)
+    save_file({n: v.to(file) for n, v in published.bare(values).items()}, tmp_path / "unet.safetensors")
+    found, edit = checkpoints.inspect(tmp_path / "unet.safetensors", placed), checkpoints.load(tmp_path / "unet.safetensors", placed)
+    assert edit.touched == sorted(placed.scope("cross-attention-kv")) and edit.scope == "cross-attention-kv"
+    assert found.rounded > 50
+
+
 def test_class_conditional_list_becomes_an_edit(tmp_path: Path) -> None:
     model: Any = tiny_classes()
     path, values = published.f10(tmp_path, model)

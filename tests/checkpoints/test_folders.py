@@ -18,6 +18,7 @@ from oracles import tiny_flow, tiny_model
 from vestige import checkpoints
 from vestige.edits import Edit
 from vestige.errors import Incompatible
+from vestige.models.latent import LatentModel
 
 SCOPE = "cross-attention-kv"
 
@@ -89,6 +90,15 @@ def test_the_same_around_other_weights_is_an_edit(folder: Path) -> None:
 def test_an_autoencoder_that_is_only_rounded_is_the_same(folder: Path) -> None:
     vae(folder, lambda w: w.half())
     assert checkpoints.load(folder, tiny_model()).touched
+
+
+@pytest.mark.parametrize(("mine", "theirs"), [(torch.float16, torch.float32), (torch.bfloat16, torch.float16)])
+def test_two_roundings_of_one_autoencoder_are_the_same(folder: Path, mine: torch.dtype, theirs: torch.dtype) -> None:
+    model = tiny_model()
+    placed = model.parts["vae"].to(mine)
+    placed = placed.float() if mine == torch.float16 else placed  # half of a model's weights, read in single precision
+    vae(folder, lambda w: w.to(theirs))
+    assert not LatentModel("placed", {**model.parts, "vae": placed}, model.tokenizer, model.scheduler).unlike(folder)
 
 
 def test_where_sampling_steps_is_the_audits(folder: Path) -> None:

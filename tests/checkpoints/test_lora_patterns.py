@@ -59,3 +59,15 @@ def test_ranks_by_pattern_are_held_against_the_factors() -> None:
 def test_keys_that_are_no_pattern_or_would_take_forever_are_refused(key: str) -> None:
     with pytest.raises(BadInput, match="alpha_pattern has the key"):
         scales({"r": 4, "lora_alpha": 4, "alpha_pattern": {key: 1}})
+
+
+@pytest.mark.parametrize("begun", ["pissa", "pissa_niter_16", "olora", "OLoRA", "corda", "loftq"])
+def test_factors_of_a_residual_are_refused(begun: str) -> None:
+    """PEFT takes the first factors off the weights; what it saves belongs to what is left of them."""
+    with pytest.raises(BadInput, match=f"it began as '{begun}'"):
+        scales({"r": 4, "lora_alpha": 4, "init_lora_weights": begun})
+
+
+@pytest.mark.parametrize("begun", [True, False, "gaussian", "eva", "orthogonal"])
+def test_other_ways_to_begin_change_no_weight(begun: object) -> None:
+    assert scales({"r": 4, "lora_alpha": 4, "init_lora_weights": begun}) == dict.fromkeys(MODULES, 1.0)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from oracles import tiny_model
+from oracles import tiny_model, tiny_xl
 from vestige.checkpoints import exports
 from vestige.diffusion import Model
 from vestige.diffusion.sampling import noise, sample
@@ -261,3 +261,13 @@ def test_several_changes_are_one_distance(tiny: LatentModel) -> None:
     changes = [c for c in measure(tiny, edit) if c.norm > 0]
     assert distance(tiny, changes) == pytest.approx(0.5)
     assert distance(tiny, []) is None
+
+
+@pytest.mark.parametrize("blank", [True, False])
+def test_what_a_pipeline_was_told_goes_with_it(blank: bool) -> None:
+    """SDXL's empty prompt, zeros or encoded, is no component; guidance draws from it."""
+    model = tiny_xl(blank=blank)
+    edit = Edit(model.fingerprint, "x", tensors={n: model.tensor(n) * 1.1 for n in model.scope("cross-attention-kv")})
+    made = edit.to_pipeline(model.pipeline())
+    assert made.config.force_zeros_for_empty_prompt is blank and made.watermark is None
+    assert LatentModel.from_pipeline(made).fingerprint == model.edited(edit).fingerprint

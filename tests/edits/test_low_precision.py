@@ -298,3 +298,39 @@ def test_a_pipeline_in_half_precision_is_refused_before_anything_is_drawn() -> N
     drawn = patch.object(type(half), "denoise", side_effect=AssertionError("something was drawn"))
     with drawn, pytest.raises(HalfPrecision, match="esd cannot train in float16"):
         api.unlearn(half.pipeline(), "sneaker", "esd")
+
+
+LOW_PAIRS = [(torch.float16, torch.bfloat16), (torch.bfloat16, torch.float16)]
+
+
+def spread() -> Tensor:
+    """Numbers of every size that weights have, subnormal ones of float16 and zeros among them."""
+    rng = generator(0, "spread")
+    return torch.randn(20_000, generator=rng) * torch.exp(8 * torch.rand(20_000, generator=rng) - 12) * (torch.arange(20_000) % 7 > 0)
+
+
+@pytest.mark.parametrize("pair", LOW_PAIRS, ids=str)
+def test_two_roundings_of_one_tensor_are_known(pair: tuple[torch.dtype, torch.dtype]) -> None:
+    value = spread()
+    one, other = (value.to(kind) for kind in pair)
+    assert not torch.equal(one.to(other.dtype), other), "one is not the other's rounding"
+    assert precision.roundings(one, other, (pair[0],), (pair[1],))
+    assert precision.roundings(one.float(), value, (pair[0],), ()) and precision.roundings(value, one.float(), (), (pair[0],))
+
+
+@pytest.mark.parametrize("pair", LOW_PAIRS, ids=str)
+def test_a_change_beyond_both_steps_is_no_rounding(pair: tuple[torch.dtype, torch.dtype]) -> None:
+    value = spread()
+    coarse = value.to(torch.bfloat16).float()
+    place = int(value.abs().argmax())
+    changed = value.clone()
+    changed[place] = coarse[place] * (1 + 2.0**-7)  # a step of bfloat16 away
+    assert not precision.roundings(value.to(pair[0]), changed.to(pair[1]), (pair[0],), (pair[1],))
+    assert not precision.roundings(value, changed, (), ())
+
+
+def test_a_precision_that_holds_everything_exactly_is_found() -> None:
+    value = spread()
+    assert precision.exact_in([value]) == () == precision.exact_in([])
+    assert precision.exact_in([value.half().float(), torch.ones(3)]) == (torch.float16,)
+    assert precision.exact_in([value.bfloat16().float(), value.half().float()]) == ()

@@ -18,6 +18,7 @@ from vestige.concepts.images import shipped
 from vestige.errors import BadInput
 from vestige.metrics import alignment, detectors
 from vestige.metrics.detectors import Reading
+from vestige.metrics.judge import Detector
 from vestige.seeds import generator
 
 WORLD = data.folder() / "wardrobe"
@@ -193,3 +194,20 @@ def test_features_of_a_folder_are_its_pooled_output(tmp_path: Path) -> None:
     with torch.no_grad():
         expected = network(images * 2 - 1).pooler_output
     torch.testing.assert_close(detectors.vision(tmp_path / "vit").features(images), expected)
+
+
+def test_two_synonyms_of_one_label_count_once() -> None:
+    judge = Detector(
+        name="x", version="1", weights_hash="0", labels=("church, church building", "castle"), group="label",
+        look=lambda images: torch.tensor([[0.3, 0.7]]).expand(len(images), 2),
+    )  # fmt: skip
+    told = judge.told("church", ("church", "church building"), group="object")
+    assert told.shows(torch.zeros(2, 3, 8, 8), "church").tolist() == pytest.approx([0.3, 0.3])
+
+
+def test_scores_beyond_0_and_1_are_no_scores(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "looks.py").write_text("def logit(images):\n    return 20 * images.mean((1, 2, 3)) - 10\n")
+    images = torch.tensor([0.9, 0.52])[:, None, None, None].expand(-1, 3, 4, 4)
+    found = detectors.users_function(f"{tmp_path / 'looks.py'}:logit").shows(images, "concept").tolist()
+    assert math.isnan(found[0]) and found[1] == pytest.approx(0.4, abs=1e-4)
+    assert "gave a score of 8; scores lie between 0 and 1" in caplog.text

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from oracles import FAMILIES, scheduler, tiny_flow, tiny_model, tiny_parts, tiny_xl, tokenizer
 from vestige import models
@@ -224,3 +225,21 @@ def test_prompts_that_are_cut_are_told(make: Callable[[], Any]) -> None:
     assert model.unread(["a bag", long, "", f"{long} bag"]) == [long, f"{long} bag"]
     one, other = model.condition([long]), model.condition([f"{long} bag"])
     assert torch.equal(one.text, other.text)
+
+
+def test_noise_predicted_where_there_is_nothing_else_is_refused() -> None:
+    rescaled = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    with pytest.raises(VestigeError, match="no data follow from a prediction of the noise"):
+        Timesteps(scheduler(**rescaled))
+    assert Timesteps(scheduler(**rescaled, prediction_type="v_prediction")).kind == "velocity"
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
+def test_weights_that_are_no_numbers_are_refused(folder: Path, part: str) -> None:
+    file = next((folder / part).glob("*.safetensors"))
+    table = load_file(file)
+    name = sorted(table)[3]
+    table[name].view(-1)[0] = float("nan")
+    save_file(table, file, metadata={"format": "pt"})
+    with pytest.raises(VestigeError, match=rf"numbers that are not finite, in {part}\..*{name.removeprefix('text_model.')}"):
+        models.load(str(folder))

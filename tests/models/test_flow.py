@@ -460,3 +460,19 @@ def test_a_distilled_klein_says_so() -> None:
     assert told.distilled
     assert told.pipeline().config.is_distilled
     assert not model.distilled
+
+
+@pytest.mark.parametrize("kind", ["dev", "sd3"])
+def test_times_are_counted_as_the_schedule_counts_them(kind: str) -> None:
+    """Of a schedule of 100 times the network is told those of its pipeline, which counts by the schedule's own number."""
+    given = tiny_flow(kind)
+    counted = {**{k: v for k, v in given.scheduler.config.items() if k[0] != "_"}, "num_train_timesteps": 100}
+    short = type(given.scheduler).from_config(counted)
+    model = FlowModel("short", given.parts, given.tokenizers, short)
+    pipe, x = model.pipeline(), noise(model.latent_shape, [1])
+    pipe.set_progress_bar_config(disable=True)
+    told = {"num_inference_steps": 4, "guidance_scale": 1.0, "max_sequence_length": 16, "output_type": "latent"}
+    latents = flat(packed(x)) if kind == "dev" else x
+    theirs = pipe(prompt="a bag", latents=latents, height=model.image_size[0], width=model.image_size[1], **told).images
+    ours = sample(model, x, model.condition(["a bag"]), steps=4, guidance=1.0)
+    torch.testing.assert_close(flat(packed(ours)) if kind == "dev" else ours, theirs, **SAME)

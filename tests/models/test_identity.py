@@ -82,7 +82,7 @@ CHANGES = {
     "weights in .bin": _weights,
     "prediction type": _json("scheduler/scheduler_config.json", prediction_type="v_prediction"),
     "spacing of steps": _json("scheduler/scheduler_config.json", timestep_spacing="trailing"),
-    "terminal noise": _json("scheduler/scheduler_config.json", rescale_betas_zero_snr=True),
+    "noise levels": _json("scheduler/scheduler_config.json", beta_end=0.013),
     "tokenizer": _merges,
     "scaling of latents": _json("vae/config.json", scaling_factor=0.5),
     "shift of latents": _json("vae/config.json", shift_factor=0.25),

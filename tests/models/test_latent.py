@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -16,6 +16,7 @@ from vestige import models
 from vestige.diffusion.sampling import invert, noise, sample
 from vestige.errors import Incompatible, VestigeError
 from vestige.models.latent import LatentModel
+from vestige.models.reading import frozen
 from vestige.seeds import generator
 
 KINDS: dict[str, Callable[[], LatentModel]] = {
@@ -271,3 +272,13 @@ def test_scopes_select_the_documented_counts_at_full_size(monkeypatch: pytest.Mo
     # an adapter of rank 4 on all attention has the size that MemoRa's released adapters have
     shapes = [hollow.tensor(n).shape for n in hollow.scope("attention")]
     assert sum(4 * (rows + columns) for rows, columns in shapes) == 797_184
+
+
+def test_a_shift_of_latents_is_left_out_as_the_pipelines_leave_it_out(model: LatentModel) -> None:
+    shifted = frozen(model.parts["vae"])
+    cast(Any, shifted).register_to_config(shift_factor=0.5)
+    test_decoding_equals_diffusers_pipeline(LatentModel("shifted", {**model.parts, "vae": shifted}, model.tokenizers, model.scheduler))
+    latents, pictures = noise(model.latent_shape, [1]), torch.rand(1, 3, *model.image_size, generator=generator(1))
+    plain = LatentModel("plain", model.parts, model.tokenizers, model.scheduler)
+    moved = LatentModel("shifted", {**model.parts, "vae": shifted}, model.tokenizers, model.scheduler)
+    assert torch.equal(plain.decode(latents), moved.decode(latents)) and torch.equal(plain.encode(pictures), moved.encode(pictures))

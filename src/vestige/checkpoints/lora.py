@@ -55,6 +55,8 @@ _FOREIGN = {
     r"dora_scale|lora_magnitude_vector": "DoRA, which also rescales every row",
     r"^lora_.*\.diff(_b)?$": "whole differences beside the factors",
 }
+# Ways to begin, by PEFT's names, that take the first factors off the weights: what is saved belongs to the rest, which no file holds.
+_RESIDUAL = re.compile(r"pissa|corda|olora|loftq", re.IGNORECASE)
 # Regular expressions that could take forever: groups repeated, and many wildcards.
 _REPEATED, _WILD = re.compile(r"\)[*+{]"), re.compile(r"(\.|\\[A-Za-z]|\])[*+{]")
 _COMPONENT = " component"  # the component that settings are of, with its dot; no setting has a space in its name
@@ -138,6 +140,11 @@ def _adapter(
     if rank < 1:
         raise BadInput(f"the adapter of {module} has rank {rank}")
     config = told.get(module.partition(".")[0]) or told.get("", {})
+    if _RESIDUAL.match(begun := str(config.get("init_lora_weights", ""))):
+        raise BadInput(
+            f"the configuration says that it began as {begun[:40]!r}, which takes the first factors off the base's weights, so its factors "
+            "do not belong to the base; save it again with PEFT's path_initial_model_for_weight_conversion, or merged, as a pipeline"
+        )
     alpha = _number(own["alpha"], shapes, read) if "alpha" in own else _told(config, module, kind, rank)
     spread = 1 if flipped else math.sqrt(rank) if config.get("use_rslora") else rank
     return Adapter(module_name(kind, module), own["down"], own["up"], rank, alpha / spread, flipped, own.get("bias", ""))

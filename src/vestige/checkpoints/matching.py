@@ -16,7 +16,7 @@ from vestige.checkpoints import ddpm, flux_names, keymaps, lora, numbered
 from vestige.checkpoints.findings import Finding
 from vestige.checkpoints.formats import Artefact
 from vestige.diffusion import Model
-from vestige.edits import Hook
+from vestige.edits import Hook, precision
 from vestige.edits.surgery import Factors
 from vestige.errors import BadInput, Incompatible
 
@@ -144,7 +144,7 @@ def _complete(work: Work, matched: Mapping[str, str]) -> None:
 
 def _compared(work: Work, matched: Mapping[str, str]) -> None:
     """Keep what differs from the model, beyond the file's own rounding."""
-    rounded = 0
+    rounded, own = 0, _precisions(work, matched)
     for ours, name in matched.items():
         value, base = work.artefact.read(name), work.model.tensor(ours).cpu()
         if not value.is_floating_point():
@@ -154,7 +154,8 @@ def _compared(work: Work, matched: Mapping[str, str]) -> None:
             raise Incompatible(f"{name} holds {int((~exact.isfinite()).sum())} numbers that are not finite")
         if torch.equal(exact, base):
             continue
-        if value.element_size() < base.element_size() and torch.equal(value, base.to(value.dtype)):
+        theirs, mine = own[ours.partition(".")[0]]
+        if precision.roundings(value, base, {*theirs, *_low(value)}, {*mine, *_low(base)}):
             rounded += 1
             continue
         work.tensors[ours] = exact.clone()
@@ -162,6 +163,21 @@ def _compared(work: Work, matched: Mapping[str, str]) -> None:
             work.cosines.append(torch.nn.functional.cosine_similarity(base.flatten().double(), exact.flatten().double(), 0).item())
     work.note(rounded=rounded, changed=len(work.tensors))
     _related(work)
+
+
+def _precisions(work: Work, matched: Mapping[str, str]) -> dict[str, tuple[tuple[torch.dtype, ...], tuple[torch.dtype, ...]]]:
+    """Component -> the low precisions that hold all of the file's weights of it, and all of the model's, whatever holds them now."""
+    made = {}
+    for part in {ours.partition(".")[0] for ours in matched}:
+        file = (work.artefact.read(name) for ours, name in matched.items() if ours.startswith(f"{part}."))
+        model = (work.model.tensor(name).cpu() for name in work.names if name.startswith(f"{part}."))
+        made[part] = (precision.exact_in(file), precision.exact_in(model))
+    return made
+
+
+def _low(value: Tensor) -> set[torch.dtype]:
+    """A tensor's own precision, where it is below float32."""
+    return {value.dtype} if value.element_size() < 4 else set()
 
 
 def _related(work: Work) -> None:

@@ -6,6 +6,7 @@ model it was made on by its fingerprint and refuses any other. A model puts it o
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -158,7 +159,14 @@ class Edit:
             known = dict(part.named_parameters()) | dict(part.named_buffers())
             values = {k[len(name) + 1 :]: k for k in self.touched if k.startswith(name + ".")}
             fresh[name] = rebuild(part, {short: self.weight(long, known[short].data) for short, long in values.items()})
-        return type(pipe)(**{**pipe.components, **fresh})
+        return type(pipe)(**{**_told(pipe), **pipe.components, **fresh})
+
+
+def _told(pipe: Any) -> dict[str, Any]:
+    """What a pipeline was made with beside its components, e.g. that SDXL's empty prompt is encoded and not all zeros."""
+    takes = inspect.signature(type(pipe).__init__).parameters
+    told = {name: value for name, value in pipe.config.items() if name in takes and name not in pipe.components}
+    return {**told, **({"add_watermarker": pipe.watermark is not None} if "add_watermarker" in takes else {})}
 
 
 def flattened(edit: Edit) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ its steps up in float32 (Micikevicius et al., 2018), and factors never meet the 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -29,6 +29,37 @@ def low(value: Tensor) -> bool:
 def wide(value: Tensor) -> Tensor:
     """In float32 where it is of lower precision, else the tensor itself."""
     return value.float() if low(value) else value
+
+
+def exact_in(values: Iterable[Tensor]) -> tuple[torch.dtype, ...]:
+    """The low precisions that hold every one of these tensors exactly, whatever holds them now."""
+    left, none = list(LOW), True
+    for value in values:
+        none, left = False, [kind for kind in left if torch.equal(value, value.to(kind).to(value.dtype))]
+        if not left:
+            break
+    return () if none else tuple(left)
+
+
+def roundings(one: Tensor, other: Tensor, ones: Iterable[torch.dtype], others: Iterable[torch.dtype]) -> bool:
+    """Whether two tensors may be one, at two precisions: either is the other rounded, or both are roundings of a third.
+
+    Arguments:
+        ones, others: Precisions in which each is exact, below float32.
+    """
+    ones, others = tuple(ones), tuple(others)
+    pairs = ((one, other, ones), (other, one, others))
+    if any(torch.equal(a.double(), b.to(kind).double()) for a, b, kinds in pairs for kind in kinds):
+        return True
+    apart = (one.double() - other.double()).abs()
+    return any(bool((apart <= _half_step(one, a) + _half_step(other, b)).all()) for a in ones for b in others if a != b)
+
+
+def _half_step(value: Tensor, kind: torch.dtype) -> Tensor:
+    """How far a number may lie from the one that it was rounded to, in float64."""
+    limits, x = torch.finfo(kind), value.double()
+    power = torch.ldexp((x != 0).double(), torch.frexp(x)[1] - 1)  # the power of 2 at or below it
+    return power.clamp_min(limits.tiny) * limits.eps / 2
 
 
 def weight(module: nn.Module, name: str) -> Tensor:

@@ -30,6 +30,7 @@ from vestige.metrics.reading import pretrained
 
 GROUP = "label"  # stands for the concept's own group until `Detector.told` names it
 TEMPLATE = "a photo of a {}"
+ROUNDED = 1e-3  # how far beyond 0 and 1 a score may lie by rounding
 
 
 @final
@@ -179,6 +180,9 @@ def _called(function: Callable[[Tensor], Any], images: Tensor) -> Tensor:
     found = function(images)
     if not isinstance(found, Tensor):
         found = torch.tensor([_number(row) for row in found], dtype=torch.float32)
+    odd = found[(found < -ROUNDED) | (found > 1 + ROUNDED)]
+    if len(odd):
+        raise ValueError(f"gave a score of {float(odd[0]):g}; scores lie between 0 and 1 (of logits, take the sigmoid or softmax)")
     return found[:, None] if found.dim() == 1 else found
 
 

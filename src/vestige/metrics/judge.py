@@ -185,7 +185,7 @@ class Detector:
     def columns(self, label: str) -> list[int]:
         """Which columns speak of a label or of a named set of them."""
         if label in self.sets:
-            return [spot(self.labels, one, self.name) for one in self.sets[label]]
+            return list(dict.fromkeys(spot(self.labels, one, self.name) for one in self.sets[label]))  # two synonyms may be one label
         return [spot((*self.labels, *self.sets), label, self.name)]
 
     def knows(self, label: str) -> bool:

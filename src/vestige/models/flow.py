@@ -47,6 +47,8 @@ class FlowModel(Modular):
             few-step models (SD3.5 turbo) do not say so in their files.
     """
 
+    shifts = True
+
     def __init__(
         self,
         name: str,
@@ -163,7 +165,8 @@ class FlowModel(Modular):
         return self._times.draw(count, rng)
 
     def denoise(self, x_t: Tensor, t: Tensor, condition: Condition) -> Prediction:
-        value = self.layout.velocity(self._network, x_t, t, condition)
+        told = t * (int(self.scheduler.config.num_train_timesteps) / 1000)  # layouts count a thousand times
+        value = self.layout.velocity(self._network, x_t, told, condition)
         signal, level = (v.to(x_t).reshape(-1, 1, 1, 1) for v in self.schedule(t))
         return Prediction(x_t, signal, level, value, "flow")
 

@@ -8,7 +8,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, ClassVar, TypeVar, cast
 
 import torch
 from torch import Generator, Tensor, nn
@@ -35,6 +35,7 @@ class Modular(Model):
         hashes: Known hashes of weights by qualified name, shared between views.
     """
 
+    shifts: ClassVar[bool] = False  # the autoencoder's shift is read, as diffusers' pipelines of rectified flow do and others do not
     resting: frozenset[str] = frozenset()  # components that lie on the CPU while they have nothing to do
 
     def __init__(self, name: str, parts: Mapping[str, nn.Module], denoiser: str, hashes: dict[str, str] | None = None) -> None:
@@ -184,7 +185,7 @@ class Modular(Model):
         found = list(surroundings.differences(there, here, f"{part}."))
         if part != "vae" or found or not any(f.name.endswith(sources.WEIGHTS) for f in spot.iterdir()):
             return found
-        return surroundings.moved(part, whole(type(mine), spot, f"{part} of {spot.parent}", torch_dtype=cast(Any, mine).dtype), mine)
+        return surroundings.moved(part, whole(type(mine), spot, f"{part} of {spot.parent}", torch_dtype=torch.float32), mine)
 
     @abstractmethod
     def _levels(self, folder: Path | None) -> dict[str, Any]:
@@ -256,27 +257,27 @@ class Modular(Model):
         vars(view).update({**vars(self), "parts": dict(parts), "_hashes": hashes})
         return view
 
+    @property
+    def _shift(self) -> float:
+        return float(getattr(cast(Any, self.parts["vae"]).config, "shift_factor", None) or 0) if self.shifts else 0.0
+
     def _encoded(self, images: Tensor) -> Tensor:
-        """The mean of the autoencoder's posterior, scaled (and shifted, where it has a shift) as the denoiser reads it."""
+        """The mean of the autoencoder's posterior, scaled (and shifted, where that is read) as the denoiser reads it."""
         vae = cast(Any, self.parts["vae"])
         with torch.no_grad(), self._awake("vae"):
             mean = vae.encode(images.to(self.device, vae.dtype) * 2 - 1).latent_dist.mean
-        return cast(Tensor, ((mean - _shift(vae)) * vae.config.scaling_factor).to(self.dtype))
+        return cast(Tensor, ((mean - self._shift) * vae.config.scaling_factor).to(self.dtype))
 
     def _decoded(self, latents: Tensor) -> Tensor:
         vae = cast(Any, self.parts["vae"])
         with torch.no_grad(), self._awake("vae"):
-            images = vae.decode((latents.to(vae.dtype) / vae.config.scaling_factor) + _shift(vae), return_dict=False)[0]
+            images = vae.decode((latents.to(vae.dtype) / vae.config.scaling_factor) + self._shift, return_dict=False)[0]
         return cast(Tensor, (images / 2 + 0.5).clamp(0, 1).float())
 
 
 def _within(part: str, table: Mapping[str, Value]) -> dict[str, Value]:
     """The rows of a table by weight that speak of a component, by their names there."""
     return {name[len(part) + 1 :]: value for name, value in table.items() if name.startswith(part + ".")}
-
-
-def _shift(vae: Any) -> float:
-    return float(getattr(vae.config, "shift_factor", None) or 0)
 
 
 def _steady(vae: Any) -> nn.Module:

@@ -17,6 +17,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from vestige.edits import precision
 from vestige.errors import BadInput
 
 # Digests of what surrounds the models that ship with the package: it adds nothing to their fingerprints, under which results are stored.
@@ -125,11 +126,11 @@ def named(folder: Path) -> str:
 def moved(part: str, there: nn.Module, here: nn.Module) -> list[str]:
     """How far a component's numbers lie from the model's, beyond the rounding of a file of lower precision."""
     theirs, mine = ({**{f"{part}.{n}": p.detach() for n, p in one.named_parameters()}, **buffers(part, one)} for one in (there, here))
-    far = {}
+    far, exact = {}, precision.exact_in(value.cpu() for value in mine.values())
     for name, value in mine.items():
-        other, value = theirs[name].cpu().double(), value.cpu()
-        if not any(torch.equal(other, value.to(kind).double()) for kind in (value.dtype, torch.float16, torch.bfloat16)):
-            far[name] = ((other - value.double()).norm() / value.double().norm().clamp_min(1e-12)).item()
+        other, value = theirs[name].cpu(), value.cpu()
+        if not torch.equal(other.double(), value.double()) and not precision.roundings(other, value, precision.exact_in([other]), exact):
+            far[name] = ((other.double() - value.double()).norm() / value.double().norm().clamp_min(1e-12)).item()
     if not far:
         return []
     worst = max(far, key=far.__getitem__)

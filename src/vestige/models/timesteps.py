@@ -88,6 +88,11 @@ def _followed(told: Mapping[str, Any], what: str) -> Any:
         raise BadInput(f"{what} cannot be followed ({type(error).__name__}: {error})") from error
     if not made.alphas_cumprod.isfinite().all():
         raise BadInput(f"{what} has noise levels that are not finite; fetch its scheduler_config.json again")
+    if made.config.prediction_type == "epsilon" and not made.alphas_cumprod.all():
+        raise Incompatible(
+            f"{what} ends in nothing but noise (rescale_betas_zero_snr), where no data follow from a prediction of the noise; its "
+            'prediction_type is probably "v_prediction", or its schedule not rescaled'
+        )
     return made
 
 

@@ -28,11 +28,23 @@ STAGES: dict[str, Callable[[Modular], Any]] = {
 
 def works(model: Modular) -> None:
     """Refuse a model that cannot be used."""
+    _finite(model)
     hollow = _hollow(model)
     with torch.no_grad():
         for what, stage in STAGES.items():
             if not _done(stage, hollow):
                 _surely(stage, model, what)
+
+
+def _finite(model: Modular) -> None:
+    for part, module in model.parts.items():
+        for name, value in module.state_dict().items():
+            if value.is_floating_point() and not value.isfinite().all():
+                kind = str(value.dtype).removeprefix("torch.")
+                raise BadInput(
+                    f"{model.name} holds numbers that are not finite, in {part}.{name} (read as {kind}); fetch its weights again, or "
+                    "choose another --dtype if they are finite there"
+                )
 
 
 def _done(stage: Callable[[Modular], Any], hollow: Modular) -> bool:

@@ -13,7 +13,7 @@ import pytest
 from scipy import stats  # type: ignore[import-untyped]
 
 from audits_made_up import laid, made
-from vestige.compare import collected, summarised
+from vestige.compare import Audited, collected, summarised
 from vestige.errors import BadInput, UnknownName
 from vestige.report.comparisons import written_as
 from vestige.verdict import measure
@@ -378,6 +378,15 @@ def test_a_model_as_it_is_enters_no_rank_whatever_a_grid_calls_it(tmp_path: Path
     found = summarised(collected([tmp_path]))
     assert row(found, "none")["not_compared"] == ["nothing was edited"]
     assert {rank["rows"] for rank in found["fields"][0]["ranks"]} == {4}
+
+
+def test_a_named_audit_that_tells_no_edit_is_of_one(tmp_path: Path) -> None:
+    """As a record of a study, which keeps the method alone."""
+    result = made()
+    del result["edit"]
+    folder = laid(tmp_path / "a", result)
+    assert not Audited(folder, result, {}, "esd").unedited and Audited(folder, result, {}).unedited
+    assert Audited(folder, result | {"edit": None}, {}, "none").unedited
 
 
 def test_without_an_original_the_model_itself_is_what_was_edited(tmp_path: Path) -> None:

@@ -54,9 +54,9 @@ class Audited:
 
     @property
     def unedited(self) -> bool:
-        """Whether it is about a model as it was; without an original, what it is about is an edited one."""
+        """Whether it is about a model as it was; without an original it is about an edited one, as what has a name and tells no edit."""
         plain = self.result.get("plain") or {}
-        return not self.result.get("edit") and plain.get("original", {}) is not None
+        return not self.result.get("edit", self.name) and plain.get("original", {}) is not None
 
     @property
     def seeds(self) -> tuple[int, ...]:

@@ -51,6 +51,14 @@ def test_json_and_csv_hold_the_same_rows(here: Path, capsys: pytest.CaptureFixtu
     assert float(rows[0].split(",")[9]) == found["fields"][0]["rows"][0]["speedup"]["value"]
 
 
+def test_a_table_of_csv_leaves_its_remarks_on_the_other_stream(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Which audits were left out, and why, is in the other forms' text."""
+    laid(here / "runs/grid/cells/odd", made(method="esd", edit=7, detector={"verification": {"name": "other"}}))
+    cli.app(shlex.split("compare runs/grid --pool --format csv"), standalone_mode=False)
+    told = capsys.readouterr()
+    assert "note: 1 audit left out, because judges differ" in told.err and "left out" not in told.out
+
+
 @pytest.mark.parametrize(
     ("more", "error", "why"),
     [

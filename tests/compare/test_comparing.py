@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from scipy import stats  # type: ignore[import-untyped]
 
 from audits_made_up import laid, made
-from vestige.compare import collected, summarised
+from vestige.compare import Audited, collected, summarised
 from vestige.errors import BadInput, UnknownName
 from vestige.report.comparisons import written_as
 from vestige.verdict import measure
@@ -282,6 +283,154 @@ def test_over_concepts_and_ranks(tmp_path: Path) -> None:
     plain = next(r for r in field["ranks"] if r["surface"] == "plain rate" and r["of"] == "all")
     assert plain["rows"] == 6 and plain["methods"] == 3 and plain["kendall"] > 0.5
     assert field["kinds"] == [{"attack": "memora", "methods": 3, "needed": 16, "p": None, "swept": ""}]
+
+
+def without(result: dict[str, Any], *place: str) -> dict[str, Any]:
+    """A result that does not tell what lies there."""
+    table = result
+    for key in place[:-1]:
+        table = table[key]
+    del table[place[-1]]
+    return result
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        ("plain",),
+        ("control",),
+        ("provenance", "seeds"),
+        ("attacks", "memora", "arms"),
+        ("attacks", "memora", "arms", "never"),
+        ("attacks", "memora", "arms", "edited", "curve"),
+        ("attacks", "memora", "arms", "edited", "replicates"),
+    ],
+)
+def test_audits_of_older_forms_are_pooled_by_their_own_numbers(tmp_path: Path, place: tuple[str, ...]) -> None:
+    found = told(tmp_path, [without(made(4.0, edit=k, seeds=(k, k + 10)), *place) for k in range(3)])
+    each = [made(4.0, edit=k, seeds=(k, k + 10))["speedup"]["value"] for k in range(3)]
+    one = row(found, "esd")
+    assert one["speedup"]["value"] == pytest.approx(math.exp(np.mean(np.log(each)))) and one["edits"] == 3
+    assert any("every audit keeps its own levels" in remark for remark in found["fields"][0]["remarks"])
+
+
+def test_an_edit_that_tells_no_replicates_is_not_left_out_of_the_mean(tmp_path: Path) -> None:
+    results = [made(speed, edit=k, seeds=(k, k + 10)) for k, speed in enumerate((2.0, 4.0, 8.0))]
+    results[2]["attacks"]["memora"] |= {"log_speedups": None, "arms": None}
+    found = told(tmp_path, results)
+    assert row(found, "esd")["speedup"]["value"] == pytest.approx(math.exp(np.mean([np.log(r["speedup"]["value"]) for r in results])))
+    assert "each counts once" in found["fields"][0]["remarks"][-1]
+
+
+DAMAGED: list[tuple[tuple[str, ...], Any, str]] = [
+    (("verdict", "flags"), 5, "verdict.flags is a list; given '5'"),
+    (("attacks",), {"memora": None}, "attacks.memora is a table; given 'None'"),
+    (("attacks", "memora", "log_speedups"), [0.1, "odd"], "attacks.memora.log_speedups[1] is a finite number; given 'odd'"),
+    (("plain", "edited", "value"), -5, "plain.edited.value is a number from 0 to 1; given '-5'"),
+    (("provenance", "seeds"), [None], "provenance.seeds[0] is a whole number from 0 on; given 'None'"),
+    (("cost", "seconds"), math.nan, "cost.seconds is a finite number; given 'nan'"),
+    (("edit",), "esd", "edit is a table; given 'esd'"),
+    (("strips",), ["a.png"], "strips[0] is a table; given 'a.png'"),
+    (("lines", "surface"), "low", "lines.surface is a number from 0 to 1; given 'low'"),
+]
+
+
+@pytest.mark.parametrize(("place", "value", "why"), DAMAGED)
+def test_a_damaged_result_is_passed_over_and_the_place_is_told(tmp_path: Path, place: tuple[str, ...], value: Any, why: str) -> None:
+    result = made()
+    table = result
+    for key in place[:-1]:
+        table = table[key]
+    table[place[-1]] = value
+    found = told(tmp_path, [result, made(method="uce")])
+    assert [r["method"] for r in found["fields"][0]["rows"]] == ["uce"]
+    (remark,) = found["remarks"]
+    assert f"a0/result.json is damaged: {why}; delete it and run the audit again" in remark
+
+
+def test_what_is_no_audit_is_passed_over(tmp_path: Path) -> None:
+    """A run that an audit rests on has a result too, and no schema."""
+    laid(tmp_path / "mine", made())
+    (tmp_path / "arm").mkdir()
+    (tmp_path / "arm/result.json").write_text('{"points": []}')
+    found = collected([tmp_path])
+    assert len(found.audits) == 1 and "names no concept, verdict or attack" in found.remarks[0]
+
+
+def test_a_grid_s_name_covers_no_two_methods(tmp_path: Path) -> None:
+    """Two settings, or two methods, that a grid calls alike are no edits of one method."""
+    edits = {"a": {"method": "esd", "settings": {"lr": 1e-4}}, "b": {"method": "esd", "settings": {"lr": 1e-3}}, "c": {"method": "uce"}}
+    for name, edit in edits.items():
+        laid(tmp_path / "cells" / name, made(mark=name) | {"edit": edit})
+    rows = [{"cell": name, "state": "finished", "unlearner": "mine"} for name in edits]
+    (tmp_path / "grid.json").write_text(json.dumps({"cells": rows}))
+    (field,) = summarised(collected([tmp_path]))["fields"]
+    assert {r["method"]: r["edits"] for r in field["rows"]} == {"mine (esd, lr 0.0001)": 1, "mine (esd, lr 0.001)": 1, "mine (uce)": 1}
+
+
+def test_a_model_as_it_is_enters_no_rank_whatever_a_grid_calls_it(tmp_path: Path) -> None:
+    rows = []
+    for k, method in enumerate(("none", "uce", "esd", "spm", "rece")):
+        result = made(2.0 + k, method=method, plain=0.01 * k) | ({"edit": None} if method == "none" else {})
+        laid(tmp_path / "cells" / method, result)
+        rows.append({"cell": method, "state": "finished", "unlearner": method})
+    (tmp_path / "grid.json").write_text(json.dumps({"cells": rows}))
+    found = summarised(collected([tmp_path]))
+    assert row(found, "none")["not_compared"] == ["nothing was edited"]
+    assert {rank["rows"] for rank in found["fields"][0]["ranks"]} == {4}
+
+
+def test_a_named_audit_that_tells_no_edit_is_of_one(tmp_path: Path) -> None:
+    """As a record of a study, which keeps the method alone."""
+    result = made()
+    del result["edit"]
+    folder = laid(tmp_path / "a", result)
+    assert not Audited(folder, result, {}, "esd").unedited and Audited(folder, result, {}).unedited
+    assert Audited(folder, result | {"edit": None}, {}, "none").unedited
+
+
+def test_without_an_original_the_model_itself_is_what_was_edited(tmp_path: Path) -> None:
+    result = made() | {"edit": None}
+    result["plain"]["original"] = None
+    one = row(told(tmp_path, [result]), "an unnamed method")
+    assert one["not_compared"] == []
+
+
+def test_cells_that_a_grid_does_not_name_and_odd_grids_are_told(tmp_path: Path) -> None:
+    for name in ("old", "new"):
+        laid(tmp_path / "cells" / name, made(mark=name, edit=int(name == "old")))
+    (tmp_path / "grid.json").write_text(json.dumps({"cells": [3, {"cell": "new", "state": "finished", "unlearner": "esd"}]}))
+    (remark,) = collected([tmp_path]).remarks
+    assert "grid.json does not name them" in remark and remark.endswith(": old")
+    (tmp_path / "grid.json").write_text('{"cells": 5}')
+    assert len(collected([tmp_path]).audits) == 2
+
+
+def test_a_grid_without_a_finished_cell_says_what_failed(tmp_path: Path) -> None:
+    (tmp_path / "cells").mkdir()
+    (tmp_path / "grid.json").write_text(json.dumps({"cells": [{"cell": "a", "state": "failed", "why": "no memory"}]}))
+    with pytest.raises(BadInput, match="finished no cell yet; cell a failed: no memory"):
+        collected([tmp_path])
+
+
+def test_every_form_says_what_is_a_lower_bound_and_escapes_names(tmp_path: Path) -> None:
+    result = made(6.0)
+    result["attacks"]["memora"]["censored"] = True
+    laid(tmp_path / "cells/a", result)
+    (tmp_path / "grid.json").write_text(json.dumps({"cells": [{"cell": "a", "unlearner": "[ours]"}]}))
+    found = summarised(collected([tmp_path]))
+    (line,) = csv.DictReader(written_as(found, "csv").splitlines())
+    assert line["F_is_lower_bound"] == "yes" and float(line["F"]) == found["fields"][0]["rows"][0]["speedup"]["value"]
+    assert "| at least " in written_as(found, "markdown") and "& at least " in written_as(found, "latex")
+    assert "\n  {[}ours] & " in written_as(found, "latex")  # else the end of the row before takes it for its argument
+
+
+def test_latex_writes_a_small_p_as_it_is_read(tmp_path: Path) -> None:
+    """A bare < is an exclamation mark in LaTeX's first encoding."""
+    sides = [made(f, method=m, edit=k, seeds=(k,), noise=0.001) for m, f in (("esd", 8.0), ("uce", 2.0)) for k in range(6)]
+    found = told(tmp_path, sides)
+    assert found["fields"][0]["contrasts"]["rows"][0]["p"] < 0.001
+    assert "\\textless{}0.001" in written_as(found, "latex") and "| <0.001 |" in written_as(found, "markdown")
 
 
 def test_nothing_to_compare(tmp_path: Path) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import pytest
 
+from pages import strip
 from vestige import grid
 from vestige.audit import Request
 from vestige.cli import app
@@ -200,7 +202,7 @@ def test_what_does_not_fit_into_a_list_is_named(tmp_path: Path) -> None:
         ('[axes]\nconcepts = ["bag", "bag"]\n[[unlearners]]\nmethod = "uce"', "names something twice"),
         ('[axes]\nconcepts = ["bag"]', "unlearners names none"),
         ('[axes]\nconcepts = ["bag"]\n[[unlearners]]\nmethod = "uce"\nedit = "x"', "names a method or an edit"),
-        ('[common]\nbanks = 3\n[axes]\nconcepts = ["bag"]\n[[unlearners]]\nmethod = "uce"', "common.banks is of another kind"),
+        ('[common]\nbanks = 3\n[axes]\nconcepts = ["bag"]\n[[unlearners]]\nmethod = "uce"', "common.banks is a text; given"),
         ('[axes]\nconcepts = ["bag"]\n[[unlearners]]\nmethod = "uce"\n[[without]]\nconcept = "bag"', "leave no cell"),
         ("= 3", "is not valid TOML"),
     ],
@@ -208,6 +210,74 @@ def test_what_does_not_fit_into_a_list_is_named(tmp_path: Path) -> None:
 def test_mistakes_by_themselves(tmp_path: Path, text: str, mistake: str) -> None:
     with pytest.raises(BadInput, match=mistake):
         grid.read(written(tmp_path, text))
+
+
+AXES, UCE = '[axes]\nconcepts = ["sneaker"]\n', '[[unlearners]]\nmethod = "uce"\n'
+CHAIN = UCE + '[[sequences]]\nrequests = ["bag", "dress"]\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "mistake"),
+    [
+        (CHAIN + "settings = 3", "sequences[1].settings is a table; given '3'"),
+        (CHAIN + 'memory = "lots"', "sequences[1].memory is a whole number; given 'lots'"),
+        (CHAIN + "memory = 1.5", "sequences[1].memory is a whole number; given '1.5'"),
+        (CHAIN + 'modes = ["sequential", "sequential"]', "sequences[1].modes names something twice"),
+        (
+            CHAIN + "settings = { memora.rank = 4 }",
+            'sequences[1].settings.memora is a table; put the whole name in quotes, "memora.rank" = ...',
+        ),
+        (AXES + UCE + "[common]\nsettings = { memora.rank = 4 }", 'put the whole name in quotes, "memora.rank" = ...'),
+        (AXES + UCE + "[common]\nreference_count = true", "common.reference_count is a whole number; given 'True'"),
+        (AXES + UCE + '[common]\nsettings = { "memora.lr" = nan }', "common.settings.memora.lr is a finite number; given 'nan'"),
+        (AXES + '[[unlearners]]\nmethod = "esd"\nsettings = { lr = [1e-4, inf] }', "unlearners[1].settings.lr is a finite number"),
+        (AXES + '[[unlearners]]\nmethod = "esd"\nsettings = { steps = [5, 5] }', "unlearners[1].settings.steps names something twice"),
+        (AXES + '[[unlearners]]\nmethod = "esd"\nsettings = { esd.lr = 1e-4 }', "settings are called there without their method"),
+        (AXES + '[[unlearners]]\nmethod = "none"\nsettings = { lr = 1e-4 }', "unlearners[1].settings are of a method that makes an edit"),
+        (AXES + '[[unlearners]]\nedit = "x"\nsettings = { lr = 1e-4 }', "unlearners[1].settings are of a method that makes an edit"),
+        (AXES + 'attacks = ["memora+memora"]\n' + UCE, "axes.attacks: 'memora+memora' names an attack twice"),
+        (AXES + 'attacks = ["memora+direct", "direct+memora"]\n' + UCE, "'direct+memora' is 'memora+direct' in another order"),
+        (AXES + UCE + "[[only]]", 'only[1] names no axis, e.g. concept = "bag"'),
+        (
+            '[axes]\nconcepts = ["sneaker", "bag"]\n' + UCE + '[[without]]\nconcept = ["bag", "bgg"]',
+            "no cell has the concept 'bgg'",
+        ),
+        (
+            '[[unlearners]]\nmethod = "none"\n[[sequences]]\nrequests = ["bag", "dress"]',
+            "it has no cell: sequences are of unlearners that are methods",
+        ),
+        ("sequences = 3\n" + AXES + UCE + "[attacks]\nmemora.rank = 4", "sequences is a list of tables"),
+    ],
+)
+def test_mistakes_are_told_where_they_stand(tmp_path: Path, text: str, mistake: str) -> None:
+    assert mistake in told_of(tmp_path, text)
+
+
+def test_a_cell_s_command_asks_for_the_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a shell reads it, a folder with a space in its name included."""
+    for number in range(3):
+        strip(tmp_path / f"my pictures/{number}.png", [True])
+    text = (
+        f'[axes]\nconcepts = ["sneaker"]\nattacks = ["memora+direct"]\nseeds = [3]\n[common]\nreferences = "{tmp_path}/my pictures"\n'
+        'reference_count = 1\nseeds = [4, 5]\nbanks = "none"\nkeep_images = "none"\n'
+        '[[unlearners]]\nmethod = "esd"\nsettings = { strength = 2.0 }\n'
+    )
+    (cell,) = grid.read(written(tmp_path, text)).cells
+    asked = list[Request]()
+
+    class Asked(Exception):
+        pass
+
+    def resolve(request: Request) -> None:
+        asked.append(request)
+        raise Asked
+
+    monkeypatch.setattr("vestige.audit.resolve", resolve)
+    with pytest.raises(Asked):
+        app(shlex.split(cell.command)[1:], standalone_mode=False)
+    there = grid.cells.plain_request(asked[0])
+    assert isinstance(cell.asked, Request)
+    assert {**there, "settings": {k: float(v) for k, v in there["settings"].items()}} == grid.cells.plain_request(cell.asked)
 
 
 def test_a_grid_that_is_not_there_says_how_to_write_one(tmp_path: Path) -> None:

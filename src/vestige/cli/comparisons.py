@@ -30,7 +30,10 @@ def compare(
         raise BadSetting("--against contrasts pooled methods; add --pool")
     found = collected(run)
     if pool:
-        sys.stdout.write(comparisons.written_as(summarised(found, against=against), style).rstrip("\n") + "\n")
+        pooled = summarised(found, against=against)
+        for remark in comparisons.all_said(pooled) if style == "csv" else ():
+            sys.stderr.write(f"note: {remark}\n")
+        sys.stdout.write(comparisons.written_as(pooled, style).rstrip("\n") + "\n")
         return
     for remark in found.remarks:
         sys.stderr.write(f"note: {remark}\n")

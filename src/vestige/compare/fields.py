@@ -100,25 +100,26 @@ def _usual(terms: Iterable[Mapping[str, str]]) -> dict[str, str]:
 
 
 def _names(audits: Sequence[Audited]) -> dict[str, str]:
-    """Folder -> method: as a grid calls it, else the edit's method, with the settings by which it differs from its namesakes."""
-    names: dict[str, str] = {str(a.folder): a.name for a in audits if a.name}
-    groups: dict[tuple[str, str], list[Audited]] = {}
+    """Folder -> method: as a grid calls it, else the edit's method, with method and settings by which it differs from its namesakes."""
+    names = dict[str, str]()
+    groups: dict[tuple[str, bool, str], dict[str, list[Audited]]] = {}
     for one in audits:
-        if not one.name:
-            groups.setdefault((_method(one), one.concept), []).append(one)
-    for (method, _), group in groups.items():
-        told = [_settings(one) for one in group]
-        keys = sorted({key for row in told for key in row})
-        apart = [key for key in keys if len({json.dumps(row.get(key), sort_keys=True) for row in told}) > 1]
-        for one, row in zip(group, told, strict=True):
-            more = ", ".join(f"{key} {row.get(key)}" for key in apart)
-            names[str(one.folder)] = f"{method} ({more})" if more else method
+        alike = groups.setdefault((one.name or _method(one), bool(one.name), one.concept), {})
+        alike.setdefault(_method(one), []).append(one)
+    for (name, *_), methods in groups.items():
+        for method, group in methods.items():
+            told = [_settings(one) for one in group]
+            keys = sorted({key for row in told for key in row})
+            apart = [key for key in keys if len({json.dumps(row.get(key), sort_keys=True) for row in told}) > 1]
+            for one, row in zip(group, told, strict=True):
+                more = [*([method] if len(methods) > 1 else []), *(f"{key} {row.get(key)}" for key in apart)]
+                names[str(one.folder)] = f"{name} ({', '.join(more)})" if more else name
     return names
 
 
 def _method(audit: Audited) -> str:
-    edit = audit.result.get("edit")
-    return NO_EDIT if not edit else str(edit.get("method") or "an unnamed method")
+    edit = audit.result.get("edit") or {}
+    return NO_EDIT if audit.unedited else str(edit.get("method") or "an unnamed method")
 
 
 def _settings(audit: Audited) -> Mapping[str, Any]:

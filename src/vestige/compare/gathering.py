@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vestige import files
+from vestige.compare.forms import damage
 from vestige.errors import BadInput
 
 Result = Mapping[str, Any]
@@ -52,6 +53,12 @@ class Audited:
         return str((self.result.get("provenance") or {}).get("edited_hash") or self.folder)
 
     @property
+    def unedited(self) -> bool:
+        """Whether it is about a model as it was; without an original it is about an edited one, as what has a name and tells no edit."""
+        plain = self.result.get("plain") or {}
+        return not self.result.get("edit", self.name) and plain.get("original", {}) is not None
+
+    @property
     def seeds(self) -> tuple[int, ...]:
         """Of the attack's replicates."""
         return tuple((self.result.get("provenance") or {}).get("seeds") or ())
@@ -84,11 +91,14 @@ def collected(places: Sequence[Path]) -> Gathered:
         told = files.object_in(place / "grid.json")
         if told is not None or (place / "cells").is_dir():
             grids[place] = told or {}
-            rows = {str(row.get("cell")): row for row in (told or {}).get("cells") or []}
+            rows = _cells(told or {})
             remarks += [f"cell {name} failed: {row.get('why')}" for name, row in rows.items() if row.get("state") == "failed"]
         else:
             rows = {}
-        for folder in _folders(place):
+        folders = _folders(place, remarks)
+        if rows and (beside := [folder.name for folder in folders if folder.name not in rows]):
+            remarks.append(_beside(place / "grid.json", beside))
+        for folder in folders:
             found = _read(folder, rows.get(folder.name) or {})
             if isinstance(found, str):
                 remarks.append(found)
@@ -99,18 +109,33 @@ def collected(places: Sequence[Path]) -> Gathered:
     return Gathered(tuple(audits.values()), tuple(dict.fromkeys(remarks)), grids)
 
 
-def _folders(place: Path) -> Iterator[Path]:
-    """Folders that hold a result."""
+def _cells(grid: Result) -> dict[str, Result]:
+    """What a grid says of its cells, by their names."""
+    rows = grid.get("cells")
+    return {str(row.get("cell")): row for row in rows if isinstance(row, Mapping)} if isinstance(rows, list) else {}
+
+
+def _beside(told: Path, names: Sequence[str]) -> str:
+    """That finished cells are not the grid's by its own account."""
+    shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return f"compared all the same, though {told} does not name them, as of an earlier file or of one that still runs: {shown}"
+
+
+def _folders(place: Path, remarks: Sequence[str]) -> list[Path]:
+    """Folders that hold a result.
+
+    Arguments:
+        remarks: What is known so far, for whoever finds none.
+    """
     if (place / "result.json").exists():
-        yield place
-        return
-    root = place / "cells" if (place / "cells").is_dir() else place
-    found = [path.parent for path in sorted(root.glob("*/result.json"))]
+        return [place]
+    grid = (place / "cells").is_dir()
+    found = [path.parent for path in sorted((place / "cells" if grid else place).glob("*/result.json"))]
     if not found:
-        raise BadInput(
-            f"{place} holds no finished audit: no result.json, and none in its folders; give the folder of an audit or of a grid"
-        )
-    yield from found
+        what = "this grid has finished no cell yet" if grid else "give the folder of an audit or of a grid"
+        known = "".join(f"; {remark}" for remark in remarks)
+        raise BadInput(f"{place} holds no finished audit: no result.json, and none in its folders; {what}{known}")
+    return found
 
 
 def _read(folder: Path, row: Result) -> Audited | str:
@@ -121,5 +146,9 @@ def _read(folder: Path, row: Result) -> Audited | str:
     schema = str(result.get("schema", "vestige-audit"))
     if not schema.startswith("vestige-audit"):
         return f"{folder} holds {schema}, not the result of an audit; sequences are not compared here"
+    if not {"concept", "verdict", "attacks"} & result.keys():  # a run of its own that an audit rests on, or another program's
+        return f"{folder} holds no result of an audit: its result.json names no concept, verdict or attack"
+    if damaged := damage(result):
+        return f"{folder / 'result.json'} is damaged: {damaged}; delete it and run the audit again"
     axes = {key: row[key] for key in ("model", "concept", "unlearner", "suite", "attacks", "swept", "seed") if key in row}
     return Audited(folder, result, files.object_in(folder / "spec.json") or {}, str(row.get("unlearner") or ""), axes)

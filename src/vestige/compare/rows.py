@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from vestige.compare.fields import NO_EDIT
 from vestige.compare.gathering import Audited
 from vestige.compare.stored import as_told, at, logs_of, read_interval, spreads_of
 from vestige.compare.verdicts import pooled_verdict
@@ -81,7 +80,7 @@ def row_of(method: str, concept: str, swept: str, given: Sequence[Audited], leve
         "plain": plain,
         "recall": recall.as_dict(),
         "utility": usefulness,
-        "not_compared": _not_compared(method, plain, usefulness["neighbours"]),
+        "not_compared": _not_compared(all(one.unedited for one in audits), plain, usefulness["neighbours"]),
         "cost": _cost(audits),
         "sensitive": any(one.result.get("sensitive") for one in audits),
         "remarks": remarks,
@@ -102,16 +101,22 @@ def _measured(audits: Sequence[Audited], attack: str, level: float) -> tuple[Mea
         logs, reaches = (dict(zip(keys, rows, strict=True)) for rows in (base.log_speedups, base.reaches))
     except BadInput as error:
         remark = f"{attack}: every audit keeps its own levels, because {error}"
-        base, logs = as_told(audits[0].result, attack, level), dict(logs_of(audits, attack))
-        reaches = {(one.edit, one.seeds[0]): read_interval(one.result["attacks"][attack].get("reach") or {}).value for one in audits}
-        base = replace(base, censored=any(one.result["attacks"][attack].get("censored") for one in audits))
+        every = [as_told(one.result, attack, level) for one in audits]
+        base, once = every[0], [(one.edit, one.seeds[0] if one.seeds else 0) for one in audits]
+        reaches = dict(zip(once, (found.reach.value for found in every), strict=True))
+        if all(found.log_speedups and one.seeds for one, found in zip(audits, every, strict=True)):
+            logs = dict(logs_of(audits, attack))
+        else:
+            remark += "; as not all tell log F of each replicate, each counts once"
+            logs = dict(zip(once, (found.log_speedup.value for found in every), strict=True))
+        base = replace(base, censored=any(found.censored for found in every), log_speedups=(*logs.values(),), reaches=(*reaches.values(),))
     edits = {edit for edit, _ in logs}
     pair = [
         averaged(values, (spread, models), least)
         for values, spread, least in zip((logs, reaches), spreads, base.least if models == base.controls else (0.0, 0.0), strict=True)
     ]
     if not pair[0].parts:
-        remark = f"{attack}: all edits met one attack replicate, so there is no interval; give each seeds of its own"
+        remark = remark or f"{attack}: all edits met one attack replicate, so there is no interval; give each seeds of its own"
     count = len(edits) if len(edits) > 1 else len(logs)
     found = replace(_with(base, pair[0], pair[1], level), replicates=count, spreads=spreads, controls=models)
     return found, logs, pair[0], remark
@@ -162,9 +167,9 @@ def _left(audits: Sequence[Audited], attack: str) -> dict[str, Any]:
     return {group: _together(audits, "attacks", attack, "utility", group, every=True) for group in GROUPS}
 
 
-def _not_compared(method: str, plain: Mapping[str, Any] | None, neighbours: Mapping[str, Mapping[str, Any] | None]) -> list[str]:
+def _not_compared(unedited: bool, plain: Mapping[str, Any] | None, neighbours: Mapping[str, Mapping[str, Any] | None]) -> list[str]:
     """Why a method does not enter a comparison: the rule of decision 0007, which was fixed before any attack ran."""
-    if method == NO_EDIT:
+    if unedited:
         return ["nothing was edited"]
     before, after = neighbours["before"], neighbours["after"]
     why = [] if plain is None or plain["value"] <= SURFACE else [f"plain rate {plain['value']:.2f} above {SURFACE}"]

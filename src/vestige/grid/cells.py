@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,25 +63,27 @@ def _short(part: str) -> str:
 
 def _audit_command(asked: Request) -> str:
     plain = plain_request(asked)
-    given = [f"--model {asked.model}", f"--concept {asked.concept}", f"--suite {asked.suite}"]
+    given = ["--model", asked.model, "--concept", asked.concept, "--suite", asked.suite]
     for name in sorted(plain.keys() - {"model", "concept", "suite", "attacks", "settings", "seeds", "original"}):
-        given.append(f"--{name.replace('_', '-')} {plain[name]}")
-    given += [f"--attack {name}" for name in asked.attacks]
-    given += [f"--seeds {','.join(map(str, asked.seeds))}"] if asked.seeds else []
+        given += [f"--{name.replace('_', '-')}", str(plain[name])]
+    given += [word for name in asked.attacks for word in ("--attack", name)]
+    given += ["--seeds", ",".join(map(str, asked.seeds))] if asked.seeds else []
     given += [] if asked.original else ["--no-original"]
-    return " ".join(["vestige audit", *given, *_set(asked.settings)])
+    return shlex.join(["vestige", "audit", *given, *_set(asked.settings)])
 
 
 def _sequence_command(asked: Order) -> str:
     plain = order_told(asked)
-    given = [f"--model {asked.model}", f"--requests {','.join(asked.requests)}", f"--method {asked.method}"]
+    given = ["--model", asked.model, "--requests", ",".join(asked.requests), "--method", asked.method]
     for name in sorted(plain.keys() - {"model", "requests", "method", "attacks", "settings", "guards", "withdrawn", "first_replicate"}):
-        given.append(f"--{name.replace('_', '-')} {plain[name]}")
-    return " ".join(["vestige continual", *given, *(f"--attack {name}" for name in asked.attacks), *_set(asked.settings)])
+        given += [f"--{name.replace('_', '-')}", str(plain[name])]
+    given += [word for name in asked.attacks for word in ("--attack", name)]
+    return shlex.join(["vestige", "continual", *given, *_set(asked.settings)])
 
 
 def _set(settings: Mapping[str, Any]) -> list[str]:
-    return [f"--set {name}={','.join(map(str, value)) if isinstance(value, list) else value}" for name, value in settings.items()]
+    texts = {name: ",".join(map(str, value)) if isinstance(value, list) else str(value) for name, value in settings.items()}
+    return [word for name, text in texts.items() for word in ("--set", f"{name}={text}")]
 
 
 def expanded(raw: Mapping[str, Any]) -> list[GridCell]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ FILTER = ("model", "concept", "requests", "unlearner", "suite", "attacks", "swep
 ON_AXES = frozenset({"model", "concept", "suite", "edit_seed", "unlearner", "edit", "attacks", "preset", "alternative"})
 OF_SEQUENCES = frozenset({"model", "method", "mode", "suite", "seed", "preset", "guards", "withdrawn", "accept"})
 MOST = 100_000  # cells
+KINDS: Mapping[type, str] = {str: "a text", int: "a whole number", bool: "true or false", dict: "a table"}
 
 
 @dataclass(frozen=True)
@@ -93,8 +95,19 @@ def _filters(raw: Mapping[str, Any]) -> Iterable[str]:
         for wanted in raw.get(part, ()):
             if not any(matches(cell, wanted) for cell in every):
                 yield f"{part} {shortened(str(wanted))} matches no cell"
-    if every and not expanded(raw):
+            else:
+                yield from (f"{part}: no cell has the {axis} {value}" for axis, value in _nowhere(wanted, every))
+    if not every:
+        yield "it has no cell: sequences are of unlearners that are methods, and these are none"
+    elif not expanded(raw):
         yield "its filters leave no cell"
+
+
+def _nowhere(wanted: Mapping[str, Any], cells: Sequence[GridCell]) -> Iterable[tuple[str, str]]:
+    """What a filter names beside what it finds."""
+    for axis, value in wanted.items():
+        there = {cell.axes.get(axis) for cell in cells}
+        yield from ((axis, shortened(str(one))) for one in (value if isinstance(value, list) else [value]) if str(one) not in there)
 
 
 # The form
@@ -113,7 +126,7 @@ def _form(raw: Mapping[str, Any]) -> Iterable[str]:
     yield from _tables("unlearners", raw, UNLEARNER, _unlearner)
     yield from _tables("sequences", raw, ["modes", *(f.name for f in fields(Order) if f.name not in OF_SEQUENCES)], _sequence)
     for part in ("only", "without"):
-        yield from _tables(part, raw, FILTER, lambda where, table: ())
+        yield from _tables(part, raw, FILTER, _filter)
     yield from _common(raw.get("common", {}))
     yield from _attacks(raw)
     if not raw.get("unlearners"):
@@ -129,8 +142,21 @@ def _axis(axis: str, value: Any) -> Iterable[str]:
     right = (lambda v: isinstance(v, int) and not isinstance(v, bool) and v >= 0) if whole else (lambda v: isinstance(v, str) and v)
     if wrong := _misfits(value, right):
         yield f"axes.{axis} is a list of {'whole numbers from 0 on' if whole else 'texts'}; given {wrong}"
+    if axis == "attacks":
+        yield from _attacks_twice(value)
     if isinstance(value, list) and (twice := list(dict.fromkeys(repr(v) for i, v in enumerate(value) if v in value[:i]))):
         yield f"axes.{axis} names something twice: {', '.join(twice)}"
+
+
+def _attacks_twice(points: Any) -> Iterable[str]:
+    """Points that are one by what they run, or run an attack twice."""
+    seen = dict[tuple[str, ...], str]()
+    for point in (p for p in points if isinstance(p, str)) if isinstance(points, list) else ():
+        names = tuple(sorted(point.split("+")))
+        if len(set(names)) < len(names):
+            yield f"axes.attacks: {shortened(point, 40)} names an attack twice"
+        elif seen.setdefault(names, point) != point:
+            yield f"axes.attacks: {shortened(point, 40)} is {shortened(seen[names], 40)} in another order; leave one of them out"
 
 
 def _misfits(value: Any, right: Callable[[Any], object], *, empty: bool = False) -> str:
@@ -163,8 +189,45 @@ def _unlearner(where: str, table: Mapping[str, Any]) -> Iterable[str]:
     for key in ("method", "edit", "name", "preset", "alternative"):
         if key in table and not (isinstance(table[key], str) and table[key]):
             yield f"{where}{key} is a text"
-    if not isinstance(table.get("settings", {}), dict) or any(v == [] for v in table.get("settings", {}).values()):
+    settings = table.get("settings", {})
+    if not isinstance(settings, dict) or any(v == [] for v in settings.values()):
         yield f"{where}settings is a table; a list there is an axis, and none is empty"
+        return
+    if settings and ("edit" in table or table.get("method") == "none"):
+        yield f"{where}settings are of a method that makes an edit, and here none does; leave them out"
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            yield f"{where}settings.{key} is a table; settings are called there without their method, e.g. settings = {{ steps = 100 }}"
+        if isinstance(value, list) and len({str(point) for point in value}) < len(value):
+            yield f"{where}settings.{key} names something twice; given {shortened(str(value), 40)}"
+        yield from _endless(f"{where}settings.{key}", value)
+
+
+def _filter(where: str, table: Mapping[str, Any]) -> Iterable[str]:
+    if not table:
+        yield f'{where[:-1]} names no axis, e.g. concept = "bag"'
+
+
+def _endless(where: str, value: Any) -> Iterable[str]:
+    """Numbers that are none, or without an end."""
+    if any(isinstance(v, float) and not math.isfinite(v) for v in (value if isinstance(value, list) else [value])):
+        yield f"{where} is a finite number; given {shortened(str(value), 40)}"
+
+
+def _shared(where: str, settings: Any) -> Iterable[str]:
+    """Settings that are called by their method and name."""
+    for key, value in settings.items() if isinstance(settings, dict) else ():
+        if isinstance(value, dict):
+            yield f'{where}settings.{key} is a table; put the whole name in quotes, "{".".join([key, *list(value)[:1]])}" = ...'
+        yield from _endless(f"{where}settings.{key}", value)
+
+
+def _of_kind(where: str, table: Mapping[str, Any], usual: Mapping[str, Any]) -> Iterable[str]:
+    """Values of another kind than what is usual."""
+    for key, value in table.items():
+        kind = type(usual.get(key))
+        if kind in KINDS and (not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool)):
+            yield f"{where}{key} is {KINDS[kind]}; given {shortened(str(value), 40)}"
 
 
 def _attacks(raw: Mapping[str, Any]) -> Iterable[str]:
@@ -178,12 +241,15 @@ def _attacks(raw: Mapping[str, Any]) -> Iterable[str]:
             points = value if isinstance(value, list) else [value]
             if not points or len({str(point) for point in points}) < len(points):
                 yield f"attacks.{name}.{key} is a value or a list of different ones; given {shortened(str(value), 40)}"
+            yield from _endless(f"attacks.{name}.{key}", value)
             for place in _set_elsewhere(raw, f"{name}.{key}"):
                 yield f"attacks.{name}.{key} is set in {place} too; leave one of them out"
 
 
 def _set_elsewhere(raw: Mapping[str, Any], key: str) -> Iterable[str]:
-    for place, table in (("common", raw.get("common")), *((f"sequences[{i}]", t) for i, t in enumerate(raw.get("sequences", ()), 1))):
+    chains = raw.get("sequences")
+    numbered = enumerate(chains if isinstance(chains, list) else (), 1)
+    for place, table in (("common", raw.get("common")), *((f"sequences[{i}]", t) for i, t in numbered)):
         if isinstance(table, dict) and isinstance(table.get("settings"), dict) and key in table["settings"]:
             yield f"{place}.settings"
 
@@ -193,6 +259,10 @@ def _sequence(where: str, table: Mapping[str, Any]) -> Iterable[str]:
         value = table.get(key, [] if key == "requests" else ["-"])
         if wrong := _misfits(value, lambda v: isinstance(v, str) and v, empty=key == "attacks"):
             yield f"{where}{key} is a list of names; given {wrong}"
+    if (modes := table.get("modes")) and isinstance(modes, list) and len({str(mode) for mode in modes}) < len(modes):
+        yield f"{where}modes names something twice; given {shortened(str(modes), 40)}"
+    yield from _of_kind(where, table, {f.name: getattr(Order(), f.name) for f in fields(Order) if f.name not in OF_SEQUENCES})
+    yield from _shared(where, table.get("settings"))
 
 
 def _common(common: Any) -> Iterable[str]:
@@ -202,10 +272,8 @@ def _common(common: Any) -> Iterable[str]:
     yield from _unknown("common.", common, [f.name for f in fields(Request) if f.name not in ON_AXES])
     if wrong := _misfits(common.get("seeds", []), lambda v: isinstance(v, int) and not isinstance(v, bool) and v >= 0, empty=True):
         yield f"common.seeds is a list of whole numbers from 0 on, the attacks' replicates; given {wrong}"
-    usual = {f.name: type(getattr(Request(), f.name)) for f in fields(Request) if f.name not in (*ON_AXES, "seeds")}
-    for key, kind in usual.items():
-        if key in common and not isinstance(common[key], dict if key == "settings" else kind):
-            yield f"common.{key} is of another kind; given {shortened(str(common[key]), 40)}"
+    yield from _of_kind("common.", common, {f.name: getattr(Request(), f.name) for f in fields(Request) if f.name not in ON_AXES})
+    yield from _shared("common.", common.get("settings"))
 
 
 def _count(raw: Mapping[str, Any]) -> int:

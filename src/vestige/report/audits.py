@@ -34,6 +34,7 @@ _WORDS = {
 _MARKDOWN = {c: "\\" + c for c in "\\|`*_[]"} | {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 _LATEX = {c: "\\" + c for c in "&%$#_{}"} | {c: rf"\text{name}{{}}" for c, name in zip("<>|", ("less", "greater", "bar"), strict=True)}
 _LATEX |= {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+_LATEX |= {"[": "{[}", "*": "{*}"}  # behind the end of a row they would be its argument
 
 
 def write(run: Path, out: Path | None = None) -> Path:

@@ -155,6 +155,11 @@ def change(stages: Told) -> float | None:
     return None if before is None or after is None else round(100 * (after - before), 1) + 0.0
 
 
+def all_said(found: Told) -> list[str]:
+    """What has to be said beside the pooled rows: of what was passed over, what was left out, and of every field."""
+    return [*found["remarks"], *(told for field in found["fields"] for told in said(field))]
+
+
 def said(field: Told) -> list[str]:
     """What is to be said of a field beside its tables."""
     told = list(field["remarks"])
@@ -193,13 +198,14 @@ def as_csv(found: Told) -> str:
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     swept = any(field["swept"] for field in found["fields"])  # a column of its own only where a grid varies attacks
-    writer.writerow(["suite", "form", "model", *(["swept"] if swept else []), *(name.replace(" ", "_") for name in head)])
+    names = (name.replace(" ", "_") for name in head)
+    writer.writerow(["suite", "form", "model", *(["swept"] if swept else []), *names, "F_is_lower_bound"])
     for field in found["fields"]:
         for row in field["rows"]:
             cells = [field["suite"], field["form"], field["model"], *([row["swept"]] if swept else [])]
             for value in _row(row):
                 cells += [value.get(end) for end in ("value", "low", "high")] if isinstance(value, Mapping) else [value]
-            writer.writerow(cells)
+            writer.writerow([*cells, "yes" if row["censored"] else "no"])
     return stream.getvalue()
 
 
@@ -232,9 +238,8 @@ def _text(value: Any, name: str, form: str) -> str:
         shown = f"{least}{pages.figure(value.get('value'), kind, False)} {pages.interval(value, kind)}".strip()
         return shown.replace("−", "-")
     if name in ("p", "Holm's p"):
-        return (
-            "–" if value is None else "<0.001" if value < 0.001 else f"{value:.2g}" if form == "markdown" else _clean(f"{value:.2g}", form)
-        )
+        less = "<0.001" if form == "markdown" else _clean("<0.001", form)
+        return "–" if value is None else less if value < 0.001 else f"{value:.2g}"
     if isinstance(value, float) and name in COSTS.values():
         return f"{value:,.0f}"
     if isinstance(value, float):

@@ -175,20 +175,23 @@ def against_each(
     rows: dict[tuple[str, int], tuple[Any, ...]] = {}
     budgets: set[tuple[int, ...]] = set()
     for edit, audit in audits:
-        edited, never = (audit["attacks"][attack]["arms"][arm] for arm in ("edited", "never"))
-        seeds = audit["provenance"]["seeds"]
-        models = max(1, len(audit["control"].get("names") or []))
-        ceiling = (audit["plain"].get("original") or {}).get("replicates") or []
-        if audit["control"].get("kind") not in ("twin", "distilled") or never is None:
+        told, control, plain, origin = (audit.get(key) or {} for key in ("attacks", "control", "plain", "provenance"))
+        arms = told[attack].get("arms") or {}
+        seeds, ceiling = origin.get("seeds") or [], (plain.get("original") or {}).get("replicates") or []
+        edited, never = ((arms.get(arm) or {}).get("replicates") or [] for arm in ("edited", "never"))
+        points = [point.get("budget") for point in (arms.get("edited") or {}).get("curve") or []]
+        models = max(1, len(control.get("names") or []))
+        if control.get("kind") not in ("twin", "distilled"):
             raise BadInput("audits are pooled against never-models; a proxy's levels are another concept's")
-        if not len(edited["replicates"]) == len(ceiling) == len(seeds) or len(never["replicates"]) != models * len(seeds):
-            raise BadInput("an audit that is pooled tells each replicate's rates, of the original too")
-        budgets.add(tuple(point["budget"] for point in edited["curve"]))
+        whole = len(edited) == len(ceiling) == len(seeds) and len(never) == models * len(seeds)
+        if not whole or None in points or {len(row) for row in (*edited, *never)} != {len(points)}:
+            raise BadInput("an audit that is pooled tells each replicate's rates at every budget, of the original too")
+        budgets.add(tuple(points))
         for k, seed in enumerate(seeds):
             if only and seed not in only:
                 continue
-            nevers = [never["replicates"][j * len(seeds) + k] for j in range(models)]
-            rows.setdefault((edit, int(seed)), (tuple(edited["replicates"][k]), nevers, ceiling[k]))
+            nevers = [never[j * len(seeds) + k] for j in range(models)]
+            rows.setdefault((edit, int(seed)), (tuple(edited[k]), nevers, ceiling[k]))
     if not rows or len(budgets) != 1 or len({len(row[1]) for row in rows.values()}) != 1:
         raise BadInput(f"audits are pooled where they agree; these differ in never-models or in the budgets of {attack}")
     if any(rate is None for row, nevers, top in rows.values() for rate in (*row, *(x for one in nevers for x in one), top)):

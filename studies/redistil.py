@@ -232,7 +232,7 @@ def page(found: Mapping[Cell, Record]) -> str:
         if rows:
             parts += [f"## {name}", tables.table(HEAD, lines(rows))]
             kept = {way: row for way, row in rows.items() if way in ("original", "twin")} | bought(rows)
-            parts += [BOUGHT, tables.table(HEAD[1:], (cells[1:] for cells in lines(kept)))] if len(bought(rows)) > 1 else []
+            parts += [BOUGHT, tables.table(HEAD, lines(kept))] if len(bought(rows)) > 1 else []
     return "\n\n".join(parts) + "\n"
 
 

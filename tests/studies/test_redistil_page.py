@@ -58,7 +58,7 @@ def test_what_steps_buy_is_told_of_the_preset_alone(study: Callable[[str], Any])
     rows = [row("original", [1.0]), row("twin", twin), *(row(way, twin, settings=how, seconds=9.0) for way, how in at.items())]
     found = {redistil.Cell("bag", one["way"]): one for one in rows}
     table = redistil.page(found).split(redistil.BOUGHT)[1].strip().split("\n")
-    assert [line.split(" | ")[4] for line in table[2:]] == ["-", "-", "225", "1800"]
+    assert [line.split(" | ")[5] for line in table[2:]] == ["-", "-", "225", "1800"]
     assert redistil.BOUGHT not in redistil.page({cell: one for cell, one in found.items() if cell.way != "long"})
 
 

@@ -120,6 +120,11 @@ def test_what_is_refused(home: Path, tmp_path: Path) -> None:
     assert "not empty" in str(applied(home, tmp_path / "taken", *on).exception)
 
 
+def test_a_file_that_is_missing_is_told_before_the_model_is_loaded(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vestige.models.load", lambda *given: pytest.fail("it was loaded"))
+    assert "there is nothing at" in refusal(home, tmp_path / "out", "--edit", "edit", "--adapter", "three")
+
+
 def test_a_file_that_is_there_stays_what_it_is(home: Path, tmp_path: Path) -> None:
     out, on = tmp_path / "out.safetensors", ("--edit", "edit", "--adapter", "one")
     out.write_bytes(b"mine")

@@ -51,7 +51,7 @@ def refuse(run):
 def test_what_a_task_takes_is_read() -> None:
     assert Takes.read("").options() == {"num_cpus": 1.0, "num_gpus": 0.0}
     assert Takes.read("cpus=2, gpus=0.5,memory=4").options() == {"num_cpus": 2.0, "num_gpus": 0.5, "memory": 4_000_000_000}
-    for wrong in ("cpu=1", "gpus", "gpus=x", "cpus=-1", "cpus=0"):
+    for wrong in ("cpu=1", "gpus", "gpus=x", "cpus=-1", "cpus=0", "memory=inf"):
         with pytest.raises(BadSetting):
             Takes.read(wrong)
 

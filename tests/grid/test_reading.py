@@ -289,3 +289,5 @@ def test_a_grid_that_is_not_there_says_how_to_write_one(tmp_path: Path) -> None:
     assert grid.read(tmp_path / "new.toml").cells
     with pytest.raises(BadInput, match="not there yet"):
         app(["list", "--grid", str(tmp_path / "new.toml")], standalone_mode=False)
+    with pytest.raises(BadInput, match=r"a TOML file, new.toml; given"):
+        app(["list", "--grid", str(tmp_path / "new.txt")], standalone_mode=False)

@@ -58,6 +58,8 @@ def apply(
     amounts = numbers(weights, "weights") or (1.0,) * len(adapters)
     if len(amounts) != len(adapters) or not all(map(math.isfinite, amounts)):
         raise BadSetting(f"weights are finite numbers, one an adapter, of which there are {len(adapters)}; given {weights!r}")
+    if missing := [file for file in (*adapters, *([edit] if edit else [])) if not Path(file).exists()]:
+        raise BadInput(f"there is nothing at {', '.join(missing)}")
     alone = out.suffix.lower() == ".safetensors"
     files.ready(out) if alone else exports.vacant(out)
     loaded = models.load(model)

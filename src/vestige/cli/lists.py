@@ -121,8 +121,10 @@ def _grid_written(file: Path) -> None:
     from vestige import files
     from vestige.grid.template import TEMPLATE as GRID
 
-    if file.exists() or file.suffix != ".toml":
-        raise BadInput(f"a grid is a TOML file that is not there yet; given {file}")
+    if file.exists():
+        raise BadInput(f"a grid is written to a file that is not there yet, and {file} is there; choose another name")
+    if file.suffix != ".toml":
+        raise BadInput(f"a grid is a TOML file, {file.stem}.toml; given {file}")
     files.make(file.parent)
     files.write(file.parent, file.name, GRID.encode())
     say(f"wrote {file}; then: vestige grid {file} --dry-run")

@@ -58,7 +58,7 @@ class Takes:
                 given[name] = float(value)
             except ValueError:
                 equals = ""
-            if not equals or name not in ("cpus", "gpus", "memory") or not given[name] >= 0:
+            if not equals or name not in ("cpus", "gpus", "memory") or not 0 <= given[name] < float("inf"):
                 raise BadSetting(f"a task takes cpus, gpus and memory, e.g. cpus=1,gpus=0.5,memory=4; given {part!r}")
         if given.get("cpus", 1.0) + given.get("gpus", 0.0) == 0:
             raise BadSetting("a task takes a part of a core or of a GPU at least")

@@ -23,12 +23,12 @@ class Journal:
     def __init__(self, file: Path) -> None:
         self.file = file
         lines = file.read_text("utf-8", errors="replace").splitlines() if file.exists() else []
-        self.rows = {row["key"]: row for row in map(files.json_object, lines) if row is not None and "key" in row}
+        self.rows = {row["key"]: row for row in map(files.json_object, lines) if row is not None and isinstance(row.get("key"), str)}
 
     def known(self, task: Task) -> dict[str, Any] | None:
         """What a task returned; None for one that is not done, or whose results are gone."""
         row = self.rows.get(task.key)
-        if row is None or row.get("root") != task.root:
+        if row is None or row.get("root") != task.root or not isinstance(row.get("value"), dict):
             return None
         value = dict(row["value"])
         there = all((Path(task.root) / name / "result.json").exists() for name in value.get("runs", ()))

@@ -32,6 +32,22 @@ def trained(training: Training, given: FitOptions, pulls: tuple[Pull, ...] = ())
     return leaves["w"].detach(), trace
 
 
+def test_large_weights_on_a_cpu_are_stepped_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several at a time hold copies of all; what a step makes of them is the same."""
+    start = [torch.linspace(-1, 1, 5, dtype=torch.float64) * k for k in range(1, 11)]
+    stepped = []
+    for most, several in ((50, True), (49, False)):
+        monkeypatch.setattr(optimiser, "LARGE", most)
+        params = [value.clone().requires_grad_() for value in start]
+        adam = optimiser.adamw(params, lr=0.1, betas=(0.9, 0.999), weight_decay=0.01)
+        assert adam.defaults["foreach"] is several
+        for _ in range(3):
+            torch.stack(params).sin().sum().backward()
+            adam.step()
+        stepped.append(torch.stack(params).detach())
+    assert torch.allclose(*stepped, rtol=1e-12)
+
+
 def test_more_accumulation_is_the_methods_own_times_it() -> None:
     pull = (Pull(0.5, {"w": torch.zeros(3, dtype=torch.float64)}),)
     own, one = trained(Training(steps=4, lr=0.1, accumulation=6), FitOptions(), pull)

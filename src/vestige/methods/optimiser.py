@@ -14,6 +14,8 @@ from torch import Tensor
 
 from vestige.errors import BadSetting, Incompatible
 
+LARGE = 10**8  # weights, above which a CPU's memory counts for more than its time
+
 
 @dataclass(frozen=True, kw_only=True)
 class FitOptions:
@@ -62,9 +64,13 @@ def processes() -> int:
 
 
 def adamw(params: Sequence[Tensor], *, lr: float, betas: tuple[float, float], weight_decay: float) -> torch.optim.Optimizer:
-    """The optimiser of every fit."""
+    """The optimiser of every fit.
+
+    Many tensors at a time, which is faster, but for large ones on the CPU: it holds whole copies of them while it steps.
+    """
     if not current().eight_bit:
-        return torch.optim.AdamW(params, lr=lr, betas=betas, weight_decay=weight_decay, foreach=len(params) > 8)
+        room = params[0].device.type != "cpu" or sum(p.numel() for p in params) <= LARGE
+        return torch.optim.AdamW(params, lr=lr, betas=betas, weight_decay=weight_decay, foreach=len(params) > 8 and room)
     try:
         from bitsandbytes.optim import AdamW8bit
     except ImportError as error:

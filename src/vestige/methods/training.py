@@ -210,6 +210,10 @@ def _resume(path: Path | None, leaves: Mapping[str, Tensor], adam: Any, trace: T
 
 def mean_over(leaves: Mapping[str, Tensor], steps: Iterator[int], decay: float) -> dict[str, Tensor]:
     """Run a `fit` to its end; the mean of the leaves over its stops, each weighing `decay` times what the next does. 0: the last ones."""
+    if not decay:
+        for _ in steps:
+            pass
+        return {name: leaf.detach().clone() for name, leaf in leaves.items()}
     mean = {name: leaf.detach().clone() for name, leaf in leaves.items()}
     for count, _ in enumerate(steps, 1):
         for name, leaf in leaves.items():

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import grid
 import tables
+from vestige.report.board_plots import overlap
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 800, 484, 64, 756, 24, 404
 WORST, REACHES, LOSSES = 60.0, (0.0, 0.25, 0.5, 0.75, 1.0), (50, 40, 30, 20, 10, 0)
@@ -144,15 +145,11 @@ def _names(found: Sequence[Point]) -> Mapping[str, tuple[float, float, str]]:
             left = x + dx - {"end": wide, "start": 0.0, "middle": wide / 2}[anchor]
             room = (left, y + dy - LINE + 3, left + wide, y + dy + 3)
             inside = room[0] >= LEFT and room[2] <= WIDTH and room[1] >= 0 and room[3] <= BOTTOM + 2
-            if inside and not any(_meet(room, other) for j, other in enumerate(taken) if j != i):
+            if inside and not any(overlap(room, other) for j, other in enumerate(taken) if j != i):
                 taken.append(room)
                 made[p.method] = (x + dx, y + dy, anchor)
                 break
     return made
-
-
-def _meet(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
-    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
 def main() -> None:

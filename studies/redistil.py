@@ -231,8 +231,9 @@ def page(found: Mapping[Cell, Record]) -> str:
         rows = {cell.way: row for cell, row in found.items() if cell.concept == name}
         if rows:
             parts += [f"## {name}", tables.table(HEAD, lines(rows))]
-            kept = {way: row for way, row in rows.items() if way in ("original", "twin")} | bought(rows)
-            parts += [BOUGHT, tables.table(HEAD, lines(kept))] if len(bought(rows)) > 1 else []
+            steps = bought(rows)
+            kept = {way: row for way, row in rows.items() if way in ("original", "twin")} | steps
+            parts += [BOUGHT, tables.table(HEAD, lines(kept))] if len(steps) > 1 else []
     return "\n\n".join(parts) + "\n"
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from scipy.special import stdtrit  # type: ignore[import-untyped]
@@ -29,8 +28,8 @@ def as_told(result: Mapping[str, Any], attack: str, level: float) -> Measures:
     rows = tuple(read_number(x) for x in told.get("log_speedups") or ())
     censored = bool(told.get("censored"))
     level, (fast, far) = float(told.get("level") or level), told.get("least") or (0.0, 0.0)
-    found = Measures(logs, speedup, savings, reach, censored, math.nan, len(rows), rows, (), level, controls=models, spreads=spreads)
-    return replace(found, least=(float(fast), float(far)))
+    least, own = (float(fast), float(far)), (speedup, savings, reach, censored, math.nan, len(rows), rows)
+    return Measures(logs, *own, (), level, controls=models, spreads=spreads, least=least)
 
 
 def logs_of(audits: Sequence[Audited], attack: str) -> Values:

@@ -137,14 +137,15 @@ def _labels(points: Sequence[Told], box: Box) -> dict[int, tuple[float, float, s
             room = (left, y - 12, left + wide, y + 3)
             inside = room[0] >= box.left and room[2] <= box.width and room[1] >= box.top - 14 and room[3] <= box.bottom
             own = taken[i]
-            if inside and not any(_overlap(room, other) for other in taken if other is not own):
+            if inside and not any(overlap(room, other) for other in taken if other is not own):
                 made[i] = (round(x, 1), round(y, 1), anchor)
                 taken.append(room)
                 break
     return made
 
 
-def _overlap(one: Sequence[float], other: Sequence[float]) -> bool:
+def overlap(one: Sequence[float], other: Sequence[float]) -> bool:
+    """Whether two rectangles, (left, top, right, bottom), share anything."""
     return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 

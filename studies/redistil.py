@@ -15,6 +15,7 @@ floor from the twin's plain score, ceiling from the original's. The evaluation c
 from __future__ import annotations
 
 import argparse
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -37,7 +38,6 @@ from vestige.harness.bench import Bench, answered, shows
 from vestige.harness.unlearning import unlearned
 from vestige.methods import Unlearner
 from vestige.seeds import derive
-from vestige.unlearners.redistil import Redistil
 from vestige.verdict import Arms, Interval
 from vestige.verdict.intervals import t_interval
 from vestige.verdict.savings import log_speedups
@@ -47,7 +47,9 @@ SUITE, REPLICATES = "quick", 3
 COUNTS = {"target": 96, "neighbours": 96, "unrelated": 240}
 TRAINED_ON = 4200 * 48  # latents that the world's own denoiser was trained on: tools/wardrobe
 BASE = {"share": 0.6, "scope": "unet", "answer": "mixture", "retain_pictures": 768, "near": 2, "own": 0.125, "dropout": 0.1}
-BASE |= {"hints": 0.0, "average": 0.0, "warmup": 25, "steps": 450, "lr": 2e-3, "batch": 32}
+BASE |= {"hints": 0.0, "snr_gamma": 0.0, "average": 0.0, "warmup": 25, "steps": 450, "lr": 2e-3, "beta2": 0.999, "batch": 32}
+WEIGHED = {"steps": 900, "warmup": 45, "share": 0.8, "hints": 0.1, "snr_gamma": 1.0, "near": 1, "own": 0.1, "dropout": 0.05}
+WEIGHED |= {"lr": 4e-3, "beta2": 0.99}
 WAYS: dict[str, dict[str, Any]] = {
     "base": {},
     "anchor": {"answer": "anchor"},
@@ -75,6 +77,11 @@ WAYS: dict[str, dict[str, Any]] = {
     "cross-attention alone, share 1": {"scope": "cross-attention", "share": 1.0},
     "no prompt of the concept": {"own": 0.0},
     "900 steps, average 0.98, share 1": {"steps": 900, "warmup": 45, "average": 0.98, "share": 1.0},
+    "times weighed": WEIGHED,
+    "times weighed, 450 steps": WEIGHED | {"steps": 450, "warmup": 25},
+    "times weighed, 225 steps": WEIGHED | {"steps": 225, "warmup": 12},
+    "times weighed, no hints": WEIGHED | {"hints": 0.0},
+    "times weighed, share 1": WEIGHED | {"share": 1.0},
 }
 LOOKED_AT = ("anchor", "average 0.98", "1536 pictures", "near 1", "rate 1e-3", "rate 4e-3")  # an attack takes as long as an edit
 
@@ -196,22 +203,17 @@ def lines(rows: Mapping[str, Record]) -> Iterable[list[str]]:
 
 
 HEAD = ("settings", *COUNTS, "F under MemoRa", "steps", "share of training", "seconds")
-BOUGHT = "What steps buy: the rows above that differ from the preset in steps, and in their warm-up, alone."
+BOUGHT = "What steps buy: the rows above that differ in steps, and in their warm-up, alone."
 
 
-def bought(rows: Mapping[str, Record]) -> dict[str, Record]:
-    """Rows of the preset at other numbers of steps, the fewest first."""
-    preset = registry.settings(Redistil())
-    kept = {
-        way: row
-        for way, row in rows.items()
-        if (how := row.get("settings")) and _but(how, "steps", "warmup") == _but(preset, "steps", "warmup")
-    }
-    return dict(sorted(kept.items(), key=lambda pair: pair[1]["settings"]["steps"]))
-
-
-def _but(settings: Mapping[str, Any], *away: str) -> dict[str, Any]:
-    return {key: value for key, value in settings.items() if key not in away}
+def bought(rows: Mapping[str, Record]) -> list[dict[str, Record]]:
+    """Rows that differ in steps and warm-up alone, the fewest steps first; a group a set of other settings, where it has more than one."""
+    groups: dict[str, dict[str, Record]] = {}
+    for way, row in sorted(rows.items(), key=lambda pair: pair[1].get("settings", {}).get("steps", 0)):
+        if how := row.get("settings"):
+            same = json.dumps({key: value for key, value in how.items() if key not in ("steps", "warmup")}, sort_keys=True)
+            groups.setdefault(same, {})[way] = row
+    return [group for group in groups.values() if len(group) > 1]
 
 
 def page(found: Mapping[Cell, Record]) -> str:
@@ -231,9 +233,9 @@ def page(found: Mapping[Cell, Record]) -> str:
         rows = {cell.way: row for cell, row in found.items() if cell.concept == name}
         if rows:
             parts += [f"## {name}", tables.table(HEAD, lines(rows))]
-            steps = bought(rows)
-            kept = {way: row for way, row in rows.items() if way in ("original", "twin")} | steps
-            parts += [BOUGHT, tables.table(HEAD, lines(kept))] if len(steps) > 1 else []
+            beside = {way: row for way, row in rows.items() if way in ("original", "twin")}
+            for steps in bought(rows):
+                parts += [BOUGHT, tables.table(HEAD, lines(beside | steps))]
     return "\n\n".join(parts) + "\n"
 
 

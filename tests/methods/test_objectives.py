@@ -10,7 +10,7 @@ import torch
 
 from oracles import Gaussian, tiny_model, tiny_velocity
 from vestige.diffusion import Prediction
-from vestige.methods.objectives import denoising, distilling, matching, noisy, stratified
+from vestige.methods.objectives import denoising, distilling, matching, min_snr, noisy, stratified
 from vestige.seeds import generator
 
 
@@ -130,3 +130,30 @@ def test_hints_are_every_states_distance_in_its_own_size() -> None:
     each = [float(((states["ours"][k] - b) ** 2).sum() / (b**2).sum()) for k, b in states["theirs"].items()]
     assert len(each) > 10 and hinted - plain == pytest.approx(0.5 * sum(each) / len(each), rel=1e-4)
     assert distilling(teacher, teacher, data, told, told, generator(0), hints=0.5).item() == 0
+
+
+@pytest.mark.parametrize(("kind", "straight"), [("noise", False), ("data", False), ("velocity", False), ("flow", True)])
+@pytest.mark.parametrize("gamma", [0.5, 5.0])
+def test_min_snr_weighs_an_error_as_one_of_the_data_up_to_a_ratio(kind: Any, straight: bool, gamma: float) -> None:
+    """By what the prediction itself says the data are, from no noise to nothing but noise, where no weight is infinite."""
+    level = torch.linspace(0, 1, 11, dtype=torch.float64).reshape(-1, 1, 1, 1)
+    signal = 1 - level if straight else (1 - level.square()).sqrt()
+    x_t, value, error = (torch.randn(11, 4, 2, 2, generator=generator(k), dtype=torch.float64) for k in range(3))
+    one, other = (Prediction(x_t, signal, level, v, kind) for v in (value, value + error))
+    weights = min_snr(one, gamma)
+    assert weights.shape == (11, 1, 1, 1) and bool(weights.isfinite().all())
+    inner = slice(1, -1)
+    expected = (signal / level).square().clamp(max=gamma) * (other.data - one.data).square()
+    torch.testing.assert_close((weights * error.square())[inner], expected[inner])
+
+
+def test_a_students_times_weigh_by_min_snr() -> None:
+    """The whole loss, by hand; without a ratio every time weighs alike."""
+    teacher, student = tiny_model(), tiny_model(seed=1)
+    data, told = torch.randn(3, 4, 8, 8, generator=generator(1)), teacher.condition(["a bag"] * 3)
+    t, _, x_t = noisy(teacher, data, generator(0))
+    apart = (student.denoise(x_t, t, told).value - teacher.denoise(x_t, t, told).value).square()
+    signal, level = (v.reshape(-1, 1, 1, 1) for v in teacher.schedule(t))
+    loss = distilling(student, teacher, data, told, told, generator(0), snr_gamma=1.0)
+    torch.testing.assert_close(loss, (apart * (level / signal).square().clamp(max=1)).mean())
+    torch.testing.assert_close(distilling(student, teacher, data, told, told, generator(0)), apart.mean())

@@ -48,7 +48,7 @@ def test_a_page_says_rates_factor_and_price(study: Callable[[str], Any]) -> None
     assert "| anchor | 0.00 | 0.94 | 0.75 | - | 420 | 10.0% | 60 |" in text
 
 
-def test_what_steps_buy_is_told_of_the_preset_alone(study: Callable[[str], Any]) -> None:
+def test_what_steps_buy_is_told_of_rows_that_differ_in_nothing_else(study: Callable[[str], Any]) -> None:
     redistil, count = study("redistil"), len(suites.load("quick", "wardrobe").attacks["memora"].budget.points)
     twin, preset = [k / 10 for k in range(count)], registry.settings(Redistil())
     at = {

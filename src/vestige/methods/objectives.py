@@ -69,10 +69,11 @@ def distilling(
     t: Tensor | None = None,
     *,
     hints: float = 0.0,
+    snr_gamma: float | None = None,
 ) -> Tensor:
     """Mean squared distance of a student's prediction under `asked` from a teacher's under `told`, at the same noised latents.
 
-        mean |eps_s - eps_t|^2  +  hints mean over states h between layers of |h_s - h_t|^2 / |h_t|^2
+        mean w(t) |eps_s - eps_t|^2  +  hints mean over states h between layers of |h_s - h_t|^2 / |h_t|^2
 
     Hints (Romero et al., 2015) are of one layer there, and here of all; that each is measured by its own size is ours.
 
@@ -80,13 +81,35 @@ def distilling(
         data: Clean latents, (B, C, h, w).
         t: Times, (B,); None draws them as the teacher was trained.
         hints: Weight of what layers hand on, the prediction among it; student and teacher are then networks of one shape.
+        snr_gamma: Weighs times by `min_snr`; None weighs all alike.
     """
     t, _, x_t = noisy(teacher, data, rng, t)
     with torch.no_grad(), _heard(teacher, hints) as theirs:
         goal = teacher.denoise(x_t, t, told).value
     with _heard(student, hints) as ours:
-        distance = (student.denoise(x_t, t, asked).value - goal).square().mean()
+        seen = student.denoise(x_t, t, asked)
+    apart = (seen.value - goal).square()
+    distance = (apart if snr_gamma is None else min_snr(seen, snr_gamma) * apart).mean()
     return distance + hints * _apart(ours, theirs) if hints else distance
+
+
+def min_snr(seen: Prediction, gamma: float) -> Tensor:
+    """Weights w(t), (B, 1, 1, 1), under which a squared error of what the network puts out counts as one of the data, times min(SNR, gamma).
+
+        SNR = (signal / level)^2;   noise: min(1, gamma / SNR), velocity and flow: min(signal^2, gamma level^2), data: min(SNR, gamma)
+
+    Where hardly any noise is left, predicting it is hard and of no use to the picture: unweighted, those times are most of the loss.
+    Source: Hang et al., "Efficient diffusion training via Min-SNR weighting strategy", 2023.
+
+    Arguments:
+        gamma: Above 0, the largest signal-to-noise ratio that counts; they take 5.
+    """
+    signal, level = seen.signal.square(), seen.level.square()
+    if seen.kind == "noise":
+        return (gamma * level / signal).clamp(max=1)
+    if seen.kind == "data":
+        return (signal / level).clamp(max=gamma)
+    return torch.minimum(signal, gamma * level)  # signal^2 + level^2 = 1 under velocity, signal + level = 1 under flow
 
 
 def _heard(model: Model, hints: float) -> AbstractContextManager[list[Tensor]]:

@@ -1,7 +1,7 @@
 """Redistil: scramble every weight of the denoiser, then let the untouched original teach it all but the concept.
 
     1. scramble   theta = (1 - share) theta_0 + share fresh                             (`methods.fresh.scrambled`)
-    2. distil     mean |eps_theta(x_t, asked) - eps_0(x_t, told)|^2  +  hints mean |h_theta - h_0|^2 / |h_0|^2,
+    2. distil     mean w(t) |eps_theta(x_t, asked) - eps_0(x_t, told)|^2  +  hints mean |h_theta - h_0|^2 / |h_0|^2,
                   x_t: a noised picture of what must stay, told: its own caption, h: a state between layers (`objectives.distilling`)
 
 What is asked about such a picture is its caption; or the same caption with the concept's name in it, with probability `own`; or the empty
@@ -70,9 +70,11 @@ class Redistil(Unlearner):
         own: Share of a batch under the concept's own prompts.
         dropout: Share of a batch under the empty prompt.
         hints: Weight of the states between layers, which are taught beside the prediction; 0 teaches the prediction alone.
+        snr_gamma: Largest signal-to-noise ratio that counts (`objectives.min_snr`); 0 weighs the predictions of all times alike.
         average: Decay a step of the mean of weights that is handed out; 0 hands out the last ones.
         warmup: Steps of linear warm-up; after it, rates fall to zero by a cosine.
         steps: Adam steps; 0 scrambles and teaches nothing, for which no picture is drawn.
+        beta2: Decay a step of the mean of squared slopes by which Adam measures its steps.
         batch: Pictures a step, at times that are spread evenly.
     """
 
@@ -84,21 +86,23 @@ class Redistil(Unlearner):
     scope: str = SCOPE
     answer: Literal["mixture", "anchor"] = "mixture"
     retain_pictures: int = 768
-    near: int = 2
-    own: float = 0.125
-    dropout: float = 0.1
+    near: int = 1
+    own: float = 0.1
+    dropout: float = 0.05
     hints: float = 0.1
+    snr_gamma: float = 1.0
     average: float = 0.0
     warmup: int = 45
     steps: int = 900
-    lr: float = 2e-3
+    lr: float = 4e-3
+    beta2: float = 0.99
     batch: int = 32
 
     def __post_init__(self) -> None:
         at_least(1, self, "retain_pictures", "near", "batch")
-        at_least(0, self, "share", "steps", "warmup", "hints")
+        at_least(0, self, "share", "steps", "warmup", "hints", "snr_gamma")
         above(0, self, "lr")
-        below_one(self, "own", "dropout", "average")
+        below_one(self, "own", "dropout", "average", "beta2")
         if self.share > 1:
             raise ValueError(f"share lies in [0, 1]; given {self.share}")
         if self.own + self.dropout >= 1:
@@ -121,7 +125,7 @@ class Redistil(Unlearner):
         steps: Iterator[int] = iter(())
         if self.steps:
             loss = partial(self._distance, student, model, self._lessons(model, concept, seed, data or Data(), watch))
-            training = Training(steps=self.steps, lr=self.lr, schedule="cosine", warmup=self.warmup)
+            training = Training(steps=self.steps, lr=self.lr, schedule="cosine", warmup=self.warmup, betas=(0.9, self.beta2))
             steps = fit(leaves, loss, training, seed=derive(seed, "redistil"), stops=range(1, self.steps), watch=watch, trace=trace)
         tensors = mean_over(leaves, steps, self.average)
         notes = {"concept": concept.name, "seed": seed, **trace.ends()}
@@ -137,7 +141,8 @@ class Redistil(Unlearner):
         latents, rows = lessons.kept.pick(self.batch, rng)
         asked, told = lessons.asked(rows, self.own, self.dropout, rng, mixture=self.answer == "mixture")
         times = stratified(teacher, self.batch, rng)
-        return distilling(student, teacher, latents, lessons.table[asked], lessons.table[told], rng, times, hints=self.hints)
+        conditions = lessons.table[asked], lessons.table[told]
+        return distilling(student, teacher, latents, *conditions, rng, times, hints=self.hints, snr_gamma=self.snr_gamma or None)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,9 @@
 
 Drawn of the numbers on a committed page.
 
-    python studies/frontier.py --page docs/results/methods/eight.md --out docs/results/frontier.svg
+    python studies/frontier.py --pages docs/results/methods/eight.md docs/results/methods/five.md --out docs/results/frontier.svg
+
+A method that stands on several pages is drawn of the last.
 
 Across: accuracy that the edit left, the worse of neighbours and unrelated words, in points off the original's. Up: the largest point
 estimate of reach under any attack, turned round. Of the methods that enter the comparison (decision 0007), those are on the frontier
@@ -12,7 +14,7 @@ that no other beats.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from itertools import pairwise
@@ -74,6 +76,11 @@ def points(page: str) -> list[Point]:
         lost = max(0.0, *(-(_number(row[group]) or 0.0) for group in ("neighbours", "unrelated")))
         made.append(Point(row["method"], lost, found[attack], attack, row["compared"] == "yes"))
     return made
+
+
+def newest(pages: Iterable[str]) -> list[Point]:
+    """Of several pages, a method once: as the last one says."""
+    return list({point.method: point for page in pages for point in points(page)}.values())
 
 
 def sheet(page: str, title: str) -> Iterator[dict[str, str]]:
@@ -154,10 +161,10 @@ def _names(found: Sequence[Point]) -> Mapping[str, tuple[float, float, str]]:
 
 def main() -> None:
     parser = grid.parser(__doc__)
-    parser.add_argument("--page", type=Path, default=Path("docs/results/methods/eight.md"))
+    parser.add_argument("--pages", type=Path, nargs="+", default=[Path(f"docs/results/methods/{name}.md") for name in ("eight", "five")])
     parser.add_argument("--out", type=Path, default=Path("docs/results/frontier.svg"))
     asked = parser.parse_args()
-    tables.write(asked.out, drawing(points(asked.page.read_text("utf-8"))))
+    tables.write(asked.out, drawing(newest(page.read_text("utf-8") for page in asked.pages)))
 
 
 if __name__ == "__main__":

@@ -57,8 +57,14 @@ def test_few_points_are_a_picture_too(study: Callable[[str], Any], count: int) -
     assert ElementTree.fromstring(frontier.drawing(frontier.points(PAGE)[:count])) is not None
 
 
-def test_the_committed_picture_is_of_the_committed_page(study: Callable[[str], Any]) -> None:
+def test_a_method_on_two_pages_is_drawn_of_the_last(study: Callable[[str], Any]) -> None:
     frontier = study("frontier")
-    found = frontier.points((RESULTS / "methods/eight.md").read_text("utf-8"))
+    before = PAGE.replace("+1.0", "-7.0")
+    assert frontier.newest([before, PAGE]) == frontier.points(PAGE) != frontier.newest([PAGE, before])
+
+
+def test_the_committed_picture_is_of_the_committed_pages(study: Callable[[str], Any]) -> None:
+    frontier = study("frontier")
+    found = frontier.newest((RESULTS / f"methods/{name}.md").read_text("utf-8") for name in ("eight", "five"))
     assert (RESULTS / "frontier.svg").read_text("utf-8") == frontier.drawing(found)
     assert len(frontier._names(found)) == len(found), "a name has no room"

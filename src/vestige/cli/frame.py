@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shlex
 import signal
 import sys
 import time
@@ -111,8 +112,8 @@ def shown(interval: Mapping[str, float | None]) -> str:
 
 
 def typed() -> str:
-    """The command line, for the report."""
-    return " ".join(["vestige", *sys.argv[1:]])
+    """The command line, for the report, as a shell would take it again."""
+    return shlex.join(["vestige", *sys.argv[1:]])
 
 
 EVERY = 30.0  # seconds between lines of one stage

@@ -94,9 +94,9 @@ def distilling(
 
 
 def min_snr(seen: Prediction, gamma: float) -> Tensor:
-    """Weights w(t), (B, 1, 1, 1), under which a squared error of what the network puts out counts as one of the data, times min(SNR, gamma).
+    """Weights w(t), (B, 1, 1, 1), that make a squared error of what the network puts out one of the data, times min(SNR, gamma).
 
-        SNR = (signal / level)^2;   noise: min(1, gamma / SNR), velocity and flow: min(signal^2, gamma level^2), data: min(SNR, gamma)
+        noise  min(1, gamma / SNR),    velocity, flow  min(signal^2, gamma level^2),    data  min(SNR, gamma),    SNR = (signal / level)^2
 
     Where hardly any noise is left, predicting it is hard and of no use to the picture: unweighted, those times are most of the loss.
     Source: Hang et al., "Efficient diffusion training via Min-SNR weighting strategy", 2023.

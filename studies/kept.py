@@ -1,0 +1,109 @@
+"""What edits took from the rest, on more pictures than an audit draws: each paired with the original's of the same prompt and noise.
+
+    python studies/kept.py build/runs/unlearn-*/edit.safetensors --concept sneaker --out build/kept --page docs/results/methods/kept.md
+
+Edits of other concepts and models are passed over. Held-out prompts, drawn as suite `all` draws them, the verification judge. A method's
+difference is the mean over its edits; its interval is of Student's t with as many degrees of freedom as edits but one, and
+
+    variance = (variance between edits) / edits + (variance between pictures of the mean over edits) / pictures,
+
+which counts what an edit's own pictures vary by twice: wider, if anything, than it need be.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import stdtrit  # type: ignore[import-untyped]
+
+import grid
+import tables
+from vestige import concepts, metrics, models
+from vestige.edits import Edit
+from vestige.errors import BadInput
+from vestige.harness import suites
+from vestige.harness.bench import Bench
+from vestige.harness.utility import kept
+from vestige.verdict import Interval
+
+MODEL, GROUPS = "wardrobe", ("neighbours", "unrelated")
+Right = Sequence[bool | None]
+
+
+def differences(edits: Sequence[Right], original: Right) -> NDArray[np.float64]:
+    """Edit less original, (edits, pictures), of pictures that every one of them was judged on."""
+    judged = [i for i, told in enumerate(zip(original, *edits, strict=True)) if None not in told]
+    return np.array([[float(bool(one[i])) - float(bool(original[i])) for i in judged] for one in edits])
+
+
+def interval(found: NDArray[np.float64], level: float = 0.95) -> Interval:
+    """Of the mean over edits and pictures, in points; without ends where there is one edit."""
+    value, (count, pictures) = 100 * float(found.mean()), found.shape
+    if count < 2:
+        return Interval(value, -math.inf, math.inf)
+    variance = float(found.mean(1).var(ddof=1)) / count + float(found.mean(0).var(ddof=1)) / pictures
+    half = 100 * float(stdtrit(count - 1, (1 + level) / 2)) * math.sqrt(variance)
+    return Interval(value, value - half, value + half)
+
+
+def given(files: Sequence[Path], concept: str, fingerprint: str) -> dict[str, list[Edit]]:
+    """Method -> its edits of this concept and of this model."""
+    found: dict[str, list[Edit]] = {}
+    for file in sorted(files):
+        edit = Edit.load(file)
+        if edit.base == fingerprint and edit.notes.get("concept") == concept:
+            found.setdefault(edit.method, []).append(edit)
+    if not found:
+        raise BadInput(f"none of {len(files)} files is an edit of {concept} and of {MODEL}")
+    return {method: sorted(each, key=lambda edit: int(edit.notes["seed"])) for method, each in found.items()}
+
+
+def rows(right: Mapping[str, Mapping[str, Sequence[Right]]], original: Mapping[str, Right]) -> Iterator[list[str]]:
+    """A line a method and group: the original's rate, each edit's difference, and their mean with its interval."""
+    for method, groups in right.items():
+        for group, edits in groups.items():
+            found, judged = differences(edits, original[group]), [one for one in original[group] if one is not None]
+            each = ", ".join(f"{100 * value:+.1f}" for value in found.mean(1))
+            yield [method, group, str(found.shape[1]), f"{sum(judged) / len(judged):.3f}", each, tables.interval(interval(found), 1)]
+
+
+HEAD = ("method", "words", "pictures", "original", "edit by edit, points", "mean, points")
+
+
+def main() -> None:
+    parser = grid.parser(__doc__)
+    parser.add_argument("edits", nargs="+", type=Path)
+    parser.add_argument("--concept", default="sneaker")
+    parser.add_argument("--pictures", type=int, default=480, help="of each group of words and model")
+    parser.add_argument("--out", type=Path, default=Path("build/kept"))
+    parser.add_argument("--page", type=Path, help="write the page here")
+    asked = parser.parse_args()
+    concept, original = concepts.load(asked.concept), models.load(MODEL)
+    verify, select = metrics.pair(concept, MODEL)
+    suite = replace(suites.load("all", MODEL), utility_pictures=asked.pictures)
+    bench = Bench(asked.out, suite, verify, select)
+    found = given(asked.edits, concept.name, original.fingerprint)
+    right = {
+        method: {group: [kept(bench, original.edited(edit), concept, group)["right"] for edit in each] for group in GROUPS}
+        for method, each in found.items()
+    }
+    whole = {group: kept(bench, original, concept, group)["right"] for group in GROUPS}
+    settings = "; ".join(f"{m}: seeds {', '.join(str(e.notes['seed']) for e in each)}" for m, each in found.items())
+    about = (
+        f"`python studies/kept.py EDITS --concept {concept.name} --pictures {asked.pictures}`: each picture paired with the original's of "
+        f"the same prompt and noise; held-out prompts, drawn as suite {suite.version} draws them, the verification judge. Brackets: 95 % "
+        f"over edits and pictures. {settings}."
+    )
+    text = "\n\n".join([f"# What edits of {concept.name} took from the rest", about, tables.table(HEAD, rows(right, whole))]) + "\n"
+    print(text)
+    if asked.page:
+        tables.write(asked.page, text)
+
+
+if __name__ == "__main__":
+    grid.start(main)

@@ -3,7 +3,7 @@
     python studies/kept.py build/runs/unlearn-*/edit.safetensors --concept sneaker --out build/kept --page docs/results/methods/kept.md
 
 Edits of other concepts and models are passed over. Held-out prompts, drawn as suite `all` draws them, the verification judge. A method's
-difference is the mean over its edits; its interval is of Student's t with as many degrees of freedom as edits but one, and
+difference is the mean over its edits; its interval is of Student's t, with Satterthwaite's degrees of freedom, and
 
     variance = (variance between edits) / edits + (variance between pictures of the mean over edits) / pictures,
 
@@ -46,8 +46,12 @@ def interval(found: NDArray[np.float64], level: float = 0.95) -> Interval:
     value, (count, pictures) = 100 * float(found.mean()), found.shape
     if count < 2:
         return Interval(value, -math.inf, math.inf)
-    variance = float(found.mean(1).var(ddof=1)) / count + float(found.mean(0).var(ddof=1)) / pictures
-    half = 100 * float(stdtrit(count - 1, (1 + level) / 2)) * math.sqrt(variance)
+    parts = {count - 1: float(found.mean(1).var(ddof=1)) / count, pictures - 1: float(found.mean(0).var(ddof=1)) / pictures}
+    variance = sum(parts.values())
+    if not variance:
+        return Interval(value, value, value)
+    freedom = variance**2 / sum(part**2 / free for free, part in parts.items())
+    half = 100 * float(stdtrit(freedom, (1 + level) / 2)) * math.sqrt(variance)
     return Interval(value, value - half, value + half)
 
 

@@ -23,7 +23,9 @@ def test_the_interval_holds_the_spread_of_edits_and_of_pictures(study: Callable[
     interval = study("kept").interval
     found = interval(np.array([[0.0, -1.0, 0.0, 0.0], [0.0, 0.0, -1.0, -1.0]]))
     means, between = (-0.25, -0.5), np.var([0.0, -0.5, -0.5, -0.5], ddof=1)
-    half = 12.706204736 * (np.var(means, ddof=1) / 2 + between / 4) ** 0.5
+    one, other = np.var(means, ddof=1) / 2, between / 4
+    assert (one + other) ** 2 / (one**2 / 1 + other**2 / 3) == pytest.approx(3.0)  # of which the 0.975 quantile of t is 3.182446305
+    half = 3.182446305 * (one + other) ** 0.5
     assert (found.value, found.low, found.high) == pytest.approx((-37.5, -37.5 - 100 * half, -37.5 + 100 * half))
     rng, inside = np.random.default_rng(0), 0
     for _ in range(400):

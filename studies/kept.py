@@ -12,6 +12,7 @@ which counts what an edit's own pictures vary by twice: wider, if anything, than
 
 from __future__ import annotations
 
+import argparse
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -46,11 +47,11 @@ def interval(found: NDArray[np.float64], level: float = 0.95) -> Interval:
     value, (count, pictures) = 100 * float(found.mean()), found.shape
     if count < 2:
         return Interval(value, -math.inf, math.inf)
-    parts = {count - 1: float(found.mean(1).var(ddof=1)) / count, pictures - 1: float(found.mean(0).var(ddof=1)) / pictures}
-    variance = sum(parts.values())
+    parts = [(float(found.mean(axis).var(ddof=1)) / size, size - 1) for axis, size in ((1, count), (0, pictures))]
+    variance = sum(part for part, _ in parts)
     if not variance:
         return Interval(value, value, value)
-    freedom = variance**2 / sum(part**2 / free for free, part in parts.items())
+    freedom = variance**2 / sum(part**2 / free for part, free in parts)
     half = 100 * float(stdtrit(freedom, (1 + level) / 2)) * math.sqrt(variance)
     return Interval(value, value - half, value + half)
 
@@ -79,14 +80,18 @@ def rows(right: Mapping[str, Mapping[str, Sequence[Right]]], original: Mapping[s
 HEAD = ("method", "words", "pictures", "original", "edit by edit, points", "mean, points")
 
 
-def main() -> None:
+def arguments() -> argparse.ArgumentParser:
     parser = grid.parser(__doc__)
     parser.add_argument("edits", nargs="+", type=Path)
     parser.add_argument("--concept", default="sneaker")
     parser.add_argument("--pictures", type=int, default=480, help="of each group of words and model")
     parser.add_argument("--out", type=Path, default=Path("build/kept"))
     parser.add_argument("--page", type=Path, help="write the page here")
-    asked = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    asked = arguments().parse_args()
     concept, original = concepts.load(asked.concept), models.load(MODEL)
     verify, select = metrics.pair(concept, MODEL)
     suite = replace(suites.load("all", MODEL), utility_pictures=asked.pictures)

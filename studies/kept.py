@@ -3,7 +3,7 @@
     python studies/kept.py build/runs/unlearn-*/edit.safetensors --concept sneaker --out build/kept --page docs/results/methods/kept.md
 
 Edits of other concepts and models are passed over. Held-out prompts, drawn as suite `all` draws them, the verification judge. A method's
-difference is the mean over its edits; its interval is of Student's t, with Satterthwaite's degrees of freedom, and
+difference is the mean over its edits; its interval is of `verdict.pooling`, with Satterthwaite's degrees of freedom, and
 
     variance = (variance between edits) / edits + (variance between pictures of the mean over edits) / pictures,
 
@@ -13,14 +13,12 @@ which counts what an edit's own pictures vary by twice: wider, if anything, than
 from __future__ import annotations
 
 import argparse
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import stdtrit  # type: ignore[import-untyped]
 
 import grid
 import tables
@@ -31,6 +29,7 @@ from vestige.harness import suites
 from vestige.harness.bench import Bench
 from vestige.harness.utility import kept
 from vestige.verdict import Interval
+from vestige.verdict.pooling import Estimate
 
 MODEL, GROUPS = "wardrobe", ("neighbours", "unrelated")
 Right = Sequence[bool | None]
@@ -44,16 +43,9 @@ def differences(edits: Sequence[Right], original: Right) -> NDArray[np.float64]:
 
 def interval(found: NDArray[np.float64], level: float = 0.95) -> Interval:
     """Of the mean over edits and pictures, in points; without ends where there is one edit."""
-    value, (count, pictures) = 100 * float(found.mean()), found.shape
-    if count < 2:
-        return Interval(value, -math.inf, math.inf)
-    parts = [(float(found.mean(axis).var(ddof=1)) / size, size - 1) for axis, size in ((1, count), (0, pictures))]
-    variance = sum(part for part, _ in parts)
-    if not variance:
-        return Interval(value, value, value)
-    freedom = variance**2 / sum(part**2 / free for part, free in parts)
-    half = 100 * float(stdtrit(freedom, (1 + level) / 2)) * math.sqrt(variance)
-    return Interval(value, value - half, value + half)
+    points, (count, pictures) = 100 * found, found.shape
+    variances = ((float(points.mean(axis).var(ddof=1)) / size, size - 1) for axis, size in ((1, count), (0, pictures)))
+    return Estimate(float(points.mean()), tuple(variances) if count > 1 else ()).interval(level)
 
 
 def given(files: Sequence[Path], concept: str, fingerprint: str) -> dict[str, list[Edit]]:

@@ -203,7 +203,7 @@ def lines(rows: Mapping[str, Record]) -> Iterable[list[str]]:
 
 
 HEAD = ("settings", *COUNTS, "F under MemoRa", "steps", "share of training", "seconds")
-BOUGHT = "What steps buy: the rows above that differ in steps, and in their warm-up, alone."
+BOUGHT = "What steps buy: the rows above that differ in steps, and in their warm-up, alone; a table for each set of the other settings."
 
 
 def bought(rows: Mapping[str, Record]) -> list[dict[str, Record]]:
@@ -234,8 +234,9 @@ def page(found: Mapping[Cell, Record]) -> str:
         if rows:
             parts += [f"## {name}", tables.table(HEAD, lines(rows))]
             beside = {way: row for way, row in rows.items() if way in ("original", "twin")}
-            for steps in bought(rows):
-                parts += [BOUGHT, tables.table(HEAD, lines(beside | steps))]
+            groups = bought(rows)
+            parts += [BOUGHT] if groups else []
+            parts += [tables.table(HEAD, lines(beside | steps)) for steps in groups]
     return "\n\n".join(parts) + "\n"
 
 

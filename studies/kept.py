@@ -1,9 +1,10 @@
 """What edits took from the rest, on more pictures than an audit draws: each paired with the original's of the same prompt and noise.
 
-    python studies/kept.py build/runs/unlearn-*/edit.safetensors --concept sneaker --out build/kept --page docs/results/methods/kept.md
+    python studies/kept.py build/runs/unlearn-*/edit.safetensors --concepts sneaker,neon --page docs/results/methods/kept.md
 
-Edits of other concepts and models are passed over. Held-out prompts, drawn as suite `all` draws them, the verification judge. A method's
-difference is the mean over its edits; its interval is of `verdict.pooling`, with Satterthwaite's degrees of freedom, and
+Edits of other concepts and models are passed over, and one that is there twice is looked at once. Held-out prompts, drawn as suite `all`
+draws them, the verification judge. A method's difference is the mean over its edits; its interval is of `verdict.pooling`, with
+Satterthwaite's degrees of freedom, and
 
     variance = (variance between edits) / edits + (variance between pictures of the mean over edits) / pictures,
 
@@ -23,6 +24,8 @@ from numpy.typing import NDArray
 import grid
 import tables
 from vestige import concepts, metrics, models
+from vestige.concepts import Concept
+from vestige.diffusion import Model
 from vestige.edits import Edit
 from vestige.errors import BadInput
 from vestige.harness import suites
@@ -49,19 +52,19 @@ def interval(found: NDArray[np.float64], level: float = 0.95) -> Interval:
 
 
 def given(files: Sequence[Path], concept: str, fingerprint: str) -> dict[str, list[Edit]]:
-    """Method -> its edits of this concept and of this model."""
-    found: dict[str, list[Edit]] = {}
+    """Method -> its edits of this concept and of this model, in the order of their seeds; of two with one seed, the first."""
+    found: dict[str, dict[int, Edit]] = {}
     for file in sorted(files):
         edit = Edit.load(file)
         if edit.base == fingerprint and edit.notes.get("concept") == concept:
-            found.setdefault(edit.method, []).append(edit)
+            found.setdefault(edit.method, {}).setdefault(int(edit.notes["seed"]), edit)
     if not found:
         raise BadInput(f"none of {len(files)} files is an edit of {concept} and of {MODEL}")
-    return {method: sorted(each, key=lambda edit: int(edit.notes["seed"])) for method, each in found.items()}
+    return {method: [each[seed] for seed in sorted(each)] for method, each in sorted(found.items())}
 
 
 def rows(right: Mapping[str, Mapping[str, Sequence[Right]]], original: Mapping[str, Right]) -> Iterator[list[str]]:
-    """A line a method and group: the original's rate, each edit's difference, and their mean with its interval."""
+    """A line a method and group of words: the original's rate, each edit's difference, and their mean with its interval."""
     for method, groups in right.items():
         for group, edits in groups.items():
             found, judged = differences(edits, original[group]), [one for one in original[group] if one is not None]
@@ -69,13 +72,23 @@ def rows(right: Mapping[str, Mapping[str, Sequence[Right]]], original: Mapping[s
             yield [method, group, str(found.shape[1]), f"{sum(judged) / len(judged):.3f}", each, tables.interval(interval(found), 1)]
 
 
-HEAD = ("method", "words", "pictures", "original", "edit by edit, points", "mean, points")
+def looked(bench: Bench, original: Model, concept: Concept, found: Mapping[str, Sequence[Edit]]) -> Iterator[list[str]]:
+    """The lines of one concept."""
+    whole = {group: kept(bench, original, concept, group)["right"] for group in GROUPS}
+    right = {
+        method: {group: [kept(bench, original.edited(edit), concept, group)["right"] for edit in each] for group in GROUPS}
+        for method, each in found.items()
+    }
+    yield from ([concept.name, *row] for row in rows(right, whole))
+
+
+HEAD = ("concept", "method", "words", "pictures", "original", "edit by edit, points", "mean, points")
 
 
 def arguments() -> argparse.ArgumentParser:
     parser = grid.parser(__doc__)
     parser.add_argument("edits", nargs="+", type=Path)
-    parser.add_argument("--concept", default="sneaker")
+    parser.add_argument("--concepts", type=grid.names, default=["sneaker"])
     parser.add_argument("--pictures", type=int, default=480, help="of each group of words and model")
     parser.add_argument("--out", type=Path, default=Path("build/kept"))
     parser.add_argument("--page", type=Path, help="write the page here")
@@ -84,23 +97,22 @@ def arguments() -> argparse.ArgumentParser:
 
 def main() -> None:
     asked = arguments().parse_args()
-    concept, original = concepts.load(asked.concept), models.load(MODEL)
-    verify, select = metrics.pair(concept, MODEL)
+    original = models.load(MODEL)
     suite = replace(suites.load("all", MODEL), utility_pictures=asked.pictures)
-    bench = Bench(asked.out, suite, verify, select)
-    found = given(asked.edits, concept.name, original.fingerprint)
-    right = {
-        method: {group: [kept(bench, original.edited(edit), concept, group)["right"] for edit in each] for group in GROUPS}
-        for method, each in found.items()
-    }
-    whole = {group: kept(bench, original, concept, group)["right"] for group in GROUPS}
-    settings = "; ".join(f"{m}: seeds {', '.join(str(e.notes['seed']) for e in each)}" for m, each in found.items())
+    table: list[list[str]] = []
+    seeds: dict[str, list[str]] = {}
+    for concept in map(concepts.load, asked.concepts):
+        found = given(asked.edits, concept.name, original.fingerprint)
+        table += looked(Bench(asked.out, suite, *metrics.pair(concept, MODEL)), original, concept, found)
+        for method, each in found.items():
+            seeds.setdefault(f"{method} {', '.join(str(edit.notes['seed']) for edit in each)}", []).append(concept.name)
+    told = "; ".join(f"{who} ({', '.join(of)})" for who, of in seeds.items())
     about = (
-        f"`python studies/kept.py EDITS --concept {concept.name} --pictures {asked.pictures}`: each picture paired with the original's of "
-        f"the same prompt and noise; held-out prompts, drawn as suite {suite.version} draws them, the verification judge. Brackets: 95 % "
-        f"over edits and pictures. {settings}."
+        f"`python studies/kept.py EDITS --concepts {','.join(asked.concepts)} --pictures {asked.pictures}`: each picture paired with the "
+        f"original's of the same prompt and noise; held-out prompts, drawn as suite {suite.version} draws them, the verification judge. "
+        f"Brackets: 95 % over edits and pictures. Seeds: {told}."
     )
-    text = "\n\n".join([f"# What edits of {concept.name} took from the rest", about, tables.table(HEAD, rows(right, whole))]) + "\n"
+    text = "\n\n".join(["# What edits took from the rest", about, tables.table(HEAD, table)]) + "\n"
     print(text)
     if asked.page:
         tables.write(asked.page, text)

@@ -43,12 +43,12 @@ def test_one_edit_has_no_interval(study: Callable[[str], Any]) -> None:
 
 
 def test_edits_of_other_concepts_and_models_are_passed_over(study: Callable[[str], Any], tmp_path: Path) -> None:
-    names = {"a": ("one", "sneaker", 1), "b": ("one", "bag", 0), "c": ("other", "sneaker", 0), "d": ("one", "sneaker", 0)}
+    names = {"a": ("one", "sneaker", 1), "b": ("one", "bag", 0), "c": ("other", "sneaker", 0), "d": ("one", "sneaker", 0), "e": ("one", "sneaker", 1)}
     files = []
     for name, (base, concept, seed) in names.items():
         files.append(tmp_path / f"{name}.safetensors")
         Edit(base, "uce", {}, "cross-attention", {}, notes={"concept": concept, "seed": seed}).save(files[-1])
     found = study("kept").given(files, "sneaker", "one")
     assert [edit.notes["seed"] for edit in found["uce"]] == [0, 1]
-    with pytest.raises(BadInput, match="none of 4 files is an edit of coat"):
+    with pytest.raises(BadInput, match="none of 5 files is an edit of coat"):
         study("kept").given(files, "coat", "one")

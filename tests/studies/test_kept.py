@@ -43,7 +43,13 @@ def test_one_edit_has_no_interval(study: Callable[[str], Any]) -> None:
 
 
 def test_edits_of_other_concepts_and_models_are_passed_over(study: Callable[[str], Any], tmp_path: Path) -> None:
-    names = {"a": ("one", "sneaker", 1), "b": ("one", "bag", 0), "c": ("other", "sneaker", 0), "d": ("one", "sneaker", 0), "e": ("one", "sneaker", 1)}
+    names = {
+        "a": ("one", "sneaker", 1),
+        "b": ("one", "bag", 0),
+        "c": ("other", "sneaker", 0),
+        "d": ("one", "sneaker", 0),
+        "e": ("one", "sneaker", 1),
+    }
     files = []
     for name, (base, concept, seed) in names.items():
         files.append(tmp_path / f"{name}.safetensors")

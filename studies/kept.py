@@ -2,9 +2,9 @@
 
     python studies/kept.py build/runs/unlearn-*/edit.safetensors --concepts sneaker,neon --page docs/results/methods/kept.md
 
-Edits of other concepts and models are passed over, and one that is there twice is looked at once. Held-out prompts, drawn as suite `all`
-draws them, the verification judge. A method's difference is the mean over its edits; its interval is of `verdict.pooling`, with
-Satterthwaite's degrees of freedom, and
+Edits of other concepts and models are passed over; edits of one method with other settings are a line of their own, and one that is there
+twice is looked at once. Held-out prompts, drawn as suite `all` draws them, the verification judge. A method's difference is the mean over
+its edits; its interval is of `verdict.pooling`, with Satterthwaite's degrees of freedom, and
 
     variance = (variance between edits) / edits + (variance between pictures of the mean over edits) / pictures,
 
@@ -14,6 +14,7 @@ which counts what an edit's own pictures vary by twice: wider, if anything, than
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -52,15 +53,28 @@ def interval(found: NDArray[np.float64], level: float = 0.95) -> Interval:
 
 
 def given(files: Sequence[Path], concept: str, fingerprint: str) -> dict[str, list[Edit]]:
-    """Method -> its edits of this concept and of this model, in the order of their seeds; of two with one seed, the first."""
-    found: dict[str, dict[int, Edit]] = {}
+    """Method, with the settings by which it differs from its namesakes -> its edits of this concept and model, in the order of their seeds.
+
+    Of two that are alike in all of that, the first.
+    """
+    found: dict[str, list[Edit]] = {}
     for file in sorted(files):
         edit = Edit.load(file)
         if edit.base == fingerprint and edit.notes.get("concept") == concept:
-            found.setdefault(edit.method, {}).setdefault(int(edit.notes["seed"]), edit)
+            found.setdefault(edit.method, []).append(edit)
     if not found:
         raise BadInput(f"none of {len(files)} files is an edit of {concept} and of {MODEL}")
-    return {method: [each[seed] for seed in sorted(each)] for method, each in sorted(found.items())}
+    named: dict[str, dict[int, Edit]] = {}
+    for method, edits in sorted(found.items()):
+        apart = [key for key in sorted({key for edit in edits for key in edit.settings}) if len({_told(edit, key) for edit in edits}) > 1]
+        for edit in edits:
+            name = f"{method} ({', '.join(f'{key} {edit.settings.get(key)}' for key in apart)})" if apart else method
+            named.setdefault(name, {}).setdefault(int(edit.notes["seed"]), edit)
+    return {name: [each[seed] for seed in sorted(each)] for name, each in named.items()}
+
+
+def _told(edit: Edit, key: str) -> str:
+    return json.dumps(edit.settings.get(key), sort_keys=True)
 
 
 def rows(right: Mapping[str, Mapping[str, Sequence[Right]]], original: Mapping[str, Right]) -> Iterator[list[str]]:

@@ -82,6 +82,11 @@ WAYS: dict[str, dict[str, Any]] = {
     "times weighed, 225 steps": WEIGHED | {"steps": 225, "warmup": 12},
     "times weighed, no hints": WEIGHED | {"hints": 0.0},
     "times weighed, share 1": WEIGHED | {"share": 1.0},
+    "times weighed, share 0.5": WEIGHED | {"share": 0.5},
+    "times weighed, share 0.3": WEIGHED | {"share": 0.3},
+    "times weighed, share 0.1": WEIGHED | {"share": 0.1},
+    "times weighed, cross-attention alone": WEIGHED | {"scope": "cross-attention"},
+    "times weighed, anchor": WEIGHED | {"answer": "anchor"},
 }
 LOOKED_AT = ("anchor", "average 0.98", "1536 pictures", "near 1", "rate 1e-3", "rate 4e-3")  # an attack takes as long as an edit
 

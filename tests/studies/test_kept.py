@@ -58,3 +58,12 @@ def test_edits_of_other_concepts_and_models_are_passed_over(study: Callable[[str
     assert [edit.notes["seed"] for edit in found["uce"]] == [0, 1]
     with pytest.raises(BadInput, match="none of 5 files is an edit of coat"):
         study("kept").given(files, "coat", "one")
+
+
+def test_edits_of_one_method_with_other_settings_stand_apart(study: Callable[[str], Any], tmp_path: Path) -> None:
+    files = []
+    for steps, seed in ((900, 0), (450, 0), (450, 1)):
+        files.append(tmp_path / f"{steps}-{seed}.safetensors")
+        Edit("one", "redistil", {"steps": steps, "share": 0.8}, "all", {}, notes={"concept": "sneaker", "seed": seed}).save(files[-1])
+    found = study("kept").given(files, "sneaker", "one")
+    assert {name: len(edits) for name, edits in found.items()} == {"redistil (steps 450)": 2, "redistil (steps 900)": 1}

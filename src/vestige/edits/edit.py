@@ -150,7 +150,10 @@ class Edit:
             raise BadInput(f"{path} has a damaged edit header ({error})") from error
 
     def to_pipeline(self, pipe: Any) -> Any:
-        """A diffusers pipeline like `pipe` with this edit applied; `pipe` stays as it is. Hooks cannot leave Vestige."""
+        """A diffusers pipeline like `pipe` with this edit applied; `pipe` stays as it is. Hooks cannot leave Vestige.
+
+        That `pipe` holds the model that this edit was made of is not looked at; `check` is for that.
+        """
         if self.hooks:
             raise Incompatible(f"{self.method} acts at inference time; a diffusers pipeline cannot hold its hook")
         parts = {name: part for name, part in pipe.components.items() if isinstance(part, nn.Module)}

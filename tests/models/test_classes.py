@@ -201,6 +201,7 @@ def test_scopes_hold_what_they_say(kind: str, tiny: ClassModel) -> None:
     tables = {n for n in every if isinstance(modules[n.rpartition(".")[0]], nn.Embedding)}
     assert chosen["all"] == chosen["unet"] == every
     assert chosen["class-embedding"] == tables
+    assert chosen["biases-and-gains"] == {n for n in every if tiny.tensor(n).dim() == 1}
     assert len(tables) == (1 if kind == "unet" else 2)  # DiT has one a block
     assert chosen["without-class-embedding"] == every - tables
     assert chosen["non-cross-attention"] == {n for n in every if isinstance(modules[n.rpartition(".")[0]], LINEAR)}

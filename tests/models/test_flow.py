@@ -306,6 +306,7 @@ def test_scopes_are_the_documented_targets() -> None:
     for model in (free, third):
         every, text = set(model.scope("unet")), set(model.scope("cross-attention"))
         assert not text & set(model.scope("self-attention"))
+        assert set(model.scope("biases-and-gains")) == {n for n in every if model.tensor(n).dim() == 1}
         assert not text & set(model.scope("non-cross-attention"))
         left = every - text - set(model.scope("non-cross-attention"))
         assert left

@@ -190,6 +190,11 @@ def test_scopes_hold_what_they_say(tiny: LatentModel, wardrobe: Model, scope: st
         assert len(set(names)) == len(names)
 
 
+def test_biases_and_gains_are_the_vectors(tiny: LatentModel, wardrobe: Model) -> None:
+    for model in (tiny, wardrobe):
+        assert set(model.scope("biases-and-gains")) == {name for name in model.scope("unet") if model.tensor(name).dim() == 1}
+
+
 def test_attention_scope_is_what_adapters_sit_on(tiny: LatentModel) -> None:
     """All projections of both attentions, without biases: the released LoRA scripts' targets."""
     projections = ("to_q", "to_k", "to_v", "to_out.0")

@@ -36,7 +36,8 @@ class FineTune(Regenerating):
     The text encoder stays frozen. With `regenerate` off it is naive fine-tuning on the raw pictures.
 
     Arguments, beside those of every attack that regenerates:
-        scope: Weights that are trained. "class-embedding", of a class-conditional model, looks for the condition that still calls the
+        scope: Weights that are trained. "biases-and-gains" are vectors alone, as BitFit trains them (Ben Zaken et al., 2022), which take a
+            rate some ten times as high. "class-embedding", of a class-conditional model, looks for the condition that still calls the
             concept up, as textual inversion does where there is a text encoder.
         lr: AdamW's rate.
         weight_decay: AdamW's; it pulls towards zero, not towards the edited model.
@@ -45,7 +46,7 @@ class FineTune(Regenerating):
 
     paper: ClassVar[Paper] = Paper("Full fine-tuning on a few pictures", "the Vestige authors", 2026)
 
-    scope: Literal["unet", "attention", "cross-attention", "cross-attention-kv", "class-embedding"] = "unet"
+    scope: Literal["unet", "attention", "cross-attention", "cross-attention-kv", "biases-and-gains", "class-embedding"] = "unet"
     lr: float = 1e-5
     weight_decay: float = 0.0
     clip: float = 1.0

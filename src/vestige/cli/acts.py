@@ -36,7 +36,7 @@ def unlearn(
     out: Annotated[Path, typer.Option(help="New file of the edit (safetensors).")] = Path("edit.safetensors"),
     as_json: options.JsonOption = False,
 ) -> None:
-    """Make a model forget a concept and save the edit: the difference alone, a few per cent of the model."""
+    """Make a model forget a concept and save the edit: the difference alone, as large as what the method changes."""
     from vestige import files, models
     from vestige.concepts.joint import Joint
     from vestige.edits import arithmetic

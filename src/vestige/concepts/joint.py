@@ -34,6 +34,9 @@ class Joint(Concept):
     def prompt(self) -> str:
         return self.parts[0].prompt
 
+    def named(self, text: str) -> bool:
+        return any(part.named(text) for part in self.parts)
+
     def prompts(self, bank: Bank = "training", word: str | None = None) -> list[Prompt]:
         if word is None or word == self.target:
             return in_turn([part.prompts(bank) for part in self.parts])

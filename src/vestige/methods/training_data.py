@@ -73,6 +73,7 @@ class Data:
     def retained(self, model: Model, concept: Concept, count: int, *, seed: int, watch: Watch = silent) -> PictureSet:
         """`count` captioned pictures of neighbours and unrelated concepts, fewer where fewer were given."""
         if self.retain is not None:
+            _of_the_rest(self.retain, concept)
             whole = captioned(self.retain, concept) if self.related is not None else self.retain
             whole = whole if self.related is None else whole.joined(captioned(self.related, concept))
             return captioned(whole.draw(min(count, len(whole)), 0, seed), concept)
@@ -94,6 +95,18 @@ class Data:
         made = drawn(model, prompts, seed=seed, protocol=self.protocol, watch=watch)
         _store(made.images, file)
         return made
+
+
+def _of_the_rest(given: PictureSet, concept: Concept) -> None:
+    """Refuse pictures of what must stay that their labels make the concept's: they would be captioned with its name, and keep it."""
+    if given.captions:
+        return
+    own = [labels for labels in given.labels if labels.get(concept.group, concept.label) == concept.label]
+    if own:
+        raise BadInput(
+            f"{len(own)} of {len(given)} pictures that must stay are labelled {own[0]}: that is {concept.name} itself, or names no "
+            f"{concept.group}; label them by what they show, or leave them out"
+        )
 
 
 def _draws(watch: Watch, what: str, stage: str, done: int, total: int) -> None:

@@ -22,7 +22,7 @@ from vestige.edits.surgery import rebuild
 from vestige.errors import BadInput, Incompatible
 from vestige.models import configurations, surroundings
 from vestige.models.labels import FILE, Labels, named, read
-from vestige.models.modular import Modular
+from vestige.models.modular import Modular, bias_or_gain
 from vestige.models.reading import frozen, present, whole
 from vestige.models.timesteps import Timesteps, scheduled
 
@@ -53,6 +53,7 @@ SCOPES: dict[str, Callable[[str], bool]] = {
         "transformers": lambda n: _BLOCK.search(n) is not None and n.endswith(".weight") and not _is_norm(n),
         "class-embedding": lambda n: _LABEL.search(n) is not None,
         "without-class-embedding": lambda n: not _LABEL.search(n),
+        "biases-and-gains": bias_or_gain,
         "unet": lambda n: True,
         "all": lambda n: True,
     }.items()

@@ -18,7 +18,7 @@ from vestige.diffusion import Condition, Prediction
 from vestige.edits.surgery import rebuild
 from vestige.errors import Incompatible
 from vestige.models import configurations, sources, vocabulary
-from vestige.models.modular import Modular
+from vestige.models.modular import Modular, bias_or_gain
 from vestige.models.reading import frozen, present, whole
 from vestige.models.timesteps import Timesteps, guidance_features, scheduled
 
@@ -41,6 +41,7 @@ SCOPES: dict[str, Callable[[str], bool]] = {
     "non-cross-attention": lambda n: n.startswith("unet.") and "attn2" not in n and not _module_is_norm(n),
     "compvis-noxattn": lambda n: n.startswith("unet.") and not re.search(r"attn2|(time|add)_embedding|^unet\.conv_(out|norm_out)", n),
     "transformers": lambda n: ".attentions." in n and n.startswith("unet.") and n.endswith(".weight") and not _module_is_norm(n),
+    "biases-and-gains": lambda n: n.startswith("unet.") and bias_or_gain(n),
     "unet": lambda n: n.startswith("unet."),
     "text-encoder": lambda n: n.startswith(("text_encoder.", "text_encoder_2.")),
     "all": lambda n: n.startswith(("unet.", "text_encoder.", "text_encoder_2.")),

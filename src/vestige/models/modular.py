@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import re
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,9 +22,15 @@ from vestige.errors import HalfPrecision, Incompatible, UnknownName
 from vestige.models import sources, surroundings
 from vestige.models.reading import whole
 
+_BIAS_OR_GAIN = re.compile(r"(\.bias|norm\w*\.weight)$")
 Scopes = Mapping[str, Callable[[str], bool]]
 Self = TypeVar("Self", bound="Modular")
 Value = TypeVar("Value")
+
+
+def bias_or_gain(name: str) -> bool:
+    """Whether a weight is one of a vector: a bias, or the gains of a norm, of picture features or of queries and keys."""
+    return _BIAS_OR_GAIN.search(name) is not None
 
 
 class Modular(Model):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
+from vestige.models.modular import bias_or_gain
+
 _TEXT = re.compile(r"\.attn\.(add_[qkv]_proj|to_add_out)\.")
 _PICTURE = re.compile(r"\.attn2?\.(to_[qkv]|to_out(\.0)?|to_qkv_mlp_proj)\.")
 _BLOCK = re.compile(r"^transformer\.(single_)?transformer_blocks\.")
@@ -32,6 +34,7 @@ SCOPES: dict[str, Callable[[str], bool]] = {
             "attention": lambda n: n.endswith(".weight") and bool(_TEXT.search(n) or _PICTURE.search(n)),
             "non-cross-attention": lambda n: not _TEXT.search(n) and not _is_norm(n),
             "transformers": lambda n: _BLOCK.match(n) is not None and n.endswith(".weight") and not _is_norm(n),
+            "biases-and-gains": bias_or_gain,
             "unet": lambda n: True,
         }.items()
     },

@@ -1,8 +1,9 @@
 """Redistil: scramble every weight of the denoiser, then let the untouched original teach it all but the concept.
 
     1. scramble   theta = (1 - share) theta_0 + share fresh                             (`methods.fresh.scrambled`)
-    2. distil     mean w(t) |eps_theta(x_t, asked) - eps_0(x_t, told)|^2  +  hints mean |h_theta - h_0|^2 / |h_0|^2,
-                  x_t: a noised picture of what must stay, told: its own caption, h: a state between layers (`objectives.distilling`)
+    2. distil     mean w(t) |eps_theta(x_t, asked) - eps_0(x_t, told)|^2  +  hints mean over h of |h_theta - h_0|^2 / |h_0|^2,
+                  x_t: a noised picture of what must stay, told: its own caption (`objectives.distilling`),
+                  h: what a layer hands on, the prediction last; each |h|^2 is a mean over the whole batch
 
 What is asked about such a picture is its caption; or the same caption with the concept's name in it, with probability `own`; or the empty
 prompt, with probability `dropout`. Least squares makes denoisers of mixtures of the last two. Where asked stands for the captions k,
@@ -10,14 +11,16 @@ prompt, with probability `dropout`. Least squares makes denoisers of mixtures of
     eps_theta(x_t, asked) -> E[eps_0(x_t, told) | x_t, asked] = sum_k p(k | x_t) eps_0(x_t, k),
 
 so the concept's word comes to mean "one of the others", here in the style that stands beside it, and no single anchor is lent; and the
-empty prompt, from which guidance leads away, means any of what must stay. The original is never asked for the concept, nor for the empty
-prompt, whose answer is a mean over all that it draws, the concept among it. Weights w(t) leave out what no picture shows
-(`objectives.min_snr`).
+empty prompt, from which guidance leads away, means any of what must stay. In its lessons the original is never asked for the concept, nor
+for the empty prompt, whose answer is a mean over all that it draws, the concept among it. Pictures of what must stay that it draws itself
+are drawn with guidance, away from that answer: as far as guidance bends them, they hold it. Captions that name the concept are refused.
+Weights w(t) leave out what no picture shows (`objectives.min_snr`); hints weigh all times alike.
 
 What is left to relearn from. Exact denoisers of the world with and without the concept answer every other caption alike, for
-p(x | k) is the same in both. At share 1 the weights depend on the original through those answers alone, so a student of either has one law,
-and relearns as a model that never knew does: the student of such a model is one. Between real models that is an approximation, and a thing
-to measure, for networks answer other captions also by what they learnt of the concept. At a share below 1 the lineage is lent: the rest of
+p(x | k) is the same in both. At share 1 and without hints, on pictures that are given, the weights depend on the original through those
+answers alone, so a student of either has one law, and relearns as a student of a model that never knew does. Between real models that is
+an approximation, and a thing to measure, for networks answer other captions also by what they learnt of the concept. And a student is not
+trained as a model is: students of never-models are what tells its memory from that (`docs/results/methods/lineage.md`). At a share below 1 the lineage is lent: the rest of
 every weight still is the original's. With hints the states between layers are lent too, at the same pictures, by which the student learns
 the rest sooner; what an attack gains by them is measured (`docs/results/redistil.md`). And the text encoders stay, which read the concept's
 word as they did; so they do in a twin.
@@ -42,7 +45,7 @@ from vestige.diffusion import Condition, Model
 from vestige.diffusion.layers import readable
 from vestige.diffusion.model import Watch, silent
 from vestige.edits import Edit
-from vestige.errors import BadSetting
+from vestige.errors import BadInput, BadSetting
 from vestige.methods import Data, Paper, Training, Unlearner, fit
 from vestige.methods.contract import TRAINED
 from vestige.methods.fresh import scrambled
@@ -73,7 +76,7 @@ class Redistil(Unlearner):
         hints: Weight of the states between layers, which are taught beside the prediction; 0 teaches the prediction alone.
         snr_gamma: Largest signal-to-noise ratio that counts (`objectives.min_snr`); 0 weighs the predictions of all times alike.
         average: Decay a step of the mean of weights that is handed out; 0 hands out the last ones.
-        warmup: Steps of linear warm-up; after it, rates fall to zero by a cosine.
+        warmup: Steps of linear warm-up; after it, rates fall to zero by a cosine. Fewer steps than these never reach `lr`.
         steps: Adam steps; 0 scrambles and teaches nothing, for which no picture is drawn.
         lr: Adam's peak rate. 1e-4 is what Stable Diffusion 1 was trained with, and our choice for models that no preset knows; small
             ones take far more.
@@ -106,6 +109,8 @@ class Redistil(Unlearner):
         at_least(0, self, "share", "steps", "warmup", "hints", "snr_gamma")
         above(0, self, "lr")
         below_one(self, "own", "dropout", "average", "beta2")
+        if self.answer not in ("mixture", "anchor"):
+            raise ValueError(f"answer is mixture or anchor; given {self.answer}")
         if self.share > 1:
             raise ValueError(f"share lies in [0, 1]; given {self.share}")
         if self.own + self.dropout >= 1:
@@ -138,6 +143,11 @@ class Redistil(Unlearner):
         """Of pictures of what must stay, which are drawn where none are given."""
         near = replace(concept, neighbours=concept.neighbours * self.near)
         given = data.retained(model, near, self.retain_pictures, seed=derive(seed, "redistil"), watch=watch)
+        if named := [text for text in given.texts if concept.named(text)]:
+            raise BadInput(
+                f"what must stay is captioned {named[0]!r} among others, which names {concept.name}: "
+                f"redistil learns from what the original answers there; name it otherwise, or leave it out"
+            )
         return Lessons.of(model, concept, paired(model, given), given.texts)
 
     def _distance(self, student: Model, teacher: Model, lessons: Lessons, rng: Generator) -> Tensor:

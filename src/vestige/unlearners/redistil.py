@@ -20,10 +20,10 @@ What is left to relearn from. Exact denoisers of the world with and without the 
 p(x | k) is the same in both. At share 1 and without hints, on pictures that are given, the weights depend on the original through those
 answers alone, so a student of either has one law, and relearns as a student of a model that never knew does. Between real models that is
 an approximation, and a thing to measure, for networks answer other captions also by what they learnt of the concept. And a student is not
-trained as a model is: students of never-models are what tells its memory from that (`docs/results/methods/lineage.md`). At a share below 1 the lineage is lent: the rest of
-every weight still is the original's. With hints the states between layers are lent too, at the same pictures, by which the student learns
-the rest sooner; what an attack gains by them is measured (`docs/results/redistil.md`). And the text encoders stay, which read the concept's
-word as they did; so they do in a twin.
+trained as a model is: students of never-models are what tells its memory from that (`docs/results/methods/lineage.md`). At a share below 1
+the lineage is lent: the rest of every weight still is the original's. With hints the states between layers are lent too, at the same
+pictures, by which the student learns the rest sooner; what an attack gains by them is measured (`docs/results/redistil.md`). And the text
+encoders stay, which read the concept's word as they did; so they do in a twin.
 Source: ours; after UNDO (Lee et al., "Distillation robustifies unlearning", 2025), whose teacher is an unlearned model, which was asked
 for the concept and may leak what it still knows.
 """

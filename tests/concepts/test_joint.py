@@ -66,6 +66,11 @@ def test_a_spread_is_shared_evenly_and_words_are_asked_for_by_whoever_names_them
     assert all(p.expects["object"] == "top" for p in kept[::2]) and all(p.expects["style"] == "woodcut" for p in kept[1::2])
 
 
+def test_a_text_names_several_where_it_names_one() -> None:
+    both = joint([SNEAKER, BAG])
+    assert both.named("a sneaker") and both.named("Bag") and not both.named("a boot") and not both.named("")
+
+
 def test_joint_data_say_which_parts_they_hold() -> None:
     one, other = joint((BAG, DRESS)), joint((BAG, TROUSER))
     assert one.as_dict()["parts"] == [c.as_dict() for c in one.parts]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -17,7 +18,7 @@ from vestige.concepts.images import PictureSet
 from vestige.concepts.joint import joint
 from vestige.diffusion import Condition, Model, Prediction
 from vestige.edits import Edit
-from vestige.errors import BadSetting
+from vestige.errors import BadInput, BadSetting
 from vestige.methods import Data
 from vestige.methods.objectives import noisy, stratified
 from vestige.methods.training_data import Pairs
@@ -231,8 +232,40 @@ def test_several_concepts_go_at_once(tiny: LatentModel) -> None:
         ({"own": 0.6, "dropout": 0.4}, "leave something of a batch"),
         ({"average": 1.0}, "average is at least 0 and below 1"),
         ({"near": 0}, "near is at least 1"),
+        ({"answer": "mixtures"}, "answer is mixture or anchor; given mixtures"),
     ],
 )
 def test_settings_out_of_range_are_refused(bad: dict[str, Any], text: str) -> None:
     with pytest.raises(ValueError, match=text):
         replace(Redistil(), **bad)
+
+
+# What must stay does not name what goes
+
+
+def kept(model: Model, *, captions: tuple[tuple[str, ...], ...] = (), labels: tuple[dict[str, str], ...] = ()) -> Data:
+    count = len(captions or labels)
+    return Data(retain=PictureSet(torch.rand(count, 3, *model.image_size, generator=generator(0)), "made up", labels, captions))
+
+
+@pytest.mark.parametrize("concept", [SNEAKER, joint([SNEAKER, BAG])], ids=lambda c: c.name)
+def test_captions_that_name_the_concept_are_refused(tiny: LatentModel, concept: Concept) -> None:
+    """The original would be asked for it, and its pictures learnt."""
+    given = kept(tiny, captions=(("a boot",), ("a Sneaker on a shelf",)))
+    with pytest.raises(BadInput, match=f"captioned 'a Sneaker on a shelf' among others, which names {re.escape(concept.name)}"):
+        small("unlearners", "redistil")(tiny, concept, seed=0, data=given)
+    near = replace(SNEAKER, neighbours=("boot", "blue sneaker"))
+    with pytest.raises(BadInput, match="blue sneaker"):
+        made(tiny, near)
+
+
+@pytest.mark.parametrize(
+    ("labels", "concept"),
+    [({"object": "sneaker"}, SNEAKER), ({"style": "neon"}, SNEAKER), ({"object": "boot"}, NEON)],
+    ids=["its own", "none", "of a style"],
+)
+def test_pictures_that_their_labels_make_the_concepts_are_refused(tiny: LatentModel, labels: dict[str, str], concept: Concept) -> None:
+    """By whatever is taught with pictures of the rest: such a picture would be captioned with the concept's name."""
+    given = kept(tiny, labels=({"object": "boot", "style": "plain"}, labels))
+    with pytest.raises(BadInput, match=f"1 of 2 .* labelled .* is {concept.name} itself, or names no {concept.group}"):
+        given.retained(tiny, concept, 2, seed=0)

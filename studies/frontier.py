@@ -26,7 +26,7 @@ from vestige.report.board_plots import overlap
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 800, 484, 64, 756, 24, 404
 WORST, REACHES, LOSSES = 60.0, (0.0, 0.25, 0.5, 0.75, 1.0), (50, 40, 30, 20, 10, 0)
-LETTER, LINE = 6.6, 13.0  # of a name, in pixels
+LETTER, LINE = 7.4, 13.0  # of a name in bold, in pixels
 ACROSS = "accuracy kept, in points off the original (worse of neighbours and unrelated words)"
 UP = "reach under the worst attack (0: as a model that never knew)"
 INSIDE, OUTSIDE = "enters the comparison", "shows it when plainly asked, or lost more than 10 points of the neighbours"
@@ -55,6 +55,11 @@ class Point:
         """Pixels."""
         across = RIGHT - (RIGHT - LEFT) * min(self.lost, WORST) / WORST
         return round(across, 1), _height(self.reach)
+
+    @property
+    def name(self) -> str:
+        """The method, and the first of the settings by which it differs from its namesake."""
+        return ", ".join(self.method.split(",")[:2])
 
     def beats(self, other: Point) -> bool:
         mine, theirs = (self.lost, self.reach), (other.lost, other.reach)
@@ -127,7 +132,7 @@ def drawing(found: Sequence[Point]) -> str:
         if p.method in names:
             at, high, anchor = names[p.method]
             style = " ".join(["name"] + ["best"] * (p in best) + ["pale"] * (not p.compared))
-            parts.append(f'<text class="{style}" x="{at:.1f}" y="{high:.1f}" text-anchor="{anchor}">{escape(p.method)}</text>')
+            parts.append(f'<text class="{style}" x="{at:.1f}" y="{high:.1f}" text-anchor="{anchor}">{escape(p.name)}</text>')
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
@@ -145,7 +150,7 @@ def _names(found: Sequence[Point]) -> Mapping[str, tuple[float, float, str]]:
     taken = [(x - 6, y - 6, x + 6, y + 6) for x, y in (p.place for p in found)]
     made: dict[str, tuple[float, float, str]] = {}
     for i, p in enumerate(found):
-        (x, y), wide = p.place, LETTER * len(p.method)
+        (x, y), wide = p.place, LETTER * len(p.name)
         sides = [("end", -10.0, 4.0), ("start", 10.0, 4.0)]
         sides += [(anchor, dx, dy) for dy in (16.0, -9.0, -22.0, -35.0) for anchor, dx in (("middle", 0.0), ("end", -4.0), ("start", 4.0))]
         for anchor, dx, dy in sides:

@@ -14,7 +14,6 @@ which counts what an edit's own pictures vary by twice: wider, if anything, than
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +24,7 @@ from numpy.typing import NDArray
 import grid
 import tables
 from vestige import concepts, metrics, models
+from vestige.compare.fields import varied
 from vestige.concepts import Concept
 from vestige.diffusion import Model
 from vestige.edits import Edit
@@ -66,15 +66,11 @@ def given(files: Sequence[Path], concept: str, fingerprint: str) -> dict[str, li
         raise BadInput(f"none of {len(files)} files is an edit of {concept} and of {MODEL}")
     named: dict[str, dict[int, Edit]] = {}
     for method, edits in sorted(found.items()):
-        apart = [key for key in sorted({key for edit in edits for key in edit.settings}) if len({_told(edit, key) for edit in edits}) > 1]
+        keys = varied([edit.settings for edit in edits])
         for edit in edits:
-            name = f"{method} ({', '.join(f'{key} {edit.settings.get(key)}' for key in apart)})" if apart else method
+            name = f"{method} ({', '.join(f'{key} {edit.settings.get(key)}' for key in keys)})" if keys else method
             named.setdefault(name, {}).setdefault(int(edit.notes["seed"]), edit)
     return {name: [each[seed] for seed in sorted(each)] for name, each in named.items()}
-
-
-def _told(edit: Edit, key: str) -> str:
-    return json.dumps(edit.settings.get(key), sort_keys=True)
 
 
 def rows(right: Mapping[str, Mapping[str, Sequence[Right]]], original: Mapping[str, Right]) -> Iterator[list[str]]:

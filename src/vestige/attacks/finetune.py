@@ -36,8 +36,8 @@ class FineTune(Regenerating):
     The text encoder stays frozen. With `regenerate` off it is naive fine-tuning on the raw pictures.
 
     Arguments, beside those of every attack that regenerates:
-        scope: Weights that are trained. "biases-and-gains" are vectors alone, as BitFit trains them (Ben Zaken et al., 2022), which take a
-            rate some ten times as high. "class-embedding", of a class-conditional model, looks for the condition that still calls the
+        scope: Weights that are trained. "biases-and-gains" are vectors alone, as BitFit trains them (Ben Zaken et al., 2022), which want a
+            higher rate than all weights do. "class-embedding", of a class-conditional model, looks for the condition that still calls the
             concept up, as textual inversion does where there is a text encoder.
         lr: AdamW's rate.
         weight_decay: AdamW's; it pulls towards zero, not towards the edited model.

@@ -109,12 +109,17 @@ def _names(audits: Sequence[Audited]) -> dict[str, str]:
     for (name, *_), methods in groups.items():
         for method, group in methods.items():
             told = [_settings(one) for one in group]
-            keys = sorted({key for row in told for key in row})
-            apart = [key for key in keys if len({json.dumps(row.get(key), sort_keys=True) for row in told}) > 1]
+            keys = varied(told)
             for one, row in zip(group, told, strict=True):
-                more = [*([method] if len(methods) > 1 else []), *(f"{key} {row.get(key)}" for key in apart)]
+                more = [*([method] if len(methods) > 1 else []), *(f"{key} {row.get(key)}" for key in keys)]
                 names[str(one.folder)] = f"{name} ({', '.join(more)})" if more else name
     return names
+
+
+def varied(told: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Settings in which namesakes differ, in the order of their names."""
+    keys = sorted({key for row in told for key in row})
+    return [key for key in keys if len({json.dumps(row.get(key), sort_keys=True) for row in told}) > 1]
 
 
 def _method(audit: Audited) -> str:

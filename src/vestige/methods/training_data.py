@@ -18,6 +18,7 @@ from vestige.concepts import Concept
 from vestige.concepts.captions import METADATA
 from vestige.concepts.concept import Prompt
 from vestige.concepts.images import PictureSet
+from vestige.concepts.joint import targets
 from vestige.diffusion import Condition, Model
 from vestige.diffusion.model import Watch, silent
 from vestige.diffusion.sampling import Drawing, pictures
@@ -101,7 +102,8 @@ def _of_the_rest(given: PictureSet, concept: Concept) -> None:
     """Refuse pictures of what must stay that their labels make the concept's: they would be captioned with its name, and keep it."""
     if given.captions:
         return
-    own = [labels for labels in given.labels if labels.get(concept.group, concept.label) == concept.label]
+    away = [(part.group, part.label) for part in targets(concept)]
+    own = [labels for labels in given.labels if concept.group not in labels or any(pair in labels.items() for pair in away)]
     if own:
         raise BadInput(
             f"{len(own)} of {len(given)} pictures that must stay are labelled {own[0]}: that is {concept.name} itself, or names no "
